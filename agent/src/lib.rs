@@ -1,0 +1,10 @@
+//! The node agent: manager (`agentd run`) and edge (`agentd edge`) in one binary. ARCHITECTURE.md draws the map.
+//!
+//! Each folder is a room; its `mod.rs` says what it owns and what it must never know. `app.rs` is the one file that sees
+//! every room.
+
+pub mod lifecycle;
+pub mod source;
+pub mod store;
+pub mod supervisor;
+pub mod sync;

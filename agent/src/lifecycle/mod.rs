@@ -1,0 +1,6 @@
+//! Starting and ending of tasks. Owns: the only calls that start one. Knows nothing of any other room; all rooms may
+//! use it. Nothing here survives a restart.
+
+mod tasks;
+
+pub use tasks::{spawn, spawn_blocking, spawn_essential};

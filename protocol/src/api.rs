@@ -1,0 +1,224 @@
+//! The local API: HTTP/1.1 with JSON over the Unix socket `<run>/agentd.sock`. Root and the manager's own uid may call
+//! (SO_PEERCRED). Errors are [`Failure`] with a fitting HTTP status.
+//!
+//! | method and path | answer |
+//! |---|---|
+//! | GET /v1/status | [`Status`] |
+//! | GET /v1/plan | [`Plan`]: what applying the newest document would do |
+//! | POST /v1/services/NAME/stop, start, restart | [`Accepted`], when it has been done or has failed |
+//! | POST /v1/services/NAME/rollback?release=N | [`Accepted`] |
+//! | POST /v1/services/NAME/unpin | [`Accepted`] |
+//! | POST /v1/services/NAME/prune | [`Accepted`]: removes the data of a service that left the document |
+//! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
+
+pub const API_SOCKET: &str = "agentd.sock";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A sentence for the operator: what failed and what to do next.
+    pub error: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub agent: Agent,
+    pub stack: StackStatus,
+    pub edge: Edge,
+    pub services: Vec<ServiceStatus>,
+    /// What this host cannot do, each with its reason and cure; said here, at start and by doctor.
+    pub limitations: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    pub version: String,
+    pub pid: u32,
+    pub keeper_pid: Option<u32>,
+    pub home: String,
+    /// Unix time, ms.
+    pub started_unix_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// No document has ever been applied.
+    Empty,
+    Applying,
+    /// Everything is as the document wants it.
+    Applied,
+    /// Something is not; `problems` says what. What worked before still serves.
+    Degraded,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackStatus {
+    pub name: Option<ServiceName>,
+    pub verdict: Verdict,
+    /// Newest version known, and the one last applied in full.
+    pub version: Option<Version>,
+    pub applied_version: Option<Version>,
+    /// Why the file cannot be used now; the last good version stays in force.
+    pub file_problem: Option<String>,
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that keeps the stack from being `applied`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub service: Option<ServiceName>,
+    pub phase: DeployPhase,
+    /// What failed, in a sentence, exit cause included.
+    pub cause: String,
+    pub commit: Option<Commit>,
+    pub release: Option<ReleaseNumber>,
+    /// The last probes, oldest first.
+    pub probes: Vec<Probe>,
+    /// The last log lines, oldest first.
+    pub log_tail: Vec<String>,
+    pub since_unix_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployPhase {
+    Document,
+    Fetch,
+    Build,
+    Start,
+    Health,
+    Route,
+    Drain,
+    Run,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub at_unix_ms: u64,
+    pub latency_ms: u64,
+    pub outcome: ProbeOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeOutcome {
+    Passed {
+        status: Option<u16>,
+    },
+    /// An answer outside 200-399.
+    Status {
+        status: u16,
+    },
+    Refused,
+    TimedOut,
+    /// Anything else, in words.
+    Failed {
+        error: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    pub pid: Option<u32>,
+    pub generation: Option<Generation>,
+    pub external: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Waiting for its turn or for its first release.
+    Pending,
+    Fetching,
+    Building,
+    Starting,
+    /// Ready and routed as wanted.
+    Ready,
+    /// Some wanted instances are not ready.
+    Partial,
+    /// None is ready.
+    Failing,
+    CrashLoop,
+    Stopped,
+    Stopping,
+    /// Left the document; its data is kept until it is pruned.
+    Removed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: ServiceName,
+    pub state: ServiceState,
+    /// The release that is served.
+    pub release: Option<ReleaseNumber>,
+    pub commit: Option<Commit>,
+    /// Set by a rollback until its entry changes or it is unpinned.
+    pub pinned: Option<ReleaseNumber>,
+    pub ready: u32,
+    pub wanted: u32,
+    /// Restarts nobody asked for, of the instances that run now.
+    pub restarts: u32,
+    pub url: Option<String>,
+    pub since_unix_ms: u64,
+    pub last_error: Option<String>,
+    /// What the operator should know though it is no failure (`run.public-bind`, ...).
+    pub warnings: Vec<String>,
+    pub instances: Vec<InstanceStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub id: InstanceId,
+    pub release: ReleaseNumber,
+    pub incarnation: Incarnation,
+    pub phase: String,
+    pub pid: Option<u32>,
+    pub shim_pid: Option<u32>,
+    pub port: Option<u16>,
+    pub ready: bool,
+    pub last_exit: Option<String>,
+    pub log_dir: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub version: Option<Version>,
+    /// Removals first, then changes, then additions; empty when there is nothing to do.
+    pub steps: Vec<PlanStep>,
+    /// What the operator should know before: variables of the user that override injected ones, downtime, ...
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStep {
+    pub service: ServiceName,
+    pub act: PlanAct,
+    /// In a sentence: what changes and why.
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlanAct {
+    Remove,
+    Stop,
+    /// New commit or new build command: fetch, build, replace.
+    Build,
+    /// Same build, other settings: replace without building.
+    Replace,
+    Scale,
+    Route,
+    Add,
+    Start,
+}
