@@ -4,7 +4,7 @@ use super::tlv::{Malformed, Reader, Writer};
 
 /// Proof that a pid is still the same process: (boot, pid, pidfd inode, start time). The pidfd is opened first and
 /// compared after, so the pid cannot have been used again in between.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Identity {
     /// /proc/sys/kernel/random/boot_id
     pub boot_id: String,
@@ -295,12 +295,6 @@ struct Raw {
     exit_uptime_ms: u64,
     event_seq: u64,
     epoch: u64,
-}
-
-impl Default for Identity {
-    fn default() -> Self {
-        Self { boot_id: String::new(), pid: 0, pidfd_inode: 0, start_ticks: 0 }
-    }
 }
 
 impl Raw {
