@@ -38,10 +38,9 @@ impl PidFd {
     pub fn inode(&self) -> io::Result<u64> {
         let stat = nix::sys::stat::fstat(&self.0)?;
         // Before pidfs the inode was that of the one anonymous inode, on a file system of another magic.
-        const PID_FS_MAGIC: i64 = 0x5049_4446;
+        const PID_FS: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x5049_4446);
         let fs = nix::sys::statfs::fstatfs(&self.0)?;
-        let is_pidfs = i64::try_from(fs.filesystem_type().0).is_ok_and(|magic| magic == PID_FS_MAGIC);
-        Ok(if is_pidfs && !plays_old_kernel() { stat.st_ino } else { 0 })
+        Ok(if fs.filesystem_type() == PID_FS && !plays_old_kernel() { stat.st_ino } else { 0 })
     }
 
     /// How the process ended, from the kernel's own record: any holder may ask, after anyone has reaped it
