@@ -1,3 +1,4 @@
 //! (to be filled)
 
+pub mod shim_binary;
 pub mod socket;
