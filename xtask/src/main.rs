@@ -1,1 +1,60 @@
-fn main() {}
+//! The one door to building and checking: `cargo xtask VERB`. Depends on next to nothing, as it is what a fresh machine
+//! builds first.
+
+mod ci;
+mod command;
+mod console;
+mod doors;
+mod setup;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use console::say;
+
+const USAGE: &str = "\
+usage: cargo xtask VERB
+  ci         everything a change has to pass: format, tidy, lints, build, licences, docs, both test doors
+  test       every test that needs no root
+  test-root  every test that needs root; refuses to start without it
+  tidy       rules about the tree: arrows between rooms, sizes, banned calls and words
+  setup      installs what is missing on this machine";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let root = workspace_root()?;
+    let verb = arguments.first().map(String::as_str);
+    let rest = arguments.get(1..).unwrap_or_default();
+    match (verb, rest) {
+        (Some("test"), filters) => doors::rootless(&root, filters).map(drop),
+        (Some("test-root"), filters) => doors::root(&root, filters).map(drop),
+        (Some("ci"), []) => ci::run(&root),
+        (Some("tidy"), []) => tidy::run(&root),
+        (Some("setup"), []) => setup::run(&root),
+        (Some("help" | "--help" | "-h"), _) => {
+            say(USAGE);
+            Ok(())
+        }
+        (Some(_), _) => bail!("no such verb: {}\n{USAGE}", arguments.join(" ")),
+        (None, _) => bail!("no verb given\n{USAGE}"),
+    }
+}
+
+/// The folder of the workspace's Cargo.toml; cargo tells where this crate stands.
+fn workspace_root() -> Result<PathBuf> {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").context("start it as `cargo xtask`")?;
+    Ok(Path::new(&here).parent().context("xtask has no folder above it")?.to_owned())
+}

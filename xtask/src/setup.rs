@@ -1,0 +1,131 @@
+//! What a machine needs before the tree builds and its tests run, and how each piece gets there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::command::Line;
+use crate::console::say;
+use crate::doors;
+
+/// The versions CI runs; another one already installed is used as it is.
+const NEXTEST_VERSION: &str = "0.9.151";
+const DENY_VERSION: &str = "0.20.2";
+const SHIM_TARGET: &str = "x86_64-unknown-linux-musl";
+/// Where a plain user's PATH does not look though the programs are there.
+const SYSTEM_DIRS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// A Debian package, and how to see that what we need of it is there.
+struct Package {
+    name: &'static str,
+    proof: Proof,
+}
+
+enum Proof {
+    Program(&'static str),
+    /// A command that succeeds.
+    Answer(&'static str, &'static [&'static str]),
+}
+
+const PACKAGES: &[Package] = &[
+    Package { name: "build-essential", proof: Proof::Program("cc") },
+    Package { name: "cmake", proof: Proof::Program("cmake") },
+    Package { name: "git", proof: Proof::Program("git") },
+    // Debian splits venv's other half off: python3 alone cannot make one.
+    Package { name: "python3-venv", proof: Proof::Answer("python3", &["-c", "import venv, ensurepip"]) },
+    Package { name: "nodejs", proof: Proof::Program("node") },
+    Package { name: "iproute2", proof: Proof::Program("ip") },
+    Package { name: "nftables", proof: Proof::Program("nft") },
+];
+
+pub(crate) fn run(root: &Path) -> Result<()> {
+    packages(root)?;
+    shim_target(root);
+    ensure_nextest(root)?;
+    ensure_deny(root)?;
+    say("setup: everything is here");
+    Ok(())
+}
+
+fn packages(root: &Path) -> Result<()> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|package| !is_there(root, &package.proof)).map(|package| package.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !doors::is_root()? {
+        bail!("missing: {names}; run: sudo apt-get install --no-install-recommends -y {names}");
+    }
+    say(&format!("setup: installing {names}"));
+    let install = Line::new(&format!("apt-get install --no-install-recommends -y {names}"))
+        .set("DEBIAN_FRONTEND", "noninteractive");
+    // A fresh image has no package lists; a machine in use has, and asking the mirror again takes its time.
+    if !install.succeeds(root) {
+        Line::new("apt-get update").run(root)?;
+        install.run(root)?;
+    }
+    match PACKAGES.iter().find(|package| !is_there(root, &package.proof)) {
+        Some(package) => bail!("{} is installed, yet what we need of it is not found in PATH", package.name),
+        None => Ok(()),
+    }
+}
+
+fn is_there(root: &Path, proof: &Proof) -> bool {
+    match proof {
+        Proof::Program(name) => find_program(name).is_some(),
+        Proof::Answer(program, arguments) => {
+            arguments.iter().fold(Line::new(program), |line, word| line.argument(*word)).succeeds(root)
+        }
+    }
+}
+
+/// The shim is to be small and without a loader: musl. Without that target it is linked statically against glibc.
+fn shim_target(root: &Path) {
+    let add = Line::new(&format!("rustup target add {SHIM_TARGET}"));
+    if !add.succeeds(root) {
+        say(&format!(
+            "setup: the target {SHIM_TARGET} cannot be had here; the shim will be built against glibc, statically.\n\
+             setup: to add it later: {add}"
+        ));
+    }
+}
+
+pub(crate) fn ensure_nextest(root: &Path) -> Result<()> {
+    ensure_tool(root, "cargo-nextest", NEXTEST_VERSION, "--no-default-features --features default-no-update")
+}
+
+pub(crate) fn ensure_deny(root: &Path) -> Result<()> {
+    ensure_tool(root, "cargo-deny", DENY_VERSION, "")
+}
+
+/// Installs a cargo subcommand unless there is one. Built in a folder of its own: our target directory stays ours.
+fn ensure_tool(root: &Path, name: &str, version: &str, options: &str) -> Result<()> {
+    if find_program(name).is_some() {
+        return Ok(());
+    }
+    say(&format!("setup: {name} is missing; building {version} from source, which takes minutes"));
+    Line::new(&format!("cargo install {name} --locked --version {version} {options}"))
+        .unset("CARGO_TARGET_DIR")
+        .run(root)
+}
+
+/// Looks where a shell or cargo would.
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo = cargo.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")));
+    let dirs = std::env::split_paths(&path).chain(SYSTEM_DIRS.iter().map(PathBuf::from));
+    dirs.chain(cargo.map(|home| home.join("bin"))).map(|dir| dir.join(name)).find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_the_path() {
+        assert!(find_program("sh").is_some_and(|path| path.is_absolute()));
+        assert_eq!(find_program("no-such-program-here"), None);
+    }
+}
