@@ -167,7 +167,7 @@ mod tests {
     use std::process::Command;
 
     fn places() -> Places<'static> {
-        Places { askpass_path: Path::new("/h/askpass"), known_hosts_file: Path::new("/k h/known_hosts") }
+        Places { askpass_path: Path::new("/h/askpass"), known_hosts_file: Path::new("/h/known_hosts") }
     }
 
     fn secret(dir: &Path, mode: u32) -> PathBuf {
@@ -246,7 +246,7 @@ mod tests {
             "identitiesonly yes",
             "stricthostkeychecking true",
             "identityfile /keys/it's 100%%/id",
-            "userknownhostsfile \"/k h/known_hosts\"",
+            "userknownhostsfile /h/known_hosts",
             "globalknownhostsfile none",
             "identityagent none",
         ] {

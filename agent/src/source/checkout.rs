@@ -70,7 +70,7 @@ impl Inner {
     async fn refuse_submodules(&self, remote: &Remote, commit: &Commit) -> Result<(), Error> {
         let args = words(["ls-tree", "-r", "-z", "--full-tree", commit.as_str()]);
         let call = Call { stdout_bytes_max: LISTING_BYTES_MAX, ..self.local_call("listing", remote, args) };
-        let listing = self.git.run_checked(call).await?;
+        let listing = self.git.run_on_mirror(call).await?;
         match first_submodule(&listing) {
             Some(path) => Err(Error::Submodule { path, commit: commit.clone() }),
             None => Ok(()),
@@ -87,8 +87,10 @@ impl Inner {
             call.deadline = deadline;
             call
         };
-        self.git.run_checked(call(words(["read-tree", commit.as_str()]), LOCAL_DEADLINE)).await?;
-        self.git.run_checked(call(words(["checkout-index", "--all", "--force", "--quiet"]), CHECKOUT_DEADLINE)).await?;
+        self.git.run_on_mirror(call(words(["read-tree", commit.as_str()]), LOCAL_DEADLINE)).await?;
+        self.git
+            .run_on_mirror(call(words(["checkout-index", "--all", "--force", "--quiet"]), CHECKOUT_DEADLINE))
+            .await?;
         let (root, owner, commit) = (root.to_owned(), self.file_owner, commit.clone());
         blocking("look through a release", move || {
             std::fs::remove_file(&index_path).map_err(Error::io("remove", &index_path))?;
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn submodules_are_seen_by_mode() {
-        let listing = b"100644 blob aa\t160000 x\0160000 commit bb\tvendor/lib\0100644 blob cc\tz\0";
+        let listing = b"100644 blob aa\t160000 x\x00160000 commit bb\tvendor/lib\x00100644 blob cc\tz\0";
         assert_eq!(first_submodule(listing).as_deref(), Some("vendor/lib"));
         assert_eq!(first_submodule(b"100644 blob aa\ta\0"), None);
         assert_eq!(first_submodule(b""), None);

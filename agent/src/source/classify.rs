@@ -99,6 +99,12 @@ const PHRASES: &[(Fault, &[&str])] = &[
             "is corrupt",
             "object file",
             "unable to read tree",
+            "not a tree object",
+            // A commit that is here whose tree is not.
+            "needed a single revision",
+            "failed to unpack tree object",
+            "too short to be a packfile",
+            "does not point to a valid object",
             "unable to read sha1 file",
             "not a git repository",
             "bad config line",
@@ -232,6 +238,7 @@ mod tests {
         ("fatal: write error: No space left on device\nfatal: index-pack failed", Fault::DiskFull),
         ("error: object 0123: missingEmail: invalid author\nfatal: fsck error in packed object", Fault::ObjectsRefused),
         ("error: object file objects/ab/cd is empty\nfatal: loose object abcd is corrupt", Fault::MirrorDamaged),
+        ("fatal: failed to unpack tree object 0123456789012345678901234567890123456789", Fault::MirrorDamaged),
         ("fatal: the sky is green", Fault::Unknown),
         ("", Fault::Unknown),
     ];

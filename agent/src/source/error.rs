@@ -65,7 +65,7 @@ pub enum Error {
     HostKeyChanged { host: String, line: String, known_hosts_file: PathBuf },
     #[error("{repo} sent objects that git's checks refuse ({line}); repair its history with `git fsck`")]
     ObjectsRefused { repo: String, line: String },
-    #[error("the mirror {} is damaged ({line}); remove it, it is fetched again", mirror_dir.display())]
+    #[error("the mirror {} was damaged ({line}) and set aside; the next try fetches it again, look at the disk if this recurs", mirror_dir.display())]
     MirrorDamaged { mirror_dir: PathBuf, line: String },
     #[error("dir `{dir}` does not exist in {repo} at commit {commit}")]
     DirMissing { repo: String, commit: Commit, dir: String },

@@ -106,7 +106,11 @@ impl Source {
         if let Some(failure) = last.as_ref().filter(|failure| failure.commit == *commit && failure.at > asked_at) {
             return Err(failure.error.clone());
         }
-        let fetched = self.inner.fetch(&remote, auth, reference, commit).await;
+        let mut fetched = self.inner.fetch(&remote, auth, reference, commit).await;
+        if let Err(Error::MirrorDamaged { line, .. }) = &fetched {
+            self.inner.git.set_aside(&remote, line)?;
+            fetched = self.inner.fetch(&remote, auth, reference, commit).await;
+        }
         *last = fetched.as_ref().err().map(|error| LastFailure {
             commit: commit.clone(),
             at: Instant::now(),
@@ -263,14 +267,27 @@ impl Fetch<'_> {
     }
 }
 
+/// Names that only a killed git leaves.
+#[derive(Debug)]
+struct LeftOver {
+    starts: &'static [&'static str],
+    end: &'static str,
+}
+
+impl LeftOver {
+    fn fit(&self, name: &str) -> bool {
+        self.starts.iter().any(|start| name.starts_with(start)) && name.ends_with(self.end)
+    }
+}
+
 /// Removes what a killed git left: lock files, that would fail every later fetch, and half-received packs. The caller
 /// holds the mirror's lock, so none of it is in use.
 fn remove_leftovers(mirror_dir: &Path) -> Result<(), Error> {
     const LOCKS: [&str; 4] = ["shallow.lock", "packed-refs.lock", "HEAD.lock", "config.lock"];
     let mut found: Vec<PathBuf> = LOCKS.iter().map(|name| mirror_dir.join(name)).filter(|path| path.exists()).collect();
-    for (dir, is_left_over) in [
-        ("objects/pack", (|name| name.starts_with("tmp_") || name.starts_with(".tmp-")) as fn(&str) -> bool),
-        ("refs/agentd/commits", |name| name.ends_with(".lock")),
+    for (dir, marks) in [
+        ("objects/pack", LeftOver { starts: &["tmp_", ".tmp-"], end: "" }),
+        ("refs/agentd/commits", LeftOver { starts: &[""], end: ".lock" }),
     ] {
         let dir = mirror_dir.join(dir);
         let entries = match std::fs::read_dir(&dir) {
@@ -280,7 +297,7 @@ fn remove_leftovers(mirror_dir: &Path) -> Result<(), Error> {
         };
         for entry in entries {
             let entry = entry.map_err(Error::io("list", &dir))?;
-            if is_left_over(&entry.file_name().to_string_lossy()) {
+            if marks.fit(&entry.file_name().to_string_lossy()) {
                 found.push(entry.path());
             }
         }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use super::classify::{classify, telling_line};
 use super::command::{Finished, Invocation, RunError, run};
 use super::error::{Error, FaultContext};
+use super::inspect::remove_tree;
 use super::remote::{Remote, Transport};
 
 /// Settings that win over any configuration file. A server slower than 1,000 bytes/s for a minute counts as gone.
@@ -130,6 +132,28 @@ impl Git {
         let (operation, remote) = (call.operation, call.remote);
         let finished = self.run(call).await?;
         if finished.success { Ok(finished.stdout) } else { Err(self.failure(operation, remote, &finished.stderr)) }
+    }
+
+    /// Runs one call on a mirror that has what it asks for. A damaged mirror is set aside, for the next fetch to make anew.
+    pub(super) async fn run_on_mirror(&self, call: Call<'_>) -> Result<Vec<u8>, Error> {
+        let remote = call.remote;
+        let ran = self.run_checked(call).await;
+        if let Err(Error::MirrorDamaged { line, .. }) = &ran {
+            self.set_aside(remote, line)?;
+        }
+        ran
+    }
+
+    /// Renames a damaged mirror; the one set aside before it is removed, so at most one is kept to be looked at.
+    pub(super) fn set_aside(&self, remote: &Remote, line: &str) -> Result<(), Error> {
+        let mirror_dir = self.mirror_dir(remote);
+        let aside_dir = mirror_dir.with_extension("damaged");
+        tracing::warn!(mirror = %mirror_dir.display(), line, "damaged mirror set aside");
+        remove_tree(&aside_dir).map_err(Error::io("remove", &aside_dir))?;
+        match std::fs::rename(&mirror_dir, &aside_dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("rename", &mirror_dir)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     pub(super) fn failure(&self, operation: &'static str, remote: &Remote, stderr: &str) -> Error {

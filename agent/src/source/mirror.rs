@@ -187,14 +187,14 @@ impl Inner {
     pub(super) async fn tree(&self, remote: &Remote, commit: &Commit, dir: Option<&str>) -> Result<String, Error> {
         let Some(dir) = dir else {
             let args = words(["rev-parse", "--verify", &format!("{commit}^{{tree}}")]);
-            let id = self.git.run_checked(self.local_call("look-up", remote, args)).await?;
+            let id = self.git.run_on_mirror(self.local_call("look-up", remote, args)).await?;
             return Ok(String::from_utf8_lossy(&id).trim().to_owned());
         };
         if !is_tree_dir(dir) {
             return Err(Error::BadDir { dir: dir.to_owned() });
         }
         let args = words(["ls-tree", "-z", "--full-tree", commit.as_str(), "--", dir]);
-        let listing = self.git.run_checked(self.local_call("look-up", remote, args)).await?;
+        let listing = self.git.run_on_mirror(self.local_call("look-up", remote, args)).await?;
         let (repo, commit, dir) = (remote.shown(), commit.clone(), dir.to_owned());
         match tree_entry(&listing) {
             Some(("tree", id)) => Ok(id.to_owned()),

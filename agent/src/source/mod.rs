@@ -8,6 +8,7 @@
 //! complete when its marker exists below `sealed/`; all else is swept. A git process that a killed manager left behind
 //! holds its mirror's lock until it ends, so two never write into one mirror.
 //!
+//!     git/<hash>.damaged                   a mirror set aside, at most one each, to be looked at
 //!     git/home/                            HOME of git: askpass script
 //!     git/<hash>.{git,lock,config}         mirror, its flock, the config naming its file:// origin as safe
 //!     services/<name>/releases/<n>-<sha7>  one tree each; owned by the user that services run as

@@ -149,9 +149,8 @@ async fn two_callers_share_one_fetch() {
     let repository = room.repository("origin");
     let commit = repository.commit("first");
     let source = room.source_with_git(LOGGING_GIT, BTreeMap::new());
-    let url = repository.url();
-    let (one, two) =
-        tokio::join!(source.fetch(&url, None, None, &commit), source.clone().fetch(&url, None, None, &commit));
+    let (url, other) = (repository.url(), source.clone());
+    let (one, two) = tokio::join!(source.fetch(&url, None, None, &commit), other.fetch(&url, None, None, &commit));
     one.unwrap();
     two.unwrap();
     assert_eq!(room.log().lines().filter(|verb| *verb == "fetch").count(), 1, "{}", room.log());
@@ -367,4 +366,58 @@ async fn a_mirror_survives_a_killed_fetch() {
     source.fetch(&repository.url(), None, None, &second).await.unwrap();
     std::fs::remove_file(room.path("git").join(mirror).join("HEAD")).unwrap();
     source.fetch(&repository.url(), None, None, &second).await.unwrap();
+}
+
+/// Takes the object out of the only mirror and leaves the others.
+fn damage(git_dir: &Path, object: &str) {
+    let names = names_below(git_dir);
+    let mirror_dir = git_dir.join(names.iter().find(|name| name.ends_with(".git")).unwrap());
+    // Packs are unpacked into single objects first; git does not unpack what it has, so they are moved away.
+    for pack in names.iter().filter(|name| name.ends_with(".pack")) {
+        let moved = git_dir.join("moved.pack");
+        std::fs::rename(git_dir.join(pack), &moved).unwrap();
+        std::fs::remove_file(git_dir.join(pack).with_extension("idx")).unwrap();
+        let mut unpack = std::process::Command::new("git");
+        unpack.args(["unpack-objects", "-q"]).env("GIT_DIR", &mirror_dir);
+        assert!(unpack.stdin(std::fs::File::open(&moved).unwrap()).status().unwrap().success());
+    }
+    std::fs::remove_file(mirror_dir.join("objects").join(&object[..2]).join(&object[2..])).unwrap();
+}
+
+/// A disk that loses bytes costs one failed try, not a host that stays behind for ever.
+#[tokio::test]
+async fn a_damaged_mirror_is_made_anew() {
+    let room = Room::new();
+    let repository = room.repository("origin");
+    repository.write("a", "1");
+    let commit = repository.commit("first");
+    let source = room.source();
+    source.fetch(&repository.url(), None, None, &commit).await.unwrap();
+    damage(&room.path("git"), &source.tree(&repository.url(), &commit, None).await.unwrap());
+    let refused = check_out(&source, &repository, &commit).await;
+    assert!(matches!(refused, Err(Error::MirrorDamaged { .. })), "{refused:?}");
+    let checkout = check_out(&source, &repository, &commit).await.unwrap();
+    assert_eq!(names_below(&checkout.root), ["a"]);
+}
+
+/// As root, releases and data belong to the user services run as; as anybody else, to ourselves.
+#[tokio::test]
+async fn files_belong_to_their_owner() {
+    let room = Room::new();
+    let repository = room.repository("origin");
+    repository.write("dir/file", "1");
+    symlink("dir/file", repository.path("link")).unwrap();
+    let commit = repository.commit("first");
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let owner = if uid.is_root() { (65_534, 65_534) } else { (uid.as_raw(), gid.as_raw()) };
+    let source = Source::new(Config { file_owner: Some(owner), ..room.config(BTreeMap::new()) }).unwrap();
+    let checkout = check_out(&source, &repository, &commit).await.unwrap();
+    let data_dir = source.data_dir(&api()).await.unwrap();
+    let below = names_below(&checkout.root).into_iter().map(|name| checkout.root.join(name));
+    for path in below.chain([checkout.root.clone(), data_dir]) {
+        let metadata = path.symlink_metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), owner, "{}", path.display());
+    }
+    let service_dir = room.path("services/api").metadata().unwrap();
+    assert_eq!(service_dir.uid(), uid.as_raw(), "the owner must not be able to replace whole releases");
 }
