@@ -1,6 +1,5 @@
 //! The listening sockets the shim hands over (sd_listen_fds(3)).
 
-use std::env::VarError;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -23,10 +22,8 @@ pub(super) struct Descriptors {
 
 /// Takes the descriptors named in the environment; to be called once, before anything else opens one.
 pub(super) fn take() -> Result<Descriptors, Error> {
-    let read = |name| match std::env::var(name) {
-        Ok(value) => Some(value),
-        Err(VarError::NotPresent | VarError::NotUnicode(_)) => None,
-    };
+    // What is no text is not ours.
+    let read = |name| std::env::var(name).ok();
     let ours = read("LISTEN_PID").is_none_or(|pid| pid == std::process::id().to_string());
     let (Some(count), Some(names), true) = (read("LISTEN_FDS"), read("LISTEN_FDNAMES"), ours) else {
         return Err(Error::NoDescriptors);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use agentd_protocol::edge::{FRAME_BYTES_MAX, LISTEN_CONTROL, LISTEN_EXTERNAL, Snapshot};
 use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,11 @@ use crate::proxy::{Limits, Proxy, Registry, Table};
 const TERMINATED: DrainOrder = DrainOrder { soft: Duration::from_secs(5), deadline: Duration::from_secs(30) };
 /// For the last words to the manager.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Enough for the connections of [`Limits::default`] and as many to backends.
+const DESCRIPTORS_WANTED: u64 = 16 * 1024;
+/// Sockets, timers, epoll, log and the pool of idle backend connections.
+const DESCRIPTORS_OWN: u64 = 320;
 
 #[derive(Debug)]
 pub struct EdgeOptions {
@@ -45,6 +51,7 @@ impl EdgeOptions {
 /// Serves until SIGTERM or the manager's order, then drains and returns. One thread: measured to be as fast as several
 /// on a small host, and it leaves the others to the services.
 pub fn run(options: EdgeOptions) -> Result<(), Error> {
+    let options = EdgeOptions { limits: within_descriptors(options.limits), ..options };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
@@ -89,6 +96,28 @@ pub(super) async fn serve(options: EdgeOptions, terminate: impl Future<Output = 
     }
     tracing::info!(connections_left, "edge has drained");
     Ok(())
+}
+
+/// Takes all the descriptors we may have, and no more clients than they serve: each needs one, and one to its backend.
+fn within_descriptors(limits: Limits) -> Limits {
+    let available = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let wanted = hard.min(DESCRIPTORS_WANTED);
+        if soft < wanted { setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).map(|()| wanted) } else { Ok(soft) }
+    });
+    match available {
+        Ok(available) => {
+            let pairs = usize::try_from(available.saturating_sub(DESCRIPTORS_OWN) / 2).unwrap_or(usize::MAX);
+            let connections_max = limits.connections_max.min(pairs.max(1));
+            if connections_max < limits.connections_max {
+                tracing::warn!(connections_max, "fewer connections than wanted; look at the edge's descriptor limit");
+            }
+            Limits { connections_max, ..limits }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot read or raise the descriptor limit; keeping the default number of connections");
+            limits
+        }
+    }
 }
 
 /// A missing or broken copy is no reason not to serve: the manager sends the snapshot again.

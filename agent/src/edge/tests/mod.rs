@@ -3,21 +3,25 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agentd_protocol::edge::{self, Absent, FromEdge, Snapshot, ToEdge};
 use agentd_protocol::ids::{Generation, Incarnation, InstanceId, ServiceName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{Link, decode};
-use super::run::serve;
-use super::{BackendKey, EdgeClient, EdgeOptions, Error, Idleness};
+use crate::edge::frame::{Link, decode};
+use crate::edge::run::serve;
+use crate::edge::{BackendKey, EdgeClient, EdgeOptions, Error, Idleness};
 use crate::lifecycle;
 use crate::proxy::Limits;
+
+mod process;
 
 const CAP: Duration = Duration::from_secs(20);
 
@@ -306,4 +310,61 @@ async fn a_terminated_edge_ends_when_nothing_is_left() {
     assert!(host.get().await.starts_with("HTTP/1.1 503"));
     edge.terminate.send(()).unwrap();
     within("the end", edge.ended).await.unwrap().unwrap();
+}
+
+/// One client after another request, fresh or kept, without any retry; it connects anew when told to close.
+async fn keep_asking(address: SocketAddr, fresh: bool, stop: CancellationToken, answered: Arc<AtomicUsize>) {
+    let mut kept: Option<BufReader<TcpStream>> = None;
+    while !stop.is_cancelled() {
+        let mut stream = match kept.take() {
+            Some(stream) => stream,
+            None => BufReader::new(TcpStream::connect(address).await.expect("the queue is never closed")),
+        };
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("the connection is open");
+        let (mut head, mut line) = (String::new(), String::new());
+        while line != "\r\n" {
+            line.clear();
+            assert_ne!(within("a line", stream.read_line(&mut line)).await.unwrap(), 0, "cut off after {head:?}");
+            head.push_str(&line);
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let mut body = [0; 3];
+        stream.read_exact(&mut body).await.unwrap();
+        assert_eq!(&body, b"one");
+        answered.fetch_add(1, Ordering::Relaxed);
+        kept = (!fresh && !head.to_lowercase().contains("connection: close")).then_some(stream);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_edges_replace_each_other() {
+    let host = Host::new();
+    let mut edge = host.start_edge();
+    let client = host.start_client();
+    connected(&client).await;
+    client.publish(snapshot(1, &[(1, backend("one", open()).await)])).await.unwrap();
+    let stop = CancellationToken::new();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let asking = [false, true, false, true].map(|fresh| {
+        let asking = keep_asking(host.address, fresh, stop.clone(), Arc::clone(&answered));
+        lifecycle::spawn("test client", asking)
+    });
+    for round in 1..=4 {
+        within("more answers", async {
+            while answered.load(Ordering::Relaxed) < round * 100 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        let next = host.start_edge();
+        let mut manager = host.manager().await;
+        hear(&mut manager).await;
+        edge.terminate.send(()).unwrap();
+        within("the end of the old edge", edge.ended).await.unwrap().unwrap();
+        edge = next;
+    }
+    stop.cancel();
+    for client in asking {
+        client.await.unwrap();
+    }
 }
