@@ -3,6 +3,7 @@
 //! Each folder is a room; its `mod.rs` says what it owns and what it must never know. `app.rs` is the one file that sees
 //! every room.
 
+pub mod edge;
 pub mod lifecycle;
 pub mod proxy;
 pub mod source;

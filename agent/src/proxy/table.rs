@@ -14,6 +14,8 @@ use super::routes::Routes;
 /// Idle backends remembered for a manager that connects later; one snapshot rarely removes more.
 const IDLE_KEPT_MAX: usize = 4096;
 
+type Backends = HashMap<BackendKey, Arc<Backend>>;
+
 /// Immutable; replaced as a whole.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -40,7 +42,7 @@ impl Table {
 #[derive(Debug)]
 pub struct Registry {
     table: Arc<ArcSwap<Table>>,
-    backends: HashMap<BackendKey, Arc<Backend>>,
+    backends: Backends,
     /// Removed and still in use.
     draining: Vec<Arc<Backend>>,
     /// Removed and unused, oldest first.
@@ -107,7 +109,7 @@ impl Registry {
         self.idle.iter()
     }
 
-    fn backends_of(&self, snapshot: &Snapshot) -> Result<(Vec<Service>, HashMap<BackendKey, Arc<Backend>>), Error> {
+    fn backends_of(&self, snapshot: &Snapshot) -> Result<(Vec<Service>, Backends), Error> {
         let mut all = HashMap::new();
         let mut services = Vec::with_capacity(snapshot.services.len());
         for service in &snapshot.services {
@@ -133,7 +135,7 @@ impl Registry {
     }
 
     /// The table goes first: whoever finds a backend draining then finds the new table.
-    fn install(&mut self, table: Table, backends: HashMap<BackendKey, Arc<Backend>>) {
+    fn install(&mut self, table: Table, backends: Backends) {
         for backend in backends.values() {
             backend.revive();
         }
