@@ -10,6 +10,8 @@
 //! crash may lose history of the last moment, the state itself never.
 
 mod client;
+#[cfg(test)]
+mod fake_shim;
 mod handle;
 mod health;
 mod instance;
