@@ -22,6 +22,7 @@ mod logs;
 mod look;
 mod ports;
 mod room;
+pub mod shim_binary;
 pub mod socket;
 mod spec;
 mod task;

@@ -1,6 +1,7 @@
 //! The one poll(2): signals, the control socket, its connections, and shims that are not our children.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -15,16 +16,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::Error;
+use super::args::{self, Args};
 use super::bucket::StartBucket;
 use super::exits::ExitLog;
 use super::fleet::Fleet;
 use super::instance::{Ask, Shim};
 use super::launch::Launcher;
 use super::requests::{self, After};
-use super::setup::{self, Ready, say};
+use super::setup::{self, Ready, Role, say};
 
-/// As in agentd's table: the act failed; another one runs.
+/// As in agentd's table: the act failed; the command line is wrong; another one runs.
 const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
 const EXIT_LOCKED: u8 = 7;
 /// One manager, some tools, and every shim of a full host asking for a start at once would wait in the backlog.
 const CONNECTIONS_MAX: usize = 512;
@@ -62,22 +65,41 @@ enum Source {
     Asked(InstanceId),
 }
 
-/// Runs until told to end. `shim` stands in for our own binary in tests.
-pub(crate) fn run(run_dir: &Path, shim: Option<&Path>) -> ExitCode {
-    let ended = Keeper::start(run_dir, shim).and_then(|mut keeper| keeper.serve());
+/// Runs until told to end; `args` are those after the verb.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    let ended = args::parse(args).ok_or(Error::Usage).and_then(|args| {
+        setup::close_inherited();
+        match setup::part(args.parentage)? {
+            Role::Starter => Ok(()),
+            Role::Keeper => Keeper::start(&args)?.serve(),
+        }
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("{error}"));
-            ExitCode::from(if matches!(error, Error::Held { .. }) { EXIT_LOCKED } else { EXIT_FAILED })
+            ExitCode::from(exit_code(&error))
         }
     }
 }
 
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Usage => EXIT_USAGE,
+        Error::Held { .. } => EXIT_LOCKED,
+        Error::Detach(_)
+        | Error::RunDir(_)
+        | Error::Lock(_)
+        | Error::Signals(_)
+        | Error::Socket(_)
+        | Error::Poll(_) => EXIT_FAILED,
+    }
+}
+
 impl Keeper {
-    fn start(run_dir: &Path, shim: Option<&Path>) -> Result<Self, Error> {
-        let shim = shim.map(Path::canonicalize).transpose().map_err(Error::RunDir)?;
-        let ready = setup::prepare(run_dir)?;
+    fn start(args: &Args) -> Result<Self, Error> {
+        let shim = args.shim.as_deref().map(Path::canonicalize).transpose().map_err(Error::RunDir)?;
+        let ready = setup::prepare(&args.run_dir)?;
         let launcher = Launcher::new(shim.as_deref(), ready.open_files).map_err(Error::RunDir)?;
         let mut fleet = Fleet::new(ready.instances_dir.clone(), launcher, ExitLog::new(ready.exits_path.clone()));
         fleet.take_over(ready.boot, clock::boot_ms());

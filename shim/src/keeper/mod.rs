@@ -11,6 +11,7 @@
 //!
 //! One thread, one poll(2). Nothing from outside makes it panic; a connection that misbehaves is closed.
 
+mod args;
 mod bucket;
 mod event_loop;
 mod exits;
@@ -30,6 +31,8 @@ pub(crate) use event_loop::run;
 /// Why the keeper could not begin. Once it runs, failures are messages and it goes on.
 #[derive(Debug)]
 enum Error {
+    Usage,
+    Detach(io::Error),
     RunDir(io::Error),
     /// Another keeper holds the lock.
     Held {
@@ -45,6 +48,8 @@ enum Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Usage => write!(f, "usage: agentd-shim keeper <run dir> [--detach] [--shim <path>]"),
+            Self::Detach(cause) => write!(f, "a process of its own cannot be made; see the limits on tasks: {cause}"),
             Self::RunDir(cause) => write!(f, "the run folder cannot be used; see its owner and mode: {cause}"),
             Self::Held { pid: Some(pid) } => write!(f, "another keeper runs as pid {pid}; stop it or use that one"),
             Self::Held { pid: None } => write!(f, "another keeper holds keeper/lock; see fuser on that file"),

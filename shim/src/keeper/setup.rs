@@ -14,6 +14,7 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Error;
+use super::args::Parentage;
 use super::takeover::Boot;
 
 /// The boot the last keeper ran in; beside `exits`.
@@ -33,6 +34,35 @@ pub(super) struct Ready {
     pub(super) boot: Boot,
     /// RLIMIT_NOFILE before we raised ours.
     pub(super) open_files: libc::rlimit,
+}
+
+/// Which of the two processes after a detaching fork we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Starter,
+    Keeper,
+}
+
+/// The starter's listening sockets must not live in us; ours are opened later.
+#[expect(unsafe_code, reason = "no wrapper in nix")]
+pub(super) fn close_inherited() {
+    // SAFETY: nothing in this process owns a descriptor above 2 yet. ENOSYS below Linux 5.9 leaves them open, and a
+    // starter that marks its descriptors close-on-exec has none to leave.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
+/// Leaves the starter as somebody it is no parent of, if asked to.
+#[expect(unsafe_code, reason = "fork(2) has no safe form")]
+pub(super) fn part(parentage: Parentage) -> Result<Role, Error> {
+    match parentage {
+        Parentage::Child => Ok(Role::Keeper),
+        // SAFETY: this process has one thread, so the child may do whatever the parent might.
+        Parentage::Detached => match unsafe { nix::unistd::fork() } {
+            Ok(nix::unistd::ForkResult::Parent { .. }) => Ok(Role::Starter),
+            Ok(nix::unistd::ForkResult::Child) => Ok(Role::Keeper),
+            Err(errno) => Err(Error::Detach(errno.into())),
+        },
+    }
 }
 
 /// The lock comes before the socket: who has it may replace what a dead keeper left.
