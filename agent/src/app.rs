@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
-use crate::edge::client::EdgeClient;
 use crate::edge_launch::{self, EdgePlace};
 use crate::reconcile::{self, DocumentProblems, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor};
 use crate::sync::{self, SyncStatus};
+use crate::edge::EdgeClient;
 use crate::{config, edge, lifecycle, logging};
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
@@ -118,7 +118,7 @@ impl Error {
 /// `agentd edge`
 pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
     logging::to_stderr();
-    Ok(edge::run(edge::EdgeOptions::from_env(snapshot)?)?)
+    Ok(edge::run(edge::EdgeOptions::from_env(Some(snapshot))?)?)
 }
 
 /// `agentd run`

@@ -17,7 +17,7 @@ use agentd_sys::files::SocketDir;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Home;
-use crate::supervisor::{self, Gate, InstanceView, Label, Launch, RunAs, Supervisor, ports};
+use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor};
 
 /// Connections the kernel queues for the edge, over a restart of it too.
 const BACKLOG: i32 = 4096;
@@ -87,13 +87,14 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<(), Er
         argv: vec![PROGRAM_PATH.to_owned(), "edge".to_owned(), "--snapshot".to_owned(), snapshot],
         env: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         cwd: PathBuf::from("/"),
-        reservation: None,
+        port: None,
         held,
         restart: RestartPolicy::Always,
         stop_signal: StopSignal::Term.number(),
         stop_timeout: STOP_TIMEOUT,
         run_limit: None,
         gate: Gate::None,
+        probe: ProbePolicy::default(),
         user: RunAs::Configured,
     };
     supervisor.launch(launch).await?;
@@ -124,7 +125,7 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
         Ok(TcpListener::from(socket).into())
     };
     bound().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => Error::PortTaken { address, owner: ports::owner(address.port()) },
+        io::ErrorKind::AddrInUse => Error::PortTaken { address, owner: supervisor::listener_name(address.port()) },
         _ => Error::Listen { address, source },
     })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentd_protocol::api::DeployPhase;
-use agentd_protocol::ids::{Commit, InstanceId};
+use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber};
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::stack::{Revision, Service};
@@ -17,7 +17,7 @@ use super::worker::{Again, Doing, Halt, TAIL_LINES, Wanted, Worker};
 use super::{command, gate};
 use crate::source::Checkout;
 use crate::store::{NewRelease, ReleaseState, StoredRelease};
-use crate::supervisor::{Gate, Label, Launch, RunAs};
+use crate::supervisor::{Gate, Label, Launch, ProbePolicy, RunAs};
 
 /// A build that takes longer is stopped (DESIGN §7).
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -39,14 +39,16 @@ impl Worker {
         let Revision::Commit(commit) = &entry.source else {
             return Err(self.halt(DeployPhase::Document, "its ref was never resolved to a commit".to_owned()));
         };
-        let user_env = self.user_env(entry)?;
+        // From here on the entry carries the complete environment, so that a rollback needs no file of today's.
+        let entry = &Service { env: self.user_env(entry)?, ..entry.clone() };
         let tree = self.tree(wanted, entry, commit, active).await?;
         let build = build_digest(&tree, entry);
-        let program = program_digest(&build, entry, &user_env);
-        if let Some(active) = active.filter(|active| active.program_digest == program) {
+        let program = program_digest(build, entry);
+        let runs = |active: &&StoredRelease| program_digest(active.build_digest, &active.entry) == program;
+        if let Some(active) = active.filter(runs) {
             return self.same_program(wanted, entry, commit, active).await;
         }
-        let found = self.rooms.store.find_built(&self.name, &build);
+        let found = self.rooms.store.find_built(&self.name, build);
         let built = self.fallible(wanted, DeployPhase::Build, found).await?;
         let reusable = built.filter(|release| self.release_dir(release).is_dir());
         let number = self.rooms.store.next_release(&self.name);
@@ -58,15 +60,12 @@ impl Worker {
             tree,
             dir_name: String::new(),
             build_digest: build,
-            program_digest: program,
             entry: entry.clone(),
-            env: user_env,
-            state: ReleaseState::Built,
         };
         match reusable {
             Some(older) => {
                 release.dir_name = older.dir_name;
-                self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await
+                self.store_built(wanted, release).await
             }
             None => self.build(wanted, entry, release).await,
         }
@@ -122,28 +121,39 @@ impl Worker {
         let checkout = self.rooms.source.checkout(&self.name, number, &entry.repo, &commit, entry.dir.as_deref());
         let checkout = self.of_commit(&commit, self.fallible(wanted, DeployPhase::Fetch, checkout).await)?;
         release.dir_name.clone_from(&checkout.dir_name);
-        release.state = ReleaseState::Building;
-        let stored = self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
+        self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release.clone())).await?;
         if let Some(line) = &entry.build
-            && let Err(mut halt) = self.run_build(wanted, &stored, &checkout, line).await
+            && let Err(mut halt) = self.run_build(wanted, &release, &checkout, line).await
         {
             halt.problem.commit = Some(commit);
             halt.problem.release = Some(number);
-            let failed = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Failed);
+            let failed = ReleaseState::Failed(Box::new(halt.problem.clone()));
+            let failed = self.rooms.store.set_release_state(&self.name, number, failed);
             self.fallible(wanted, DeployPhase::Build, failed).await?;
             return Err(halt);
         }
         let sealed = self.rooms.source.seal(&self.name, &checkout.dir_name);
         self.of_commit(&commit, self.fallible(wanted, DeployPhase::Build, sealed).await)?;
+        self.mark_built(wanted, number).await
+    }
+
+    /// A release of a build that stands on disk already.
+    async fn store_built(&self, wanted: &Wanted, release: NewRelease) -> Result<StoredRelease, Halt> {
+        let number = release.number;
+        self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
+        self.mark_built(wanted, number).await
+    }
+
+    async fn mark_built(&self, wanted: &Wanted, number: ReleaseNumber) -> Result<StoredRelease, Halt> {
         let built = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Built);
         self.fallible(wanted, DeployPhase::Build, built).await?;
-        Ok(StoredRelease { state: ReleaseState::Built, ..stored })
+        self.kept_release(wanted, number).await
     }
 
     async fn run_build(
         &self,
         wanted: &Wanted,
-        release: &StoredRelease,
+        release: &NewRelease,
         checkout: &Checkout,
         line: &str,
     ) -> Result<(), Halt> {
@@ -163,17 +173,18 @@ impl Worker {
         };
         let launch = Launch {
             service: self.name.to_string(),
-            label: Label::Build { release: release.number },
+            label: Label::Build { key: release.number.to_string() },
             argv: command::argv(line),
             env: build_environment(&sources, &cache_dir),
             cwd: checkout.work_dir.clone(),
-            reservation: None,
+            port: None,
             held: Vec::new(),
             restart: RestartPolicy::Never,
             stop_signal: agentd_protocol::stack::StopSignal::Term.number(),
             stop_timeout: BUILD_STOP,
             run_limit: Some(BUILD_LIMIT),
             gate: Gate::None,
+            probe: ProbePolicy::default(),
             user: RunAs::Configured,
         };
         let id = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.launch(launch)).await?;

@@ -40,7 +40,7 @@ pub(super) fn judge(ids: &[InstanceId], views: &Views) -> Verdict {
         if let Some((phase, cause)) = failure(view) {
             return Verdict::Failed(Failed { instance: id.clone(), phase, cause });
         }
-        all_ready &= matches!(view.readiness, Readiness::Ready { .. });
+        all_ready &= view.is_ready();
     }
     if all_ready { Verdict::Passed } else { Verdict::Waiting }
 }
@@ -60,7 +60,7 @@ fn failure(view: &InstanceView) -> Option<(DeployPhase, String)> {
             _ => {}
         }
     }
-    matches!(view.readiness, Readiness::StartDeadlineOver).then(|| (DeployPhase::Health, not_ready(view)))
+    matches!(view.readiness, Readiness::StartDeadlineOver { .. }).then(|| (DeployPhase::Health, not_ready(view)))
 }
 
 fn not_ready(view: &InstanceView) -> String {

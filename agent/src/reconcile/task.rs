@@ -16,10 +16,10 @@ use super::routing::{Entry, Routing};
 use super::status;
 use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
 use super::Error;
-use crate::edge::client::EdgeClient;
+use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{Store, StoredService, StoredVersion};
+use crate::store::{Store, StoredService, StoredVersion, entry_digest};
 use crate::supervisor::Supervisor;
 
 /// Commands that may wait; each caller waits for its answer, so more than the connections of the API is never needed.
@@ -155,6 +155,10 @@ impl Handle {
     }
 }
 
+fn is_removed(service: &StoredService) -> bool {
+    service.removed_unix_ms.is_some()
+}
+
 struct Task {
     rooms: Rooms,
     facts: status::Facts,
@@ -202,7 +206,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
 impl Task {
     async fn load(&mut self) -> Result<(), Error> {
         let Some(latest) = self.rooms.store.latest_version().await? else { return Ok(()) };
-        for service in self.rooms.store.services().await?.iter().filter(|service| !service.is_removed()) {
+        for service in self.rooms.store.services().await?.iter().filter(|service| !is_removed(service)) {
             let Some(active) = self.rooms.store.active_release(&service.name).await? else { continue };
             let worker = Worker { name: service.name.clone(), rooms: self.rooms.clone() };
             let entry = Entry {
@@ -263,10 +267,10 @@ impl Task {
 
     /// A pin ends when its service's entry changes.
     async fn unpin_changed(&self, stack: &Stack) -> Result<(), Error> {
-        let before = self.latest.as_ref().map(|latest| &latest.stack);
-        for service in self.rooms.store.services().await?.iter().filter(|service| service.pinned.is_some()) {
-            let entry_in = |stack: &Stack| stack.service.iter().find(|entry| entry.name == service.name).cloned();
-            if before.and_then(entry_in) != entry_in(stack) {
+        for service in self.rooms.store.services().await? {
+            let Some(pin) = service.pin else { continue };
+            let entry = stack.service.iter().find(|entry| entry.name == service.name);
+            if entry.map(entry_digest) != Some(pin.entry) {
                 tracing::info!(service = %service.name, "its entry changed: the pin ends");
                 self.rooms.store.unpin(&service.name).await?;
             }
@@ -278,11 +282,8 @@ impl Task {
     async fn order_all(&mut self) -> Result<(), Error> {
         let Some(latest) = self.latest.clone() else { return Ok(()) };
         self.rooms.routing.set_health_path(latest.stack.proxy.health_path.clone());
-        for entry in &latest.stack.service {
-            self.rooms.store.ensure_service(&entry.name).await?;
-        }
         for service in self.rooms.store.services().await? {
-            if service.is_removed() && latest.stack.service.iter().all(|entry| entry.name != service.name) {
+            if is_removed(&service) && latest.stack.service.iter().all(|entry| entry.name != service.name) {
                 continue;
             }
             let run = if service.stopped { RunWish::Stop } else { RunWish::Run };
@@ -304,7 +305,7 @@ impl Task {
             entry: entry.map(Arc::new),
             services: Arc::new(latest.stack.service.iter().map(|entry| entry.name.clone()).collect()),
             run,
-            pinned: service.pinned,
+            pinned: service.pin.map(|pin| pin.release),
         };
         match self.workers.get(&service.name) {
             Some(orders) => drop(orders.send_replace(wanted)),
@@ -328,7 +329,7 @@ impl Task {
 
     async fn order(&mut self, name: &ServiceName, act: Act) -> Result<Ticket, Error> {
         let service = self.known(name).await?;
-        if self.latest.is_none() || service.is_removed() {
+        if self.latest.is_none() || is_removed(&service) {
             return Err(Error::NoService(name.clone()));
         }
         let store = &self.rooms.store;
@@ -347,7 +348,9 @@ impl Task {
             }
             Act::Rollback { to } => {
                 let to = self.rollback_target(name, to).await?;
-                store.pin(name, to).await?;
+                let latest = self.latest.as_ref().expect("there is a version");
+                let entry = latest.stack.service.iter().find(|entry| entry.name == *name);
+                store.pin(name, to, entry_digest(entry.ok_or_else(|| Error::NoService(name.clone()))?)).await?;
                 store.set_stopped(name, false).await?;
                 RunWish::Run
             }
@@ -379,7 +382,7 @@ impl Task {
 
     async fn prune(&mut self, name: &ServiceName) -> Result<(), Error> {
         let service = self.known(name).await?;
-        if !service.is_removed() {
+        if !is_removed(&service) {
             return Err(Error::StillWanted(name.clone()));
         }
         self.workers.remove(name);
@@ -408,7 +411,7 @@ impl Task {
 
     /// Marks the newest version applied once every service is as it wants it.
     async fn judge(&mut self) {
-        let Some(latest) = self.latest.as_mut().filter(|latest| !latest.applied) else { return };
+        let Some(latest) = self.latest.as_mut().filter(|latest| latest.applied_unix_ms.is_none()) else { return };
         let reports = self.reports.borrow_and_update().clone();
         let all = self.workers.iter().all(|(name, orders)| {
             let ticket = orders.borrow().ticket;
@@ -422,7 +425,7 @@ impl Task {
         }
         match self.rooms.store.mark_applied(latest.version).await {
             Ok(()) => {
-                latest.applied = true;
+                latest.applied_unix_ms = Some(unix_ms());
                 tracing::info!(version = %latest.version, "applied");
             }
             Err(error) => tracing::error!(error = super::worker::chain(&error), "applied, but not noted in the store"),
@@ -453,10 +456,10 @@ impl Task {
         for service in self.rooms.store.services().await? {
             let active = self.rooms.store.active_release(&service.name).await?;
             known.push(Known {
-                active: active.map(|release| (release.number, release.commit.clone(), release.entry_with_env())),
-                pinned: service.pinned,
+                active: active.map(|release| (release.number, release.commit.clone(), release.entry)),
+                pinned: service.pin.map(|pin| pin.release),
                 stopped: service.stopped,
-                removed: service.is_removed(),
+                removed: is_removed(&service),
                 name: service.name,
             });
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::environment::Naming;
 use super::routing::{Entry, RouteWish, Routing};
-use crate::edge::client::EdgeClient;
+use crate::edge::EdgeClient;
 use crate::source::Source;
 use crate::store::{Store, StoredRelease};
 use crate::supervisor::{InstanceView, Label, Supervisor};
@@ -258,7 +258,7 @@ impl Worker {
         Ok(active)
     }
 
-    async fn kept_release(&self, wanted: &Wanted, number: ReleaseNumber) -> Result<StoredRelease, Halt> {
+    pub(super) async fn kept_release(&self, wanted: &Wanted, number: ReleaseNumber) -> Result<StoredRelease, Halt> {
         let releases = self.fallible(wanted, DeployPhase::Document, self.rooms.store.releases(&self.name)).await?;
         releases.into_iter().find(|release| release.number == number && release.is_built()).ok_or_else(|| {
             self.halt(DeployPhase::Start, format!("pinned release {number} is gone; `agentctl unpin {}`", self.name))

@@ -118,7 +118,7 @@ pub(in super::super) fn survey(instance: &InstanceId, program: u32, uid: u32) ->
 }
 
 /// `pid 123 (nginx)`: the process that listens on `port` of this host, if it can be seen.
-pub(in super::super) fn listener_name(port: u16) -> Option<String> {
+pub fn listener_name(port: u16) -> Option<String> {
     let inodes: BTreeSet<u64> =
         listening().iter().filter(|socket| socket.address.port() == port).map(|socket| socket.inode).collect();
     let pid = holders(&inodes).into_values().flatten().min()?;
