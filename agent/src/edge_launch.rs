@@ -36,9 +36,17 @@ pub enum Error {
     #[error("port {} is taken{}; give another proxy.port or end that process", address.port(), owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { address: SocketAddr, owner: Option<String> },
     #[error("cannot listen on {address}")]
-    Listen { address: SocketAddr, #[source] source: io::Error },
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("the edge's control socket {path} cannot be bound")]
-    Control { path: PathBuf, #[source] source: io::Error },
+    Control {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("our own program file cannot be opened")]
     Program(#[source] io::Error),
     #[error(transparent)]

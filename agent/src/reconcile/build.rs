@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentd_protocol::api::DeployPhase;
-use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber};
+use agentd_protocol::ids::{Commit, InstanceId};
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::stack::{Revision, Service};
@@ -44,11 +44,10 @@ impl Worker {
         let tree = self.tree(wanted, entry, commit, active).await?;
         let build = build_digest(&tree, entry);
         let program = program_digest(build, entry);
-        let runs = |active: &&StoredRelease| program_digest(active.build_digest, &active.entry) == program;
-        if let Some(active) = active.filter(runs) {
+        if let Some(active) = active.filter(|active| active.program_digest == program) {
             return self.same_program(wanted, entry, commit, active).await;
         }
-        let found = self.rooms.store.find_built(&self.name, build);
+        let found = self.rooms.store.find_built(&self.name, &build);
         let built = self.fallible(wanted, DeployPhase::Build, found).await?;
         let reusable = built.filter(|release| self.release_dir(release).is_dir());
         let number = self.rooms.store.next_release(&self.name);
@@ -60,12 +59,15 @@ impl Worker {
             tree,
             dir_name: String::new(),
             build_digest: build,
+            program_digest: program,
             entry: entry.clone(),
+            env: entry.env.clone(),
+            state: ReleaseState::Built,
         };
         match reusable {
             Some(older) => {
                 release.dir_name = older.dir_name;
-                self.store_built(wanted, release).await
+                self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await
             }
             None => self.build(wanted, entry, release).await,
         }
@@ -121,7 +123,8 @@ impl Worker {
         let checkout = self.rooms.source.checkout(&self.name, number, &entry.repo, &commit, entry.dir.as_deref());
         let checkout = self.of_commit(&commit, self.fallible(wanted, DeployPhase::Fetch, checkout).await)?;
         release.dir_name.clone_from(&checkout.dir_name);
-        self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release.clone())).await?;
+        release.state = ReleaseState::Building;
+        let release = self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
         if let Some(line) = &entry.build
             && let Err(mut halt) = self.run_build(wanted, &release, &checkout, line).await
         {
@@ -134,26 +137,15 @@ impl Worker {
         }
         let sealed = self.rooms.source.seal(&self.name, &checkout.dir_name);
         self.of_commit(&commit, self.fallible(wanted, DeployPhase::Build, sealed).await)?;
-        self.mark_built(wanted, number).await
-    }
-
-    /// A release of a build that stands on disk already.
-    async fn store_built(&self, wanted: &Wanted, release: NewRelease) -> Result<StoredRelease, Halt> {
-        let number = release.number;
-        self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
-        self.mark_built(wanted, number).await
-    }
-
-    async fn mark_built(&self, wanted: &Wanted, number: ReleaseNumber) -> Result<StoredRelease, Halt> {
         let built = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Built);
         self.fallible(wanted, DeployPhase::Build, built).await?;
-        self.kept_release(wanted, number).await
+        Ok(StoredRelease { state: ReleaseState::Built, ..release })
     }
 
     async fn run_build(
         &self,
         wanted: &Wanted,
-        release: &NewRelease,
+        release: &StoredRelease,
         checkout: &Checkout,
         line: &str,
     ) -> Result<(), Halt> {
@@ -211,10 +203,8 @@ impl Worker {
     /// env_file first, then `env`.
     pub(super) fn user_env(&self, entry: &Service) -> Result<BTreeMap<String, String>, Halt> {
         let mut env = match &entry.env_file {
-            Some(path) => read_env_file(Path::new(path)).map_err(|cause| Halt {
-                problem: self.problem(DeployPhase::Document, cause),
-                again: Again::Later,
-            })?,
+            Some(path) => read_env_file(Path::new(path))
+                .map_err(|cause| Halt { problem: self.problem(DeployPhase::Document, cause), again: Again::Later })?,
             None => BTreeMap::new(),
         };
         env.extend(entry.env.iter().map(|(name, value)| (name.clone(), value.clone())));

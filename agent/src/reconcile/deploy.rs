@@ -16,6 +16,7 @@ use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
 use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of};
+use crate::edge::Idleness;
 use crate::store::StoredRelease;
 use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs};
 
@@ -129,16 +130,11 @@ impl Worker {
         let link = self.rooms.source.activate(&self.name, &target.dir_name);
         self.fallible(wanted, DeployPhase::Route, link).await?;
         self.report(wanted, |report| {
-            report.active =
-                Some(super::worker::Active { release: target.number, commit: target.commit.clone() });
+            report.active = Some(super::worker::Active { release: target.number, commit: target.commit.clone() });
         });
         let instances: BTreeSet<InstanceId> = ids.into_iter().collect();
-        let entry = Entry {
-            version: wanted.version,
-            route: route_of(&target.entry),
-            instances,
-            absent: Absent::Starting,
-        };
+        let entry =
+            Entry { version: wanted.version, route: route_of(&target.entry), instances, absent: Absent::Starting };
         self.rooms.routing.set(&self.name, Some(entry));
         self.commit(wanted).await
     }
@@ -168,7 +164,7 @@ impl Worker {
             // Past the deadline the requests that are left are cut by the stop: said in the log, not a failure.
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let key = (backend.instance.clone(), backend.incarnation);
-            if self.rooms.edge.wait_idle(&key, left).await == Idleness::DeadlinePassed {
+            if self.rooms.edge.wait_idle(&key, left).await == Idleness::Deadline {
                 tracing::info!(service = %self.name, instance = %backend.instance, "drain deadline passed with requests in flight");
             }
         }

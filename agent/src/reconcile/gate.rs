@@ -55,7 +55,10 @@ fn failure(view: &InstanceView) -> Option<(DeployPhase, String)> {
             }
             (Phase::Down, _) => return Some((DeployPhase::Start, format!("ended before it was ready: {said}"))),
             _ if view.restarts >= EXITS_MAX => {
-                return Some((DeployPhase::Start, format!("ended {} times before it was ready: {said}", view.restarts)));
+                return Some((
+                    DeployPhase::Start,
+                    format!("ended {} times before it was ready: {said}", view.restarts),
+                ));
             }
             _ => {}
         }
@@ -122,11 +125,9 @@ pub(super) async fn wait(
 
 fn over(ids: &[InstanceId], cause: &str) -> Verdict {
     match ids.first() {
-        Some(first) => Verdict::Failed(Failed {
-            instance: first.clone(),
-            phase: DeployPhase::Start,
-            cause: cause.to_owned(),
-        }),
+        Some(first) => {
+            Verdict::Failed(Failed { instance: first.clone(), phase: DeployPhase::Start, cause: cause.to_owned() })
+        }
         None => Verdict::Passed,
     }
 }

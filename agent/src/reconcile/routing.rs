@@ -85,8 +85,7 @@ fn backends(instances: &BTreeSet<InstanceId>, views: &Views) -> Vec<Backend> {
             .filter_map(|id| views.get(id))
             .filter(|view| matches!(view.phase, Phase::Up { .. }) && view.port.is_some())
     };
-    let ready: Vec<Backend> =
-        running().filter(|view| view.is_ready()).filter_map(backend).collect();
+    let ready: Vec<Backend> = running().filter(|view| view.is_ready()).filter_map(backend).collect();
     if ready.is_empty() {
         running().filter(|view| matches!(view.readiness, Readiness::Failing { .. })).filter_map(backend).collect()
     } else {

@@ -10,12 +10,12 @@ use agentd_protocol::stack::Stack;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::environment::Naming;
 use super::plan::{self, Known};
 use super::routing::{Entry, Routing};
 use super::status;
 use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
-use super::Error;
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
@@ -155,10 +155,6 @@ impl Handle {
     }
 }
 
-fn is_removed(service: &StoredService) -> bool {
-    service.removed_unix_ms.is_some()
-}
-
 struct Task {
     rooms: Rooms,
     facts: status::Facts,
@@ -206,7 +202,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
 impl Task {
     async fn load(&mut self) -> Result<(), Error> {
         let Some(latest) = self.rooms.store.latest_version().await? else { return Ok(()) };
-        for service in self.rooms.store.services().await?.iter().filter(|service| !is_removed(service)) {
+        for service in self.rooms.store.services().await?.iter().filter(|service| !service.is_removed()) {
             let Some(active) = self.rooms.store.active_release(&service.name).await? else { continue };
             let worker = Worker { name: service.name.clone(), rooms: self.rooms.clone() };
             let entry = Entry {
@@ -268,7 +264,7 @@ impl Task {
     /// A pin ends when its service's entry changes.
     async fn unpin_changed(&self, stack: &Stack) -> Result<(), Error> {
         for service in self.rooms.store.services().await? {
-            let Some(pin) = service.pin else { continue };
+            let Some(pin) = service.pinned else { continue };
             let entry = stack.service.iter().find(|entry| entry.name == service.name);
             if entry.map(entry_digest) != Some(pin.entry) {
                 tracing::info!(service = %service.name, "its entry changed: the pin ends");
@@ -283,7 +279,7 @@ impl Task {
         let Some(latest) = self.latest.clone() else { return Ok(()) };
         self.rooms.routing.set_health_path(latest.stack.proxy.health_path.clone());
         for service in self.rooms.store.services().await? {
-            if is_removed(&service) && latest.stack.service.iter().all(|entry| entry.name != service.name) {
+            if service.is_removed() && latest.stack.service.iter().all(|entry| entry.name != service.name) {
                 continue;
             }
             let run = if service.stopped { RunWish::Stop } else { RunWish::Run };
@@ -305,7 +301,7 @@ impl Task {
             entry: entry.map(Arc::new),
             services: Arc::new(latest.stack.service.iter().map(|entry| entry.name.clone()).collect()),
             run,
-            pinned: service.pin.map(|pin| pin.release),
+            pinned: service.pinned.map(|pin| pin.release),
         };
         match self.workers.get(&service.name) {
             Some(orders) => drop(orders.send_replace(wanted)),
@@ -329,7 +325,7 @@ impl Task {
 
     async fn order(&mut self, name: &ServiceName, act: Act) -> Result<Ticket, Error> {
         let service = self.known(name).await?;
-        if self.latest.is_none() || is_removed(&service) {
+        if self.latest.is_none() || service.is_removed() {
             return Err(Error::NoService(name.clone()));
         }
         let store = &self.rooms.store;
@@ -382,7 +378,7 @@ impl Task {
 
     async fn prune(&mut self, name: &ServiceName) -> Result<(), Error> {
         let service = self.known(name).await?;
-        if !is_removed(&service) {
+        if !service.is_removed() {
             return Err(Error::StillWanted(name.clone()));
         }
         self.workers.remove(name);
@@ -411,7 +407,7 @@ impl Task {
 
     /// Marks the newest version applied once every service is as it wants it.
     async fn judge(&mut self) {
-        let Some(latest) = self.latest.as_mut().filter(|latest| latest.applied_unix_ms.is_none()) else { return };
+        let Some(latest) = self.latest.as_mut().filter(|latest| !latest.applied) else { return };
         let reports = self.reports.borrow_and_update().clone();
         let all = self.workers.iter().all(|(name, orders)| {
             let ticket = orders.borrow().ticket;
@@ -425,7 +421,7 @@ impl Task {
         }
         match self.rooms.store.mark_applied(latest.version).await {
             Ok(()) => {
-                latest.applied_unix_ms = Some(unix_ms());
+                latest.applied = true;
                 tracing::info!(version = %latest.version, "applied");
             }
             Err(error) => tracing::error!(error = super::worker::chain(&error), "applied, but not noted in the store"),
@@ -435,14 +431,15 @@ impl Task {
     async fn status(&self) -> Result<Status, Error> {
         let services = self.rooms.store.services().await?;
         let applied = self.rooms.store.last_applied().await?.map(|stored| stored.version);
+        let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
         let seen = status::Seen {
             facts: &self.facts,
             latest: self.latest.as_ref(),
             applied,
             services: &services,
             reports: &self.reports.borrow(),
-            views: &self.rooms.supervisor.view().borrow(),
-            edge: &self.rooms.edge.view().borrow(),
+            views: &views.borrow(),
+            edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
         Ok(status::status(&seen))
@@ -457,9 +454,9 @@ impl Task {
             let active = self.rooms.store.active_release(&service.name).await?;
             known.push(Known {
                 active: active.map(|release| (release.number, release.commit.clone(), release.entry)),
-                pinned: service.pin.map(|pin| pin.release),
+                pinned: service.pinned.map(|pin| pin.release),
                 stopped: service.stopped,
-                removed: is_removed(&service),
+                removed: service.is_removed(),
                 name: service.name,
             });
         }

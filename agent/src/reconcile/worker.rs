@@ -258,7 +258,7 @@ impl Worker {
         Ok(active)
     }
 
-    pub(super) async fn kept_release(&self, wanted: &Wanted, number: ReleaseNumber) -> Result<StoredRelease, Halt> {
+    async fn kept_release(&self, wanted: &Wanted, number: ReleaseNumber) -> Result<StoredRelease, Halt> {
         let releases = self.fallible(wanted, DeployPhase::Document, self.rooms.store.releases(&self.name)).await?;
         releases.into_iter().find(|release| release.number == number && release.is_built()).ok_or_else(|| {
             self.halt(DeployPhase::Start, format!("pinned release {number} is gone; `agentctl unpin {}`", self.name))
@@ -325,10 +325,11 @@ impl Worker {
     }
 
     pub(super) async fn commit(&self, _wanted: &Wanted) -> Result<(), Halt> {
-        self.rooms.routing.commit().await.map_err(|error| Halt {
-            problem: self.problem(DeployPhase::Route, chain(&error)),
-            again: Again::Later,
-        })
+        self.rooms
+            .routing
+            .commit()
+            .await
+            .map_err(|error| Halt { problem: self.problem(DeployPhase::Route, chain(&error)), again: Again::Later })
     }
 
     pub(super) async fn fallible<T, E: std::error::Error>(
