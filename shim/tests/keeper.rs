@@ -22,7 +22,16 @@ const CAP: Duration = Duration::from_secs(20);
 /// A run folder with one instance in it, and the keeper of it.
 struct Host {
     root: tempfile::TempDir,
+    kernel: Kernel,
     keeper: Child,
+}
+
+/// What the keeper is to believe about the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    Own,
+    /// Below 6.9: no pidfd inode, no exit status by pidfd.
+    Old,
 }
 
 /// One line of what the stand-in notes, as JSON text.
@@ -30,14 +39,18 @@ type Note = String;
 
 impl Host {
     fn new() -> Self {
+        Self::on(Kernel::Own)
+    }
+
+    fn on(kernel: Kernel) -> Self {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("instances").join(ID);
         std::fs::create_dir_all(&dir).unwrap();
         for name in ["out.fifo", "err.fifo"] {
             nix::unistd::mkfifo(&dir.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
         }
-        let keeper = start_keeper(root.path());
-        Self { root, keeper }
+        let keeper = start_keeper(root.path(), kernel);
+        Self { root, kernel, keeper }
     }
 
     fn dir(&self) -> PathBuf {
@@ -99,7 +112,7 @@ impl Host {
 
     fn kill_and_replace_keeper(&mut self) {
         self.stop_keeper(Signal::SIGKILL);
-        self.keeper = start_keeper(self.root.path());
+        self.keeper = start_keeper(self.root.path(), self.kernel);
     }
 }
 
@@ -115,8 +128,12 @@ impl Drop for Host {
     }
 }
 
-fn start_keeper(run_dir: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_agentd-shim"))
+fn start_keeper(run_dir: &Path, kernel: Kernel) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentd-shim"));
+    if kernel == Kernel::Old {
+        command.env(agentd_protocol::shim::NO_PIDFD_INFO_ENV, "1");
+    }
+    command
         .args(["keeper".as_ref(), run_dir, "--shim".as_ref()])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in.py"))
         .env("A_SECRET", "of the manager")
@@ -241,7 +258,15 @@ fn what_a_dead_shim_left_is_recorded_before_it_is_reaped() {
 
 #[test]
 fn a_new_keeper_finds_living_shims_and_what_they_hold() {
-    let mut host = Host::new();
+    finds_living_shims(Host::new());
+}
+
+#[test]
+fn a_new_keeper_finds_living_shims_on_an_old_kernel_too() {
+    finds_living_shims(Host::on(Kernel::Old));
+}
+
+fn finds_living_shims(mut host: Host) {
     let (one, _two) = pipe();
     host.spawn(&["listen.web"], &[&one]);
     let first = host.start(1);
@@ -263,6 +288,7 @@ fn a_new_keeper_finds_living_shims_and_what_they_hold() {
     send(pid_of(&first), Signal::SIGKILL);
     let second = host.start(2);
     assert_eq!(field(&second, "inodes"), inode(&one).to_string());
+    assert_eq!(field(&second, "env").contains("AGENTD_NO_PIDFD_INFO"), host.kernel == Kernel::Old);
 }
 
 #[test]
@@ -277,7 +303,7 @@ fn a_new_keeper_starts_shims_for_programs_without_one() {
     host.stop_keeper(Signal::SIGKILL);
     send(pid_of(&first), Signal::SIGKILL);
     wait_for("free lock", || (!files::is_locked(&host.dir().join("lock")).unwrap()).then_some(()));
-    host.keeper = start_keeper(host.root.path());
+    host.keeper = start_keeper(host.root.path(), host.kernel);
     assert_eq!(host.listed(), [], "the manager has a moment to bring the descriptors");
     let second = host.start(2);
     assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&second))]);
@@ -315,7 +341,7 @@ fn sigterm_ends_the_host_and_sigint_nothing() {
 fn a_second_keeper_leaves_with_its_own_code() {
     let host = Host::new();
     host.connect();
-    assert_eq!(start_keeper(host.root.path()).wait().unwrap().code(), Some(7));
+    assert_eq!(start_keeper(host.root.path(), host.kernel).wait().unwrap().code(), Some(7));
     assert_eq!(host.listed(), []);
 }
 

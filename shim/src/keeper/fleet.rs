@@ -286,11 +286,13 @@ impl Fleet {
         self.shim_ended(id, exit, now_ms);
     }
 
-    /// Exit status 0 is a shim that was told to leave. When nobody can tell, its `state` does.
+    /// Exit status 0 is a shim that was told to leave, or that found another at work. When nobody can tell, its
+    /// `state` does.
     fn shim_ended(&mut self, id: &InstanceId, exit: Option<Exit>, now_ms: u64) {
+        let dir = self.instances_dir.join(id.as_str());
         let left = match exit {
-            Some(exit) => exit == Exit::Code(0),
-            None => !takeover::wants_shim(&self.instances_dir.join(id.as_str())),
+            Some(exit) => exit == Exit::Code(0) && takeover::living(&dir).is_ok_and(|found| found.is_none()),
+            None => !takeover::wants_shim(&dir),
         };
         if left || self.respawning == Respawning::Off {
             self.instances.remove(id);
