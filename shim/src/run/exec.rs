@@ -183,7 +183,7 @@ fn child(plan: &Plan, stdio: &[File; 3], mut gate: File, mut status: File) -> ! 
     let program = plan.argv.first().map(|arg| arg.to_string_lossy()).unwrap_or_default();
     let text = format!("agentd-shim: cannot start {program}: {}: {}\n", failure.what, failure.errno.desc());
     let _ = (&stdio[2]).write_all(text.as_bytes());
-    let errno = i32::try_from(io::Error::from(failure.errno).raw_os_error().unwrap_or_default()).unwrap_or_default();
+    let errno = io::Error::from(failure.errno).raw_os_error().unwrap_or_default();
     let _ = status.write_all(&errno.to_le_bytes());
     leave(EXEC_FAILED)
 }

@@ -155,6 +155,9 @@ impl Shim {
             Stored::Nothing => Input::Fresh,
             Stored::Unreadable => {
                 say("the state file cannot be read: ending whatever runs of this instance, then starting anew");
+                if let Ok(Some((_, Some(last)))) = self.events.after(self.events.last_seq().saturating_sub(1)) {
+                    self.state.incarnation = last.incarnation;
+                }
                 Input::StateLost
             }
             Stored::Known(state) => {
@@ -362,13 +365,10 @@ impl Shim {
     fn read_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             let number = i32::try_from(info.ssi_signo).unwrap_or_default();
-            match Signal::try_from(number) {
-                Ok(Signal::SIGTERM) => {
-                    say("told to end: stopping the program first");
-                    self.lifetime = Lifetime::HostGoesDown;
-                    self.feed(Input::Order(Order::Stop { timeout_ms: None }));
-                }
-                Ok(_) | Err(_) => {}
+            if Signal::try_from(number) == Ok(Signal::SIGTERM) {
+                say("told to end: stopping the program first");
+                self.lifetime = Lifetime::HostGoesDown;
+                self.feed(Input::Order(Order::Stop { timeout_ms: None }));
             }
         }
         // One SIGCHLD may stand for many children.
