@@ -35,8 +35,14 @@ struct Peer {
 enum Greeting {
     None,
     /// No common version: may stop, kill and dismiss us all the same.
-    Foreign { epoch: u64 },
-    Done { epoch: u64, delivered: u64, stuck_since_boot_ms: Option<u64> },
+    Foreign {
+        epoch: u64,
+    },
+    Done {
+        epoch: u64,
+        delivered: u64,
+        stuck_since_boot_ms: Option<u64>,
+    },
 }
 
 /// A message that needs the instance; what concerns the connection alone is dealt with here.
@@ -91,7 +97,9 @@ impl Control {
                 peer.refuse(seq, Refusal::Unsupported, "this shim does not know the message");
                 return None;
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return None;
+            }
             Ok(Received::Bad(_) | Received::Closed) | Err(_) => {
                 peer.gone = true;
                 return None;
@@ -121,7 +129,14 @@ impl Control {
     }
 
     /// Remembers a greeting and answers it: with `welcome` when there is a common version.
-    pub(crate) fn greet(&mut self, request: &Request, versions: (u8, u8), epoch: u64, delivered: u64, welcome: Message) {
+    pub(crate) fn greet(
+        &mut self,
+        request: &Request,
+        versions: (u8, u8),
+        epoch: u64,
+        delivered: u64,
+        welcome: Message,
+    ) {
         let Some(peer) = self.peers.get_mut(request.peer) else { return };
         if versions.0.max(VERSION_MIN) > versions.1.min(VERSION_MAX) {
             peer.greeting = Greeting::Foreign { epoch };

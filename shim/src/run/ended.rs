@@ -30,10 +30,7 @@ pub(crate) fn learn(pidfd: Option<&PidFd>, program: &Identity, exits_path: &Path
         return Some(Ending { exit, at_real_ns: None });
     }
     if let Some(record) = reaped_by_keeper(program, exits_path) {
-        return Some(Ending {
-            exit: Exit::from_wait_status(record.wait_status),
-            at_real_ns: Some(record.real_ns),
-        });
+        return Some(Ending { exit: Exit::from_wait_status(record.wait_status), at_real_ns: Some(record.real_ns) });
     }
     let stat = process::stat(program.pid)?;
     let ours = stat.start_ticks == program.start_ticks && stat.state == 'Z';

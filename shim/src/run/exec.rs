@@ -23,6 +23,8 @@ use super::Error;
 pub(crate) const NEVER_RAN: u8 = 126;
 /// Exit status of a child that could not become the program; why is told by the status pipe.
 const EXEC_FAILED: i32 = 127;
+/// What the child says on the status pipe when it leads its own session.
+const READY: &[u8; 1] = b"r";
 /// Where a program without PATH is looked for.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 /// Descriptors are parked from here on while 0, 1, 2 and the listeners take their places; above 3 + HELD_FDS_MAX.
@@ -138,9 +140,13 @@ pub(crate) fn fork_gated(plan: &Plan, stdout: &Path, stderr: &Path, lock_fd: Raw
         }
         ForkResult::Parent { child } => {
             let pid = u32::try_from(child.as_raw()).map_err(|_| io::ErrorKind::InvalidData)?;
+            drop((status_write, gate_read));
+            let mut status_read = File::from(status_read);
+            // Answered within microseconds, or ended by the child's death.
+            status_read.read_exact(&mut [0; READY.len()])?;
             nix::fcntl::fcntl(&status_read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             let pidfd = PidFd::open(pid)?;
-            Ok(Gated { pid, pidfd, gate: Gate(gate_write.into()), status: StatusPipe(status_read.into()) })
+            Ok(Gated { pid, pidfd, gate: Gate(gate_write.into()), status: StatusPipe(status_read) })
         }
     }
 }
@@ -175,10 +181,16 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Failure {
 }
 
 fn child(plan: &Plan, stdio: &[File; 3], mut gate: File, mut status: File) -> ! {
-    if gate.read_exact(&mut [0]).is_err() {
-        leave(NEVER_RAN.into());
-    }
-    let Err(failure) = become_program(plan, stdio, &mut status);
+    let failure = match lead_session() {
+        Ok(()) => {
+            if status.write_all(READY).is_err() || gate.read_exact(&mut [0]).is_err() {
+                leave(NEVER_RAN.into());
+            }
+            let Err(failure) = become_program(plan, stdio, &mut status);
+            failure
+        }
+        Err(failure) => failure,
+    };
     // The log is where people look first, the pipe is what the shim goes by; a failure of either changes nothing.
     let program = plan.argv.first().map(|arg| arg.to_string_lossy()).unwrap_or_default();
     let text = format!("agentd-shim: cannot start {program}: {}: {}\n", failure.what, failure.errno.desc());
@@ -194,9 +206,13 @@ fn leave(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-fn become_program(plan: &Plan, stdio: &[File; 3], status: &mut File) -> Result<std::convert::Infallible, Failure> {
+/// From here on a signal to the process group reaches the child and acts as it will on the program.
+fn lead_session() -> Result<(), Failure> {
     reset_signals().map_err(failed("signals"))?;
-    nix::unistd::setsid().map_err(failed("setsid"))?;
+    nix::unistd::setsid().map_err(failed("setsid")).map(drop)
+}
+
+fn become_program(plan: &Plan, stdio: &[File; 3], status: &mut File) -> Result<std::convert::Infallible, Failure> {
     place_descriptors(plan, stdio, status).map_err(failed("descriptors"))?;
     limit_open_files(plan.open_files_max).map_err(failed("limit of open files"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -221,11 +237,17 @@ fn become_program(plan: &Plan, stdio: &[File; 3], status: &mut File) -> Result<s
 }
 
 /// Default actions and an empty mask: what we ignore or block is our own affair.
+/// By system call, for a C library refuses the two or three signals it keeps for itself, and they are inherited too.
 #[expect(unsafe_code, reason = "nix cannot name real-time signals")]
 fn reset_signals() -> Result<(), Errno> {
+    /// Bytes of the kernel's signal set.
+    const MASK_BYTES: libc::size_t = 8;
+    let default = [0u64; 4];
+    let old: *mut libc::c_void = std::ptr::null_mut();
     for number in 1..=SIGNALS_MAX {
-        // SAFETY: SIG_DFL installs no handler of ours. Refused for SIGKILL and SIGSTOP, which need none.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // SAFETY: `default` is as long as the kernel's struct and alive; all zeroes mean SIG_DFL. Refused for SIGKILL
+        // and SIGSTOP, which need none.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), old, MASK_BYTES) };
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()
 }

@@ -35,17 +35,28 @@ pub(crate) enum Input {
     /// The state is this boot's and names no program.
     Resumed,
     /// Forked, waiting at its gate.
-    Forked { program: Identity },
+    Forked {
+        program: Identity,
+    },
     /// fork(2) or what it needs failed.
     ForkFailed,
     Executed,
-    Ended { exit: Exit, at_real_ns: u64, uptime_ms: u64, manager: Manager },
+    Ended {
+        exit: Exit,
+        at_real_ns: u64,
+        uptime_ms: u64,
+        manager: Manager,
+    },
     /// The gate never opened: nothing of the program has run. Not a crash.
-    NeverRan { shim: NeverRan },
+    NeverRan {
+        shim: NeverRan,
+    },
     /// No process of the tree is left.
     TreeGone,
     /// The keeper wants the start later.
-    Granted { wait_ms: u64 },
+    Granted {
+        wait_ms: u64,
+    },
     RunLimitOver,
     Order(Order),
 }
@@ -148,12 +159,8 @@ fn to_stopping(state: &mut State, program: Identity, kill_at_boot_ms: u64, then:
 }
 
 fn other_boot(state: &mut State, now: Now) -> Vec<Effect> {
-    let unknown = LastExit {
-        exit: Exit::Unknown,
-        at_real_ns: now.real_ns,
-        incarnation: state.incarnation,
-        uptime_ms: 0,
-    };
+    let unknown =
+        LastExit { exit: Exit::Unknown, at_real_ns: now.real_ns, incarnation: state.incarnation, uptime_ms: 0 };
     match &state.phase {
         Phase::Down => vec![],
         Phase::Stopping { then: AfterStop::StayDown, .. } | Phase::Clearing { then: AfterStop::StayDown, .. } => {
@@ -316,9 +323,7 @@ pub(crate) fn implied_event(state: &State) -> Option<EventKind> {
             state.last_exit.map(|last| EventKind::Exited { exit: last.exit, uptime_ms: last.uptime_ms })
         }
         Phase::Backoff { retry_at_boot_ms } => Some(EventKind::Backoff { retry_at_boot_ms: *retry_at_boot_ms }),
-        Phase::Quarantined { retry_at_boot_ms } => {
-            Some(EventKind::Quarantined { retry_at_boot_ms: *retry_at_boot_ms })
-        }
+        Phase::Quarantined { retry_at_boot_ms } => Some(EventKind::Quarantined { retry_at_boot_ms: *retry_at_boot_ms }),
         Phase::Down => Some(EventKind::Stopped),
         Phase::Up { .. } => None,
     }

@@ -114,7 +114,8 @@ impl Shim {
             }
             Action::Kill => {
                 let first = self.sweep.killing_since_boot_ms.is_none();
-                let told = self.sweep.asked && matches!(self.state.phase, Phase::Clearing { then: AfterStop::Policy, .. });
+                let told =
+                    self.sweep.asked && matches!(self.state.phase, Phase::Clearing { then: AfterStop::Policy, .. });
                 if first && !told {
                     self.record(EventKind::Stragglers { count: count(members) });
                 }

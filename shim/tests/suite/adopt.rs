@@ -153,9 +153,8 @@ fn no_line_is_lost_or_doubled_however_often_the_shim_is_killed() {
     let mut session = instance.start();
     assert_eq!(session.wait_exit().0, Exit::Code(7));
     session.wait_event("stopped", |kind| *kind == EventKind::Stopped);
-    let expected = |word: &str, step: usize| -> Vec<String> {
-        (0..LINES).step_by(step).map(|n| format!("{word} {n}")).collect()
-    };
+    let expected =
+        |word: &str, step: usize| -> Vec<String> { (0..LINES).step_by(step).map(|n| format!("{word} {n}")).collect() };
     let lines = |source| instance.log(source).lines().map(str::to_owned).collect::<Vec<_>>();
     assert!(lines(Source::Stdout) == expected("out", 1), "standard output differs");
     assert!(lines(Source::Stderr) == expected("err", 3), "standard error differs");

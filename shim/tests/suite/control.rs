@@ -93,8 +93,7 @@ fn crowds_and_idlers_do_not_stop_the_shim() {
     let mut instance = Instance::shell("exec sleep 600");
     instance.spawn_shim();
     instance.wait_up();
-    let idlers: Vec<_> =
-        (0..20).map(|_| Connection::connect(&instance.dir(), "ctl.sock", Blocking::Yes)).collect();
+    let idlers: Vec<_> = (0..20).map(|_| Connection::connect(&instance.dir(), "ctl.sock", Blocking::Yes)).collect();
     drop(idlers);
     let mut session = wait_for("a place", || {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| instance.connect(1))).map_err(|_| "full".to_owned())

@@ -181,9 +181,8 @@ impl Instance {
     }
 
     pub(crate) fn state(&self) -> State {
-        let bytes = wait_for("a state file", || {
-            std::fs::read(self.dir().join("state")).map_err(|error| error.to_string())
-        });
+        let bytes =
+            wait_for("a state file", || std::fs::read(self.dir().join("state")).map_err(|error| error.to_string()));
         State::decode(&bytes).unwrap()
     }
 
@@ -195,7 +194,11 @@ impl Instance {
     }
 
     pub(crate) fn wait_up(&self) -> Identity {
-        self.wait_phase("the program to be up", |phase| matches!(phase, Phase::Up { .. })).phase.program().unwrap().clone()
+        self.wait_phase("the program to be up", |phase| matches!(phase, Phase::Up { .. }))
+            .phase
+            .program()
+            .unwrap()
+            .clone()
     }
 
     /// What the keeper does with an orphan of a dead shim: records its end, then reaps it.

@@ -163,11 +163,8 @@ fn a_second_shim_leaves_the_first_alone() {
     let mut instance = Instance::shell("exec sleep 600");
     instance.start();
     let up = instance.wait_up();
-    let second = std::process::Command::new(env!("CARGO_BIN_EXE_agentd-shim"))
-        .arg("run")
-        .arg(instance.dir())
-        .output()
-        .unwrap();
+    let second =
+        std::process::Command::new(env!("CARGO_BIN_EXE_agentd-shim")).arg("run").arg(instance.dir()).output().unwrap();
     assert!(second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another shim"), "{second:?}");
     assert_eq!(instance.wait_up(), up);

@@ -25,8 +25,7 @@ const HIDING: &str = "import os, time\n\
 fn hidden(instance: &Instance, count: usize) -> Vec<u32> {
     wait_for("the hidden processes", || {
         let log = instance.log(Source::Stdout);
-        let pids: Vec<u32> =
-            log.lines().filter_map(|line| line.strip_prefix("hidden ")?.parse().ok()).collect();
+        let pids: Vec<u32> = log.lines().filter_map(|line| line.strip_prefix("hidden ")?.parse().ok()).collect();
         if pids.len() == count { Ok(pids) } else { Err(log) }
     })
 }
