@@ -23,7 +23,8 @@ use super::fleet::Fleet;
 use super::instance::{Ask, Shim};
 use super::launch::Launcher;
 use super::requests::{self, After};
-use super::setup::{self, Ready, Role, say};
+use super::setup::{self, Ready, Role};
+use crate::say;
 
 /// As in agentd's table: the act failed; the command line is wrong; another one runs.
 const EXIT_FAILED: u8 = 1;
@@ -80,7 +81,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(format_args!("{error}"));
+            say(&crate::chain(&error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -129,7 +130,7 @@ impl Keeper {
                 Phase::Serving => {}
                 Phase::HostDown { .. } if self.fleet.instances.is_empty() => return Ok(()),
                 Phase::HostDown { until_ms } if until_ms <= now_ms => {
-                    say(format_args!("{} shims did not end; leaving them", self.fleet.instances.len()));
+                    say(&format!("{} shims did not end; leaving them", self.fleet.instances.len()));
                     return Ok(());
                 }
                 Phase::HostDown { .. } => {}
@@ -213,13 +214,13 @@ impl Keeper {
                     self.connections.insert(self.next_connection, connection);
                     self.next_connection += 1;
                 }
-                Ok(peer) => say(format_args!("user {} may not ask here", peer.uid)),
-                Err(error) => say(format_args!("a connection without credentials: {error}")),
+                Ok(peer) => say(&format!("user {} may not ask here", peer.uid)),
+                Err(error) => say(&format!("a connection without credentials: {error}")),
             },
             Ok(None) => {}
             Err(error) => {
                 // No descriptor is free, most likely: it would fail again at once.
-                say(format_args!("accepting failed: {error}"));
+                say(&format!("accepting failed: {error}"));
                 self.accept_at_ms = now_ms + ACCEPT_PAUSE_MS;
             }
         }
@@ -237,7 +238,7 @@ impl Keeper {
                 }
                 Ok(Turn::Idle) => break,
                 Ok(Turn::Closed) => return,
-                Err(error) => return say(format_args!("a connection is dropped: {error}")),
+                Err(error) => return say(&format!("a connection is dropped: {error}")),
             }
         }
         self.connections.insert(key, connection);
