@@ -1,193 +1,15 @@
-//! The keeper as a process, with a stand-in for the shims it starts: what must outlive which death.
+//! What must outlive which death, with a stand-in for the shims.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::os::unix::fs::OpenOptionsExt;
 
 use agentd_protocol::shim::event::{REAP_BYTES, ReapRecord};
 use agentd_protocol::shim::state::{Phase, State};
 use agentd_protocol::shim::wire::{Envelope, Message, Refusal};
 use agentd_sys::files;
-use agentd_sys::seqpacket::{Blocking, Connection, Received};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-const ID: &str = "abcdef012345";
-/// Far above what anything here takes on a busy machine.
-const CAP: Duration = Duration::from_secs(20);
-
-/// A run folder with one instance in it, and the keeper of it.
-struct Host {
-    root: tempfile::TempDir,
-    kernel: Kernel,
-    keeper: Child,
-}
-
-/// What the keeper is to believe about the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kernel {
-    Own,
-    /// Below 6.9: no pidfd inode, no exit status by pidfd.
-    Old,
-}
-
-/// One line of what the stand-in notes, as JSON text.
-type Note = String;
-
-impl Host {
-    fn new() -> Self {
-        Self::on(Kernel::Own)
-    }
-
-    fn on(kernel: Kernel) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("instances").join(ID);
-        std::fs::create_dir_all(&dir).unwrap();
-        for name in ["out.fifo", "err.fifo"] {
-            nix::unistd::mkfifo(&dir.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        }
-        let keeper = start_keeper(root.path(), kernel);
-        Self { root, kernel, keeper }
-    }
-
-    fn dir(&self) -> PathBuf {
-        self.root.path().join("instances").join(ID)
-    }
-
-    fn connect(&self) -> Connection {
-        wait_for("the keeper's socket", || {
-            let connection = Connection::connect(&self.root.path().join("keeper"), "ctl.sock", Blocking::Yes).ok()?;
-            connection.set_receive_timeout(CAP).unwrap();
-            (connection.peer().unwrap().pid == self.keeper.id()).then_some(connection)
-        })
-    }
-
-    fn spawn(&self, names: &[&str], fds: &[&OwnedFd]) -> Message {
-        let connection = self.connect();
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        let message = Message::Spawn { instance: ID.to_owned(), names };
-        connection.send(&Envelope { seq: 5, re: 0, message }, &fds).unwrap();
-        answer(&connection).0
-    }
-
-    fn ask(&self, message: Message) -> Message {
-        let connection = self.connect();
-        connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
-        answer(&connection).0
-    }
-
-    fn listed(&self) -> Vec<(String, u32)> {
-        let connection = self.connect();
-        connection.send(&Envelope { seq: 5, re: 0, message: Message::List }, &[]).unwrap();
-        let mut all = Vec::new();
-        loop {
-            match answer(&connection).0 {
-                Message::Instances { shims } => all.extend(shims),
-                Message::Done => return all,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// The note of the `count`th start.
-    fn start(&self, count: usize) -> Note {
-        wait_for(&format!("start {count} of the stand-in"), || {
-            let text = std::fs::read_to_string(self.dir().join("starts")).ok()?;
-            text.lines().nth(count - 1).filter(|line| line.ends_with('}')).map(str::to_owned)
-        })
-    }
-
-    fn stop_keeper(&mut self, signal: Signal) -> std::process::ExitStatus {
-        send(self.keeper.id(), signal);
-        let mut ended = None;
-        wait_for("the keeper's end", || {
-            ended = self.keeper.try_wait().unwrap();
-            ended
-        })
-    }
-
-    fn kill_and_replace_keeper(&mut self) {
-        self.stop_keeper(Signal::SIGKILL);
-        self.keeper = start_keeper(self.root.path(), self.kernel);
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        send(self.keeper.id(), Signal::SIGKILL);
-        // Reaped already by a test that ended it.
-        let _ = self.keeper.wait();
-        let lock_path = self.dir().join("lock");
-        if files::is_locked(&lock_path).unwrap() {
-            files::read_pid(&lock_path).into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
-        }
-    }
-}
-
-fn start_keeper(run_dir: &Path, kernel: Kernel) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agentd-shim"));
-    if kernel == Kernel::Old {
-        command.env(agentd_protocol::shim::NO_PIDFD_INFO_ENV, "1");
-    }
-    command
-        .args(["keeper".as_ref(), run_dir, "--shim".as_ref()])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in.py"))
-        .env("A_SECRET", "of the manager")
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-fn send(pid: u32, signal: Signal) {
-    // ESRCH: it has ended by itself, and every caller checks what it wants to see.
-    let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal);
-}
-
-fn answer(connection: &Connection) -> (Message, Vec<OwnedFd>) {
-    match connection.receive().unwrap() {
-        Received::Message { envelope, fds } => {
-            assert_eq!(envelope.re, 5, "{envelope:?}");
-            (envelope.message, fds)
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let since = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(since.elapsed() < CAP, "no {what} within {CAP:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// `"key": value` of a note, as text.
-fn field(note: &str, key: &str) -> String {
-    let rest = note.split_once(&format!("\"{key}\": ")).unwrap().1;
-    match rest.strip_prefix('[') {
-        Some(list) => list.split_once(']').unwrap().0.to_owned(),
-        None => rest.split([',', '}']).next().unwrap().to_owned(),
-    }
-}
-
-fn pid_of(note: &str) -> u32 {
-    field(note, "pid").parse().unwrap()
-}
-
-fn pipe() -> (OwnedFd, OwnedFd) {
-    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap()
-}
-
-fn inode(fd: &OwnedFd) -> u64 {
-    std::fs::File::from(fd.try_clone().unwrap()).metadata().unwrap().ino()
-}
+use crate::host::{Host, ID, Kernel, Shim, answer, field, inode, pid_of, pipe, send, start_keeper, wait_for};
 
 #[test]
 fn a_killed_shim_comes_back_with_the_same_descriptors() {
@@ -303,7 +125,7 @@ fn a_new_keeper_starts_shims_for_programs_without_one() {
     host.stop_keeper(Signal::SIGKILL);
     send(pid_of(&first), Signal::SIGKILL);
     wait_for("free lock", || (!files::is_locked(&host.dir().join("lock")).unwrap()).then_some(()));
-    host.keeper = start_keeper(host.root.path(), host.kernel);
+    host.start_keeper();
     assert_eq!(host.listed(), [], "the manager has a moment to bring the descriptors");
     let second = host.start(2);
     assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&second))]);
@@ -341,7 +163,7 @@ fn sigterm_ends_the_host_and_sigint_nothing() {
 fn a_second_keeper_leaves_with_its_own_code() {
     let host = Host::new();
     host.connect();
-    assert_eq!(start_keeper(host.root.path(), host.kernel).wait().unwrap().code(), Some(7));
+    assert_eq!(start_keeper(host.root.path(), host.kernel, Shim::StandIn).wait().unwrap().code(), Some(7));
     assert_eq!(host.listed(), []);
 }
 
