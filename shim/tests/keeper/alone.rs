@@ -5,11 +5,11 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use agentd_protocol::shim::event::{REAP_BYTES, ReapRecord};
 use agentd_protocol::shim::state::{Phase, State};
-use agentd_protocol::shim::wire::{Envelope, Message, Refusal};
+use agentd_protocol::shim::wire::{Message, Refusal};
 use agentd_sys::files;
 use nix::sys::signal::Signal;
 
-use crate::host::{Host, ID, Kernel, Shim, answer, field, inode, pid_of, pipe, send, start_keeper, wait_for};
+use crate::host::{Host, ID, Kernel, Shim, field, inode, pid_of, pipe, send, start_keeper, wait_for};
 
 #[test]
 fn a_killed_shim_comes_back_with_the_same_descriptors() {
@@ -32,12 +32,9 @@ fn a_killed_shim_comes_back_with_the_same_descriptors() {
 
     assert_eq!(host.spawn(&[], &[]), Message::Done, "it runs: nothing to do");
     assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&second))]);
-    let connection = host.connect();
-    let message = Message::AskHeld { instance: Some(ID.to_owned()) };
-    connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
-    let (Message::Held { names }, fds) = answer(&connection) else { panic!("no Held") };
+    let (names, inodes) = host.held();
     assert_eq!(names, ["listen.web", "reserve.port"]);
-    assert_eq!(fds.iter().map(inode).collect::<Vec<_>>(), [inode(&one), inode(&two)]);
+    assert_eq!(inodes, [inode(&one), inode(&two)]);
 }
 
 #[test]
@@ -94,13 +91,7 @@ fn finds_living_shims(mut host: Host) {
     let first = host.start(1);
     host.kill_and_replace_keeper();
     assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&first))]);
-    wait_for("held descriptors", || {
-        let connection = host.connect();
-        let message = Message::AskHeld { instance: Some(ID.to_owned()) };
-        connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
-        let (Message::Held { names }, fds) = answer(&connection) else { panic!("no Held") };
-        (names == ["listen.web"] && inode(&fds[0]) == inode(&one)).then_some(())
-    });
+    wait_for("held descriptors", || (host.held() == (vec!["listen.web".to_owned()], vec![inode(&one)])).then_some(()));
 
     // It is not our child now, but its death is seen all the same.
     let mut state = State::fresh();

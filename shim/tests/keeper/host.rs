@@ -150,6 +150,15 @@ impl Host {
         answer(&connection).0
     }
 
+    /// Names and inodes of what the keeper holds for the instance.
+    pub(crate) fn held(&self) -> (Vec<String>, Vec<u64>) {
+        let connection = self.connect();
+        let message = Message::AskHeld { instance: Some(ID.to_owned()) };
+        connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
+        let (Message::Held { names }, fds) = answer(&connection) else { panic!("no Held") };
+        (names, fds.iter().map(inode).collect())
+    }
+
     pub(crate) fn listed(&self) -> Vec<(String, u32)> {
         let connection = self.connect();
         connection.send(&Envelope { seq: 5, re: 0, message: Message::List }, &[]).unwrap();

@@ -2,11 +2,12 @@
 
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::{Exit, Phase};
-use agentd_protocol::shim::wire::Message;
+use agentd_protocol::shim::wire::{Envelope, Message};
 use agentd_sys::process;
+use agentd_sys::seqpacket::{Blocking, Connection};
 use nix::sys::signal::Signal;
 
-use crate::host::{Host, Kernel, pipe, send, wait_for};
+use crate::host::{Host, Kernel, answer, inode, pipe, send, wait_for};
 
 /// Counts on standard output without end.
 const COUNTER: &str = r#"echo "fds $LISTEN_FDS"; i=0; while :; do i=$((i+1)); echo "n $i"; sleep 0.003; done"#;
@@ -111,4 +112,28 @@ fn an_exit_behind_a_dead_shim_is_known() {
 #[test]
 fn an_exit_behind_a_dead_shim_is_known_on_an_old_kernel() {
     exit_behind_a_dead_shim(Kernel::Old);
+}
+
+#[test]
+fn a_new_keeper_gets_the_descriptors_back_from_the_shim() {
+    let mut host = Host::running(Kernel::Own, RestartPolicy::Always, "exec sleep 600");
+    let (listener, reserved) = pipe();
+    assert_eq!(host.spawn(&["listen.web", "reserve.port"], &[&listener, &reserved]), Message::Done);
+    host.program(None);
+    let shim = host.shim(0);
+    greet_as_manager(&host, 5);
+    host.kill_and_replace_keeper();
+    wait_for("held descriptors", || {
+        let (names, inodes) = host.held();
+        (names == ["listen.web", "reserve.port"] && inodes == [inode(&listener), inode(&reserved)]).then_some(())
+    });
+    assert_eq!(host.shim(0), shim);
+}
+
+/// From now on the shim refuses whoever comes with a lower epoch.
+fn greet_as_manager(host: &Host, epoch: u64) {
+    let connection = Connection::connect(&host.dir(), "ctl.sock", Blocking::Yes).unwrap();
+    let message = Message::Hello { version_min: 1, version_max: 1, epoch, events_after: 0 };
+    connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
+    assert!(matches!(answer(&connection).0, Message::Welcome { .. }));
 }
