@@ -29,6 +29,7 @@ use super::room::{EVENTS_MAX, REACHING_MAX, Room, SPAWNS_MAX, Spawn, Views};
 use super::task::{InstanceTask, Order, Reply, Request};
 use super::tracked::{Now, Tracked};
 use super::{logs, spec};
+use crate::lifecycle;
 
 /// All shims found at start have so long to answer; those that do not are unsupervised and tried on.
 const ADOPTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,7 +72,7 @@ struct Inner {
     config: Config,
     room: Arc<Room>,
     keeper: Keeper,
-    ports: Ports,
+    ports: Arc<Ports>,
     instances: Mutex<BTreeMap<InstanceId, Entry>>,
     /// Until its one reader takes it.
     events: Mutex<Option<mpsc::Receiver<(InstanceId, Event)>>>,
@@ -104,9 +105,10 @@ impl Supervisor {
             events,
             spawns,
         };
-        crate::lifecycle::spawn("spawns", forward_spawns(keeper.clone(), spawns_taken, cancel.clone()));
+        let spawning = forward_spawns(keeper.clone(), spawns_taken, cancel.clone());
+        lifecycle::spawn_essential("spawns", cancel.clone(), spawning);
         let supervisor = Self(Arc::new(Inner {
-            ports: Ports::new(config.ports.clone()),
+            ports: Arc::new(Ports::new(config.ports.clone())),
             config,
             room: Arc::new(room),
             keeper,
@@ -115,7 +117,8 @@ impl Supervisor {
             cancel,
         }));
         supervisor.adopt().await?;
-        crate::lifecycle::spawn("keeper-watch", supervisor.clone().follow_keeper());
+        let cancel = supervisor.0.cancel.clone();
+        lifecycle::spawn_essential("keeper-watch", cancel, supervisor.clone().follow_keeper());
         Ok(supervisor)
     }
 
@@ -154,9 +157,10 @@ impl Supervisor {
     }
 
     /// Keeps a port for a launch to come.
-    #[expect(clippy::unused_async, reason = "reading /proc for the owner of a taken port may move off the thread")]
     pub async fn reserve(&self, wish: PortWish) -> Result<Reservation, Error> {
-        self.0.ports.reserve(wish)
+        let ports = Arc::clone(&self.0.ports);
+        // Naming the owner of a taken port reads all of /proc.
+        lifecycle::spawn_blocking("port-reserve", move || ports.reserve(wish)).await.map_err(|_| Error::Ending)?
     }
 
     /// Returns when the shim has said Welcome; the program may not even have started.
@@ -213,7 +217,9 @@ impl Supervisor {
             welcomed: Some(welcomed),
             _lease: lease,
         };
-        let task = Some(crate::lifecycle::spawn("instance", task.run(self.0.cancel.clone())));
+        // Its own token: a task that ends with its shim says so, one that panics ends the process.
+        let cancel = self.0.cancel.child_token();
+        let task = Some(lifecycle::spawn_essential("instance", cancel.clone(), task.run(cancel)));
         let entry = Entry { requests, nudge, stop_timeout, task };
         self.0.instances.lock().expect("no holder panics").insert(id, entry);
         told

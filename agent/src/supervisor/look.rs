@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use agentd_protocol::api::ProbeOutcome;
 use agentd_protocol::ids::{Incarnation, InstanceId};
 use tokio::time::Instant;
 
@@ -31,7 +30,7 @@ enum OwnerCheck {
     /// It passed its gate before; its reservation keeps strangers off.
     Never,
     OnPass,
-    /// Also when nobody answers: it may listen elsewhere.
+    /// Also when it fails: it may listen elsewhere, or a stranger answers in its place.
     Always,
 }
 
@@ -71,7 +70,7 @@ pub(super) async fn look(prober: Prober, question: Question) -> Checked {
     let searched = match owner {
         OwnerCheck::Never => false,
         OwnerCheck::OnPass => passed(&probe.outcome),
-        OwnerCheck::Always => passed(&probe.outcome) || probe.outcome == ProbeOutcome::Refused,
+        OwnerCheck::Always => true,
     };
     let judgement = match target.port.filter(|_| searched) {
         None => None,

@@ -123,6 +123,7 @@ enum Flow {
 }
 
 impl InstanceTask {
+    /// Ends with `cancel`, which is its own, or cancels it when it ends with its shim.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
         let mut running = Running {
             connection: Connection::Reaching(self.reach()),
@@ -158,6 +159,7 @@ impl InstanceTask {
             }
         }
         self.room.allowances.settled(&self.tracked.record.service, &self.tracked.record.id);
+        cancel.cancel();
     }
 
     /// Connects; asks the keeper for a shim where none lives.
@@ -212,12 +214,13 @@ impl InstanceTask {
 
     fn lost(&mut self, running: &mut Running, error: &SocketError) -> Flow {
         tracing::info!(instance = %self.tracked.record.id, error = %chain(error), "connection to the shim is lost");
-        if let Some((_, request)) = running.asked.take() {
-            if matches!(request.order, Order::Leave) {
-                // It may have left before its answer was read. Dropped: nobody waits any more.
-                let _ = request.reply.send(Ok(Reply::Done));
-                return Flow::End;
-            }
+        // Taken and dropped, any other order leaves its caller without an answer.
+        if let Some((_, request)) = running.asked.take()
+            && matches!(request.order, Order::Leave)
+        {
+            // The shim may have left before its answer was read. Dropped: nobody waits any more.
+            let _ = request.reply.send(Ok(Reply::Done));
+            return Flow::End;
         }
         self.tracked.disconnected();
         running.connection = Connection::Reaching(self.reach());

@@ -249,3 +249,93 @@ impl Tracked {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::ids::InstanceId;
+    use agentd_protocol::shim::state::Identity;
+
+    use super::super::launch::{Label, ProbePolicy};
+    use super::*;
+
+    fn tracked(gate: Gate) -> Tracked {
+        let record = Record {
+            id: InstanceId::new("abcdef012345").unwrap(),
+            service: "api".into(),
+            label: Label::Edge,
+            port: Some(20_017),
+            gate,
+            probe: ProbePolicy::default(),
+            stop_timeout: Duration::from_secs(1),
+            log_dir: "/l".into(),
+            uid: 0,
+        };
+        Tracked::new(record, 0, Now::read())
+    }
+
+    fn up(now: Now, age: Duration, ready: bool) -> State {
+        let since = (now.wall - age).duration_since(UNIX_EPOCH).unwrap();
+        let since_real_ns = u64::try_from(since.as_nanos()).unwrap();
+        let program = Identity { pid: 9, ..Identity::default() };
+        State { phase: Phase::Up { program, since_real_ns, ready }, incarnation: 2, ..State::fresh() }
+    }
+
+    fn answer(outcome: ProbeOutcome, judgement: Judgement) -> Checked {
+        let probe = Probe { at_unix_ms: 1, latency_ms: 1, outcome };
+        Checked { incarnation: Incarnation(2), probe, judgement: Some(judgement) }
+    }
+
+    fn passing(judgement: Judgement) -> Checked {
+        answer(ProbeOutcome::Passed { status: None }, judgement)
+    }
+
+    #[test]
+    fn a_strangers_answer_opens_no_gate() {
+        let now = Now::read();
+        let mut tracked = tracked(Gate::Tcp);
+        assert_eq!(tracked.welcomed(7, &up(now, Duration::ZERO, false), now), None);
+        let stranger = Judgement { stranger: Some("somebody else".into()), ..Judgement::default() };
+        assert_eq!(tracked.checked(passing(stranger), now), None);
+        let view = tracked.view();
+        assert_eq!((view.is_ready(), view.warnings), (false, vec!["somebody else".to_owned()]));
+        assert_eq!(view.probes[0].outcome, ProbeOutcome::Failed { error: "somebody else".into() });
+        assert_eq!(tracked.checked(passing(Judgement::default()), now), Some(Effect::MarkReady));
+        assert!(tracked.view().is_ready() && tracked.view().warnings.is_empty());
+    }
+
+    #[test]
+    fn answers_of_another_incarnation_count_for_nothing() {
+        let now = Now::read();
+        let mut tracked = tracked(Gate::Tcp);
+        tracked.welcomed(7, &up(now, Duration::ZERO, false), now);
+        let old = Checked { incarnation: Incarnation(1), ..passing(Judgement::default()) };
+        assert_eq!(tracked.checked(old, now), None);
+        assert!(tracked.view().probes.is_empty());
+    }
+
+    #[test]
+    fn the_start_deadline_counts_from_the_start_of_the_program() {
+        let now = Now::read();
+        let mut tracked = tracked(Gate::Tcp);
+        tracked.welcomed(7, &up(now, Duration::from_secs(30), false), now);
+        let refused = || answer(ProbeOutcome::Refused, Judgement::default());
+        tracked.checked(refused(), now);
+        assert!(matches!(tracked.view().readiness, Readiness::NotReady { .. }));
+        let later = Now { steady: now.steady + Duration::from_secs(31), ..now };
+        tracked.checked(refused(), later);
+        assert!(matches!(tracked.view().readiness, Readiness::StartDeadlineOver { .. }));
+    }
+
+    #[test]
+    fn a_ready_word_lost_with_the_connection_is_said_again() {
+        let now = Now::read();
+        let mut tracked = tracked(Gate::Tcp);
+        assert_eq!(tracked.welcomed(7, &up(now, Duration::ZERO, false), now), None);
+        tracked.checked(passing(Judgement::default()), now);
+        tracked.marked_ready(now);
+        tracked.disconnected();
+        assert_eq!(tracked.welcomed(8, &up(now, Duration::ZERO, false), now), Some(Effect::MarkReady));
+        assert_eq!(tracked.welcomed(8, &up(now, Duration::ZERO, true), now), None);
+        assert!(tracked.view().is_ready());
+    }
+}

@@ -59,7 +59,7 @@ impl Ports {
 
     pub(in super::super) fn reserve(&self, wish: PortWish) -> Result<Reservation, Error> {
         match wish {
-            PortWish::Pool => self.from_pool(),
+            PortWish::Pool => self.pooled(),
             PortWish::Fixed(port) => self.fixed(port),
         }
     }
@@ -69,7 +69,7 @@ impl Ports {
         self.lease(port)
     }
 
-    fn from_pool(&self) -> Result<Reservation, Error> {
+    fn pooled(&self) -> Result<Reservation, Error> {
         let (first, last) = (*self.range.start(), *self.range.end());
         let exhausted = || Error::NoPort { first, last };
         if first > last {
