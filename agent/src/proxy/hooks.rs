@@ -149,6 +149,8 @@ impl ProxyHttp for Hooks {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> PingoraResult<Box<HttpPeer>> {
+        // Of an earlier try.
+        exchange.fault = None;
         if exchange.lease.is_none()
             && let Err(fault) = self.place(session, exchange)
         {
@@ -224,7 +226,10 @@ impl ProxyHttp for Hooks {
         }
         let again = exchange.tried.len() < TRIES_MAX && self.another_is_left(session, exchange);
         error.set_retry(again);
-        exchange.fault = Some(Fault::Unreachable);
+        exchange.fault = Some(match error.etype() {
+            ErrorType::ConnectTimedout => Fault::Timeout,
+            _ => Fault::Unreachable,
+        });
         error
     }
 
@@ -241,7 +246,12 @@ impl ProxyHttp for Hooks {
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
-        if repeatable {
+        let stale = reused
+            && matches!(error.esource(), ErrorSource::Upstream)
+            && matches!(error.etype(), ErrorType::WriteError);
+        if repeatable && stale {
+            error.set_retry(true);
+        } else if repeatable {
             error.retry.decide_reuse(reused);
         } else {
             error.set_retry(false);
