@@ -30,12 +30,12 @@ async fn our_own_answers() {
     assert_eq!((response.status, response.header("x-agentd-reason")), (503, Some("not-ready")));
     rig.apply(
         vec![route(None, "/down", "down"), route(None, "/gone", "gone")],
-        vec![service("down", &[], Absent::Replacing), service("gone", &[(1, refusing().await)], Absent::Starting)],
+        vec![service("down", &[], Absent::Failing), service("gone", &[(1, refusing().await)], Absent::Starting)],
     );
     let mut client = rig.connect().await;
     for (path, status, reason, retry) in [
         ("/", 404, "no-route", None),
-        ("/down/x", 503, "replacing", Some("2")),
+        ("/down/x", 503, "failing", Some("30")),
         ("/gone", 502, "backend-unreachable", None),
     ] {
         let response = client.ask(get(path)).await;
