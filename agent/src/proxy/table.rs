@@ -105,9 +105,8 @@ impl Registry {
 
     /// Backends that became idle since the last call.
     pub fn take_idle(&mut self) -> Vec<BackendKey> {
-        let (idle, draining) = std::mem::take(&mut self.draining).into_iter().partition(|backend| backend.is_idle());
-        self.draining = draining;
-        let fresh: Vec<_> = Vec::into_iter(idle).map(|backend: Arc<Backend>| backend.key().clone()).collect();
+        let idle = self.draining.extract_if(.., |backend| backend.is_idle());
+        let fresh: Vec<_> = idle.map(|backend| backend.key().clone()).collect();
         self.idle.extend(fresh.iter().cloned());
         while self.idle.len() > IDLE_KEPT_MAX {
             self.idle.pop_front();
