@@ -51,6 +51,18 @@ pub enum Error {
     Message(#[source] serde_json::Error),
     #[error("a control message of {bytes} bytes exceeds the limit of a frame; is the stack too large?")]
     MessageTooLarge { bytes: usize },
+    #[error("cannot read the snapshot copy {}", path.display())]
+    ReadSnapshot {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the snapshot copy {} is no snapshot of this version", path.display())]
+    ParseSnapshot {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("cannot write the snapshot copy {}", path.display())]
     WriteSnapshot {
         path: PathBuf,

@@ -130,28 +130,19 @@ fn load(registry: &mut Registry, path: &Path) {
                 Err(error) => tracing::error!(%error, path = %path.display(), "the snapshot on disk is not usable"),
             }
         }
-        Err(Unreadable::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(Error::ReadSnapshot { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             tracing::info!(path = %path.display(), "no snapshot on disk yet");
         }
-        Err(error) => {
-            tracing::error!(error = %chain(&error), path = %path.display(), "the snapshot on disk is not usable")
-        }
+        Err(error) => tracing::error!(error = %chain(&error), "going on without the snapshot on disk"),
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Unreadable {
-    #[error("cannot be read")]
-    Io(#[source] std::io::Error),
-    #[error("is no snapshot of this version")]
-    Json(#[source] serde_json::Error),
-}
-
-fn read(path: &Path) -> Result<Snapshot, Unreadable> {
-    let file = std::fs::File::open(path).map_err(Unreadable::Io)?;
+fn read(path: &Path) -> Result<Snapshot, Error> {
+    let unreadable = |source| Error::ReadSnapshot { path: path.into(), source };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut text = Vec::new();
-    file.take(FRAME_BYTES_MAX.into()).read_to_end(&mut text).map_err(Unreadable::Io)?;
-    serde_json::from_slice(&text).map_err(Unreadable::Json)
+    file.take(FRAME_BYTES_MAX.into()).read_to_end(&mut text).map_err(unreadable)?;
+    serde_json::from_slice(&text).map_err(|source| Error::ParseSnapshot { path: path.into(), source })
 }
 
 fn into_tokio(listener: TcpListener) -> Result<tokio::net::TcpListener, Error> {
