@@ -4,6 +4,7 @@
 //! every room.
 
 pub mod lifecycle;
+pub mod proxy;
 pub mod source;
 pub mod store;
 pub mod supervisor;

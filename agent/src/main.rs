@@ -1,1 +1,57 @@
-fn main() {}
+//! `agentd`: the manager and the edge. Parses the command line, then hands over to the library.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use agentd::app::{self, RunOptions};
+use agentd_protocol::exit_code::Exit;
+use clap::{Parser, Subcommand};
+
+/// A node agent: clones, builds, runs, routes and supervises the services of a stack.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs the manager on one home. Ending it leaves every service running; `agentctl down` stops them.
+    Run {
+        /// The desired state, TOML or JSON; watched for changes.
+        #[arg(long)]
+        stack: PathBuf,
+        /// Folder for everything this agent keeps.
+        #[arg(long)]
+        home: PathBuf,
+        /// User that builds and services run as when started as root.
+        #[arg(long, value_name = "USER")]
+        run_as: Option<String>,
+        /// Listen on every address of the host, not on loopback only.
+        #[arg(long)]
+        public: bool,
+    },
+    /// Runs the data plane. Started by the manager under a shim, never by hand.
+    #[command(hide = true)]
+    Edge {
+        #[arg(long)]
+        snapshot: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Run { stack, home, run_as, public } => app::run(&RunOptions { stack, home, run_as, public }),
+        Verb::Edge { snapshot } => app::edge(snapshot),
+    };
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(std::io::stderr(), "agentd: {}", error.text());
+            error.exit().into()
+        }
+    }
+}

@@ -82,14 +82,16 @@ impl Listener {
 }
 
 impl Connection {
-    /// Connects to `<dir>/<name>`. ENOENT or ECONNREFUSED: nobody listens there.
+    /// Connects to `<dir>/<name>`. ENOENT or ECONNREFUSED: nobody listens there. Not blocking, also EAGAIN: the
+    /// listener's queue is full, which a stopped process causes; a blocking call would wait for it without end.
     pub fn connect(dir: &Path, name: &str, blocking: Blocking) -> io::Result<Self> {
         let held = SocketDir::open(dir)?;
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        let flags = match blocking {
+            Blocking::Yes => SockFlag::SOCK_CLOEXEC,
+            Blocking::No => SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        };
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         connect(fd.as_raw_fd(), &UnixAddr::new(&held.path_of(name))?)?;
-        if blocking == Blocking::No {
-            nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        }
         Ok(Self(fd))
     }
 

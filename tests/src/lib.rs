@@ -1,1 +1,10 @@
-//! (filled below)
+//! The fixture of the cross-process suites: real binaries, real repositories, real programs, one folder per test.
+//!
+//! Programs are found beside the test's own executable. Everything listens on loopback; every wait has a cap and says
+//! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
+
+mod repo;
+mod world;
+
+pub use repo::Repo;
+pub use world::{Answer, Ran, World, free_port, program, web};

@@ -1,6 +1,8 @@
 //! Starting and ending of tasks. Owns: the only calls that start one. Knows nothing of any other room; all rooms may
 //! use it. Nothing here survives a restart.
 
+mod signals;
 mod tasks;
 
+pub use signals::termination;
 pub use tasks::{spawn, spawn_blocking, spawn_essential};

@@ -1,1 +1,104 @@
-//! (to be filled)
+//! What the manager must remember: versions of the stack, releases, instances, pins, deploys, events, counters.
+//!
+//! Owns: the SQLite file, its schema and migrations, and the thread that alone writes to it. The only room that names
+//! rusqlite. Everything is committed with `synchronous=FULL` before a call returns.
+//! Must never know: what any of it is for. It decides nothing but identity ("is this the same document?") and bounds.
+//! Called by: sync (publishing) and reconcile, through [`Store`], which is cheap to clone.
+//! Survives a restart: everything here. A call whose future is dropped may still take effect: the work was handed over.
+//! Env values stand in the `env_objects` table only; documents and release entries hold names.
+
+mod convert;
+mod counters;
+mod deploys;
+mod digest;
+mod events;
+mod instances;
+mod open;
+mod published;
+mod releases;
+mod services;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod versions;
+mod writer;
+
+use std::path::PathBuf;
+
+pub use deploys::{DEPLOYS_KEPT, DeployEnd, DeployId, NewDeploy, StoredDeploy};
+pub use digest::{BadDigest, Digest};
+pub use events::{EVENTS_KEPT, NewEvent, StoredEvent};
+pub use instances::{NewInstance, StoredInstance};
+pub use published::entry_digest;
+pub use releases::{NewRelease, ReleaseState, StoredRelease};
+pub use services::{Pin, StoredService};
+pub use versions::{Put, Refs, StoredVersion, VERSIONS_KEPT};
+pub use writer::Store;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open the database {path}: check that its folder exists and that this user may write there")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot prepare the database {path}")]
+    Prepare {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error(
+        "the database {path} is not readable as one; it was left untouched and services run on: put back a copy, or \
+         move it and its -wal and -shm files away and start again (version and release numbers then begin anew)"
+    )]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: Option<rusqlite::Error>,
+    },
+    #[error(
+        "the database has schema {found} and this program knows up to {known}: it was written by a newer agentd; run \
+         that version, or restore a copy from before the upgrade"
+    )]
+    Newer { found: u32, known: u32 },
+    #[error("cannot {operation}: the disk of the database is full; free some space, then try again")]
+    DiskFull {
+        operation: &'static str,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("cannot {operation} in the database; `agentctl doctor` checks its disk")]
+    Query {
+        operation: &'static str,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("cannot {operation}: a stored value is not what its column holds; restore a copy of the database")]
+    Stored {
+        operation: &'static str,
+        #[source]
+        source: StoredValue,
+    },
+    #[error("cannot {operation}: the database has no such row; it was removed meanwhile, or never written")]
+    Missing { operation: &'static str },
+    #[error("cannot {operation}: the store has stopped; the agent is about to end and start again")]
+    Stopped { operation: &'static str },
+}
+
+/// Why a stored value could not be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum StoredValue {
+    #[error("not the expected JSON")]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Name(#[from] agentd_protocol::ids::BadName),
+    #[error(transparent)]
+    Digest(#[from] BadDigest),
+    #[error("number out of range")]
+    Number(#[from] std::num::TryFromIntError),
+    #[error("unknown word in a column of fixed words")]
+    Word,
+}

@@ -1,0 +1,21 @@
+//! The local API: HTTP with JSON over the Unix socket `<run>/agentd.sock` (protocol::api has the table of paths).
+//!
+//! Owns: who may call, the mapping of answers to HTTP. Must never know: how anything is done; it asks reconcile's
+//! handle. Caller: agentctl. Nothing here survives a restart; the socket is bound anew.
+
+mod listener;
+mod routes;
+
+pub use listener::{Callers, bind};
+pub use routes::{Api, serve};
+
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the API socket {path} cannot be bound: is the run folder writable?")]
+    Bind { path: PathBuf, #[source] source: io::Error },
+    #[error("the API stopped serving")]
+    Serve(#[source] io::Error),
+}

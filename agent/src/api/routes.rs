@@ -1,0 +1,132 @@
+//! Paths to calls of the reconciler, and its errors to statuses.
+
+use agentd_protocol::api::{Accepted, Failure, Plan, Status};
+use agentd_protocol::ids::{ReleaseNumber, ServiceName};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{Callers, Error};
+use crate::reconcile;
+
+/// What the API calls.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub reconcile: reconcile::Handle,
+    /// Cancelled by `POST /v1/down`: the app then takes everything down and ends.
+    pub down: CancellationToken,
+}
+
+/// Serves until `cancel`, then lets calls under way finish.
+pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Result<(), Error> {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/plan", get(plan))
+        .route("/v1/services/{name}/stop", post(stop))
+        .route("/v1/services/{name}/start", post(start))
+        .route("/v1/services/{name}/restart", post(restart))
+        .route("/v1/services/{name}/rollback", post(rollback))
+        .route("/v1/services/{name}/unpin", post(unpin))
+        .route("/v1/services/{name}/prune", post(prune))
+        .route("/v1/down", post(down))
+        .fallback(unknown)
+        .with_state(api);
+    axum::serve(callers, router).with_graceful_shutdown(cancel.cancelled_owned()).await.map_err(Error::Serve)
+}
+
+type Answer<T> = Result<Json<T>, Response>;
+
+fn refused(status: StatusCode, error: String) -> Response {
+    (status, Json(Failure { error })).into_response()
+}
+
+fn failed(error: &reconcile::Error) -> Response {
+    use reconcile::Error as E;
+    let status = match error {
+        E::Ended => StatusCode::SERVICE_UNAVAILABLE,
+        E::NoService(_) | E::NoRelease { .. } | E::NothingEarlier(_) => StatusCode::NOT_FOUND,
+        E::StillWanted(_) => StatusCode::CONFLICT,
+        E::NotDone { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        E::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
+        E::Route { .. } | E::Edge(_) | E::Store(_) | E::Source(_) | E::Supervisor(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    refused(status, text)
+}
+
+fn service(name: String) -> Result<ServiceName, Response> {
+    ServiceName::new(name).map_err(|bad| refused(StatusCode::NOT_FOUND, bad.to_string()))
+}
+
+fn accepted(outcome: Result<(), reconcile::Error>, message: String) -> Answer<Accepted> {
+    outcome.map(|()| Json(Accepted { message })).map_err(|error| failed(&error))
+}
+
+async fn status(State(api): State<Api>) -> Answer<Status> {
+    api.reconcile.status().await.map(Json).map_err(|error| failed(&error))
+}
+
+async fn plan(State(api): State<Api>) -> Answer<Plan> {
+    api.reconcile.plan().await.map(Json).map_err(|error| failed(&error))
+}
+
+async fn stop(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {
+    let name = service(name)?;
+    accepted(api.reconcile.stop(&name).await, format!("{name} is stopped; `agentctl start {name}` starts it"))
+}
+
+async fn start(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {
+    let name = service(name)?;
+    accepted(api.reconcile.start(&name).await, format!("{name} runs"))
+}
+
+async fn restart(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {
+    let name = service(name)?;
+    accepted(api.reconcile.restart(&name).await, format!("{name} runs in new instances"))
+}
+
+#[derive(Debug, Deserialize)]
+struct RollbackQuery {
+    release: Option<u64>,
+}
+
+async fn rollback(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<RollbackQuery>,
+) -> Answer<Accepted> {
+    let name = service(name)?;
+    let outcome = api.reconcile.rollback(&name, query.release.map(ReleaseNumber)).await;
+    accepted(outcome, format!("{name} is rolled back and pinned; `agentctl unpin {name}` follows the document again"))
+}
+
+async fn unpin(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {
+    let name = service(name)?;
+    accepted(api.reconcile.unpin(&name).await, format!("{name} follows the document"))
+}
+
+async fn prune(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {
+    let name = service(name)?;
+    accepted(api.reconcile.prune(&name).await, format!("the releases and data of {name} are removed"))
+}
+
+/// Answers before everything is down, since this process ends with it: the caller watches the socket go away.
+async fn down(State(api): State<Api>) -> Json<Accepted> {
+    api.down.cancel();
+    Json(Accepted { message: "going down".to_owned() })
+}
+
+async fn unknown() -> Response {
+    refused(StatusCode::NOT_FOUND, "no such call; agentctl and agentd may be of different versions".to_owned())
+}

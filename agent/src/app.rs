@@ -1,0 +1,385 @@
+//! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agentd_document::Format;
+use agentd_protocol::exit_code::Exit;
+use agentd_protocol::ids::{Commit, Version};
+use agentd_protocol::stack::Stack;
+use agentd_sys::files::{Lock, NotLocked};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api};
+use crate::config::{Home, RunUser, Settings};
+use crate::edge::client::EdgeClient;
+use crate::edge_launch::{self, EdgePlace};
+use crate::reconcile::{self, DocumentProblems, Naming};
+use crate::source::{self, Source};
+use crate::store::Store;
+use crate::supervisor::{self, Supervisor};
+use crate::sync::{self, SyncStatus};
+use crate::{config, edge, lifecycle, logging};
+
+/// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
+const VERSIONS_MAX: usize = 4;
+
+/// The suffix names live under until a document may set it.
+const SUFFIX: &str = "svc.internal";
+
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    pub stack: PathBuf,
+    pub home: PathBuf,
+    pub run_as: Option<String>,
+    pub public: bool,
+}
+
+/// Why the program ends other than asked to. Each has its exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error("another agentd{} runs on {home}; `agentctl --home {home} status` shows it", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Locked { home: String, pid: Option<u32> },
+    #[error("the lock of {home} cannot be taken: is the folder writable?")]
+    Lock { home: String, #[source] source: std::io::Error },
+    #[error("cannot log to {path}")]
+    Log { path: PathBuf, #[source] source: std::io::Error },
+    #[error("{0}")]
+    Document(DocumentError),
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    #[error(transparent)]
+    Source(#[from] crate::source::Error),
+    #[error(transparent)]
+    Supervisor(#[from] crate::supervisor::Error),
+    #[error(transparent)]
+    Shim(#[from] crate::supervisor::shim_binary::Error),
+    #[error(transparent)]
+    Reconcile(#[from] crate::reconcile::Error),
+    #[error(transparent)]
+    Edge(#[from] edge::Error),
+    #[error(transparent)]
+    EdgeLaunch(#[from] edge_launch::Error),
+    #[error(transparent)]
+    Api(#[from] crate::api::Error),
+    #[error(transparent)]
+    Sync(#[from] crate::sync::Error),
+}
+
+/// A document that cannot be used, every problem on a line of its own.
+#[derive(Debug)]
+pub struct DocumentError {
+    pub problems: Vec<String>,
+}
+
+impl std::fmt::Display for DocumentError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the stack file cannot be used, and no version of it was ever applied here")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl Error {
+    /// The error and everything under it.
+    pub fn text(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        text
+    }
+
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } => Exit::Home,
+            Self::Locked { .. } => Exit::Locked,
+            Self::Document(_) => Exit::Invalid,
+            Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
+            Self::Runtime(_)
+            | Self::Source(_)
+            | Self::Supervisor(_)
+            | Self::Shim(_)
+            | Self::Reconcile(_)
+            | Self::Edge(_)
+            | Self::EdgeLaunch(_)
+            | Self::Api(_)
+            | Self::Sync(_) => Exit::Failed,
+        }
+    }
+}
+
+/// `agentd edge`
+pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
+    logging::to_stderr();
+    Ok(edge::run(edge::EdgeOptions::from_env(snapshot)?)?)
+}
+
+/// `agentd run`
+pub fn run(options: &RunOptions) -> Result<(), Error> {
+    let home = Home::dev(&options.home)?;
+    let _lock = lock(&home)?;
+    logging::to_stderr_and(&home.log_dir.join("agentd.log"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    runtime.block_on(async {
+        let app = App::build(options, home).await?;
+        app.wait().await
+    })
+}
+
+fn lock(home: &Home) -> Result<Lock, Error> {
+    let shown = home.root.display().to_string();
+    Lock::take(&home.lock_file()).map_err(|refused| match refused {
+        NotLocked::Held { pid } => Error::Locked { home: shown, pid },
+        NotLocked::Io(source) => Error::Lock { home: shown, source },
+    })
+}
+
+/// A running manager.
+struct App {
+    supervisor: Supervisor,
+    reconcile: reconcile::Handle,
+    /// Ends every task; services run on.
+    cancel: CancellationToken,
+    /// Set by `agentctl down`.
+    down: CancellationToken,
+}
+
+impl App {
+    async fn build(options: &RunOptions, home: Home) -> Result<Self, Error> {
+        let cancel = CancellationToken::new();
+        let settings = Settings::read(&home.settings_file())?;
+        let run_user = RunUser::choose(options.run_as.as_deref())?;
+        if let Some(user) = &run_user {
+            user.check_reaches(&home.state_dir)?;
+        }
+        let store = Store::open(&home.database_file())?;
+        let stack = first_stack(&options.stack, &store).await?;
+        let epoch = store.next_epoch().await?;
+        let shim = supervisor::shim_binary::install(&home.state_dir)?;
+        let source = source(&home, &settings, run_user.as_ref())?;
+        let supervisor = Supervisor::start(
+            supervisor::Config {
+                run_dir: home.run_dir.clone(),
+                log_dir: home.log_dir.clone(),
+                shim,
+                epoch,
+                ports: settings.instance_ports(),
+                run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
+            },
+            cancel.clone(),
+        )
+        .await?;
+        let place = EdgePlace::new(&home, stack.proxy.port, options.public);
+        edge_launch::ensure(&supervisor, &place).await?;
+        let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
+        let (document, document_seen) = watch::channel(DocumentProblems::default());
+        let reconcile = reconcile::start(reconcile::Setup {
+            store: store.clone(),
+            source: source.clone(),
+            supervisor: supervisor.clone(),
+            edge,
+            naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
+            path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            facts: reconcile::Facts {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                home: home.root.display().to_string(),
+                started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
+                external: place.external,
+                limitations: limitations(run_user.as_ref()),
+                document: document_seen,
+            },
+            cancel: cancel.clone(),
+        })
+        .await?;
+        follow(options, &home, store, source, place.external.port(), document, &reconcile, &cancel)?;
+        let down = CancellationToken::new();
+        let callers = api::bind(&home.run_dir)?;
+        let serving = api::serve(
+            callers,
+            Api { reconcile: reconcile.clone(), down: down.clone() },
+            cancel.clone(),
+        );
+        lifecycle::spawn_essential("api", cancel.clone(), async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the API ended");
+            }
+        });
+        tracing::info!(home = %home.root.display(), external = %place.external, "agentd runs");
+        Ok(Self { supervisor, reconcile, cancel, down })
+    }
+
+    /// Until a signal (services run on) or `agentctl down` (they do not).
+    async fn wait(self) -> Result<(), Error> {
+        let ended = lifecycle::termination();
+        tokio::select! {
+            signal = ended => {
+                tracing::info!(signal, "the manager ends; services, edge and keeper run on");
+            }
+            () = self.down.cancelled() => self.take_down().await?,
+        }
+        self.cancel.cancel();
+        Ok(())
+    }
+
+    async fn take_down(&self) -> Result<(), Error> {
+        tracing::info!("taking everything down");
+        self.reconcile.down().await?;
+        edge_launch::stop(&self.supervisor).await?;
+        self.supervisor.shutdown().await?;
+        tracing::info!("everything is down; the next start brings it back");
+        Ok(())
+    }
+}
+
+/// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
+async fn first_stack(path: &Path, store: &Store) -> Result<Stack, Error> {
+    let problems = match std::fs::read_to_string(path) {
+        Ok(text) => match read(&text, path) {
+            Ok(stack) => return Ok(stack),
+            Err(problems) => problems,
+        },
+        Err(error) => vec![format!("{}: cannot be read: {error}", path.display())],
+    };
+    match store.latest_version().await? {
+        Some(stored) => Ok(stored.stack),
+        None => Err(Error::Document(DocumentError { problems })),
+    }
+}
+
+/// Parses and validates; every problem as one line that names the file and its line.
+fn read(text: &str, path: &Path) -> Result<Stack, Vec<String>> {
+    let located = |problems: Vec<agentd_document::Located>| {
+        problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect()
+    };
+    agentd_document::read(text, Format::of(path)).map_err(located)
+}
+
+fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Result<Source, Error> {
+    let config = source::Config {
+        git_dir: home.state_dir.join("git"),
+        services_dir: home.state_dir.join("services"),
+        auth: settings.credentials(),
+        file_owner: run_user.map(|chosen| (chosen.user.uid, chosen.user.gid)),
+        known_hosts_file: home.root.join("known_hosts"),
+        git_keys_dir: home.root.join("git-keys"),
+        git_program: PathBuf::from("git"),
+    };
+    Ok(Source::new(config)?)
+}
+
+/// What this host cannot do, said at start and in `status`.
+fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
+    let mut said = Vec::new();
+    match run_user {
+        Some(chosen) => said.push(format!(
+            "all builds and services run as the one user `{}`: they can read each other's files",
+            chosen.name
+        )),
+        None if nix::unistd::geteuid().is_root() => {
+            said.push("builds and services run as root, as --run-as root asks".to_owned());
+        }
+        None => said.push("builds and services run as the user who started agentd".to_owned()),
+    }
+    said.push("memory, cpu and process limits are not enforced".to_owned());
+    for limitation in &said {
+        tracing::warn!("{limitation}");
+    }
+    said
+}
+
+/// Starts the publisher on the stack file, hands its versions to the reconciler and its troubles to status.
+#[expect(clippy::too_many_arguments, reason = "wiring: each is a room or a place")]
+fn follow(
+    options: &RunOptions,
+    home: &Home,
+    store: Store,
+    source: Source,
+    port: u16,
+    document: watch::Sender<DocumentProblems>,
+    reconcile: &reconcile::Handle,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
+    let (versions, queue) = mpsc::channel(VERSIONS_MAX);
+    let config = sync::FileConfig { path: absolute(&options.stack)?, read };
+    let publisher = sync::FilePublisher::start(config, Arc::new(GitRefs(source)), store.clone(), versions, cancel.clone())?;
+    tracing::info!(stack = %options.stack.display(), home = %home.root.display(), "following the stack file");
+    let reconcile = reconcile.clone();
+    let bridge = Bridge { store, port, document, status: publisher.status.clone() };
+    lifecycle::spawn_essential("versions", cancel.clone(), bridge.run(queue, reconcile, publisher));
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|source| Error::Config(config::Error::Read { path: path.to_owned(), source }))
+}
+
+/// Between sync and reconcile, which do not know each other.
+struct Bridge {
+    store: Store,
+    /// The port the edge listens on; another one in a document waits for the next start.
+    port: u16,
+    document: watch::Sender<DocumentProblems>,
+    status: watch::Receiver<SyncStatus>,
+}
+
+impl Bridge {
+    async fn run(mut self, mut queue: mpsc::Receiver<Version>, to: reconcile::Handle, publisher: sync::SyncHandle) {
+        let mut other_port = None;
+        loop {
+            tokio::select! {
+                version = queue.recv() => {
+                    let Some(version) = version else { return };
+                    other_port = self.other_port(version).await;
+                    if to.apply(version).await.is_err() { return }
+                }
+                changed = self.status.changed() => if changed.is_err() { return },
+            }
+            self.tell(other_port, &publisher);
+        }
+    }
+
+    async fn other_port(&self, version: Version) -> Option<u16> {
+        match self.store.version(version).await {
+            Ok(stored) => stored.map(|stored| stored.stack.proxy.port).filter(|port| *port != self.port),
+            Err(error) => {
+                tracing::error!(%error, "the version cannot be read back");
+                None
+            }
+        }
+    }
+
+    fn tell(&mut self, other_port: Option<u16>, _publisher: &sync::SyncHandle) {
+        let status = self.status.borrow_and_update().clone();
+        let port = other_port.map(|port| {
+            format!(
+                "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
+                self.port
+            )
+        });
+        let services = status.unresolved.into_iter().chain(status.stale).collect();
+        self.document.send_replace(DocumentProblems { file: status.file_problem.or(port), services });
+    }
+}
+
+/// Refs are resolved by asking the repository.
+#[derive(Debug)]
+struct GitRefs(Source);
+
+#[async_trait::async_trait]
+impl sync::Resolve for GitRefs {
+    async fn resolve(&self, repo: &str, auth: Option<&str>, reference: &str) -> Result<Commit, sync::Unresolved> {
+        let resolved = self.0.resolve(repo, auth, reference).await;
+        resolved.map_err(|error| sync::Unresolved::new(&error))
+    }
+}

@@ -1,0 +1,234 @@
+//! Where everything lies, and what the host's owner has settled in `agentd.toml`: what a document may ask for.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use agentd_protocol::shim::spec::User;
+use serde::Deserialize;
+
+use crate::source::Credential;
+
+/// Ports of instances when agentd.toml does not say (DESIGN §7).
+const INSTANCE_PORTS: RangeInclusive<u16> = 20_000..=29_999;
+/// Port the internal listener will have in dev; part of every SERVICE_<NAME>_URL.
+const INTERNAL_PORT_DEV: u16 = 8081;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("home {path} cannot be used: create it, or give a --home you may write to")]
+    Home { path: PathBuf, #[source] source: io::Error },
+    #[error("host settings {path} cannot be read")]
+    Read { path: PathBuf, #[source] source: io::Error },
+    #[error("host settings {path}, line {line}: {message}")]
+    Settings { path: PathBuf, line: usize, message: String },
+    #[error("--run-as {0}: no such user")]
+    NoUser(String),
+    #[error(
+        "user `{user}` cannot enter {path}: builds and services run as that user; choose another --home, \
+         `chmod o+x` the folder, or --run-as another user"
+    )]
+    Unreachable { user: String, path: PathBuf },
+}
+
+/// The folders of one agent.
+#[derive(Debug, Clone)]
+pub struct Home {
+    pub root: PathBuf,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub log_dir: PathBuf,
+}
+
+impl Home {
+    /// Everything under one folder, made where missing. Folders services must pass through are 0711, the rest 0700.
+    pub fn dev(root: &Path) -> Result<Self, Error> {
+        let failed = |path: &Path, source| Error::Home { path: path.to_owned(), source };
+        std::fs::create_dir_all(root).map_err(|source| failed(root, source))?;
+        let root = root.canonicalize().map_err(|source| failed(root, source))?;
+        let home = Self {
+            state_dir: root.join("state"),
+            run_dir: root.join("run"),
+            log_dir: root.join("log"),
+            root,
+        };
+        for (dir, mode) in [(&home.state_dir, 0o711), (&home.run_dir, 0o711), (&home.log_dir, 0o700)] {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
+            made.and_then(|()| writable(dir)).map_err(|source| failed(dir, source))?;
+        }
+        Ok(home)
+    }
+
+    pub fn settings_file(&self) -> PathBuf {
+        self.root.join("agentd.toml")
+    }
+
+    pub fn database_file(&self) -> PathBuf {
+        self.state_dir.join("agentd.db")
+    }
+
+    pub fn lock_file(&self) -> PathBuf {
+        self.state_dir.join("agentd.lock")
+    }
+
+    pub fn edge_dir(&self) -> PathBuf {
+        self.run_dir.join("edge")
+    }
+}
+
+fn writable(dir: &Path) -> io::Result<()> {
+    nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK).map_err(io::Error::from)
+}
+
+/// `agentd.toml`: every key has a default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    #[serde(default)]
+    ports: Ports,
+    #[serde(default)]
+    git: BTreeMap<String, GitSettings>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ports {
+    /// First and last port instances may get.
+    instances: Option<[u16; 2]>,
+    internal: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GitSettings {
+    /// The name of the section when absent.
+    host: Option<String>,
+    ssh_key_file: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Absent file: all defaults.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+        };
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let bad = |line, message: &str| Error::Settings { path: path.to_owned(), line, message: message.to_owned() };
+        let settings: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            bad(before.matches('\n').count() + 1, error.message())
+        })?;
+        if let Some([first, last]) = settings.ports.instances
+            && (first > last || first < 1024)
+        {
+            return Err(bad(1, "ports.instances must be [first, last] with 1024 <= first <= last"));
+        }
+        for (name, git) in &settings.git {
+            if git.ssh_key_file.is_some() == git.token_file.is_some() {
+                return Err(bad(1, &format!("git.\"{name}\" must have either ssh_key_file or token_file")));
+            }
+        }
+        Ok(settings)
+    }
+
+    pub fn instance_ports(&self) -> RangeInclusive<u16> {
+        self.ports.instances.map_or(INSTANCE_PORTS, |[first, last]| first..=last)
+    }
+
+    pub fn internal_port(&self) -> u16 {
+        self.ports.internal.unwrap_or(INTERNAL_PORT_DEV)
+    }
+
+    pub fn credentials(&self) -> BTreeMap<String, Credential> {
+        let credential = |(name, git): (&String, &GitSettings)| {
+            let host = git.host.clone().unwrap_or_else(|| name.clone());
+            let credential = match (&git.ssh_key_file, &git.token_file) {
+                (Some(key_file), _) => Credential::SshKey { host, key_file: key_file.clone() },
+                (None, Some(token_file)) => Credential::Token { host, token_file: token_file.clone() },
+                (None, None) => return None,
+            };
+            Some((name.clone(), credential))
+        };
+        self.git.iter().filter_map(credential).collect()
+    }
+}
+
+/// Whom builds and services run as.
+#[derive(Debug, Clone)]
+pub struct RunUser {
+    pub name: String,
+    pub user: User,
+}
+
+impl RunUser {
+    /// A plain user runs everything as itself (`None`). Root picks an unprivileged user, `nobody` unless told
+    /// otherwise, and stays root only when told so by name.
+    pub fn choose(wish: Option<&str>) -> Result<Option<Self>, Error> {
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(None);
+        }
+        let name = wish.unwrap_or("nobody");
+        if name == "root" {
+            return Ok(None);
+        }
+        match nix::unistd::User::from_name(name) {
+            Ok(Some(user)) => Ok(Some(Self {
+                name: name.to_owned(),
+                user: User { uid: user.uid.as_raw(), gid: user.gid.as_raw() },
+            })),
+            Ok(None) | Err(_) => Err(Error::NoUser(name.to_owned())),
+        }
+    }
+
+    /// Every folder down to `dir` must let this user pass.
+    pub fn check_reaches(&self, dir: &Path) -> Result<(), Error> {
+        use std::os::unix::fs::MetadataExt;
+        for path in dir.ancestors() {
+            let facts = std::fs::metadata(path).map_err(|source| Error::Home { path: path.to_owned(), source })?;
+            let bit = match (facts.uid() == self.user.uid, facts.gid() == self.user.gid) {
+                (true, _) => 0o100,
+                (false, true) => 0o010,
+                (false, false) => 0o001,
+            };
+            if facts.mode() & bit == 0 {
+                return Err(Error::Unreachable { user: self.name.clone(), path: path.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_name_the_line() {
+        let text = "[ports]\ninstances = [21000, 21999]\n\n[git.\"git.example.com\"]\ntoken_file = \"/t\"\n";
+        let settings = Settings::parse(text, Path::new("agentd.toml")).unwrap();
+        assert_eq!(settings.instance_ports(), 21_000..=21_999);
+        assert_eq!(settings.credentials().len(), 1);
+        for (text, line) in [("[ports]\nx = 1\n", 2), ("[ports]\ninstances = [5, 1]\n", 1), ("[git.a]\n", 1)] {
+            match Settings::parse(text, Path::new("agentd.toml")) {
+                Err(Error::Settings { line: found, .. }) => assert_eq!(found, line, "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_home_that_cannot_be_made_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(Home::dev(&file.join("home")), Err(Error::Home { .. })));
+    }
+}

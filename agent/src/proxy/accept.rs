@@ -1,0 +1,189 @@
+//! From an accepted connection to requests one after the other, and the end of it all in two phases: first every answer
+//! says `Connection: close`, then idle connections are closed, then the deadline ends the rest.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::backends::BackendKey;
+use super::hooks::Hooks;
+use super::io::{ClientIo, HeadLimits};
+use super::table::Table;
+use crate::lifecycle;
+
+/// The proxy's own loop over backends; more than our hooks ever ask for.
+const PROXY_TRIES_MAX: usize = 6;
+/// Idle connections to all backends together.
+const POOL_CONNECTIONS_MAX: usize = 256;
+/// Unreachable backends not yet reported.
+const UNREACHABLE_QUEUE: usize = 64;
+/// Pause after an accept that failed for want of descriptors or memory: they come back when connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Above this share of the connections, idle ones are kept for a second only.
+const CROWDED_NUMERATOR: usize = 7;
+const CROWDED_DENOMINATOR: usize = 8;
+const CROWDED_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a client may take of us.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// About 26 kB each while idle; more wait in the listener's queue.
+    pub connections_max: usize,
+    pub head: HeadLimits,
+    /// Longest silence of a backend on a request that is neither an upgrade nor asks for events.
+    pub backend_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            head: HeadLimits {
+                idle_timeout: Duration::from_secs(60),
+                head_timeout: Duration::from_secs(10),
+                head_bytes_max: 64 * 1024,
+            },
+            backend_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Serves any number of listeners by one table.
+#[derive(Clone)]
+pub struct Proxy {
+    app: Arc<HttpProxy<Hooks>>,
+    limits: Limits,
+    connections: Arc<Semaphore>,
+    draining: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy")
+            .field("limits", &self.limits)
+            .field("draining", &*self.draining.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Proxy {
+    /// The receiver names backends that refused a connection.
+    pub fn new(table: Arc<ArcSwap<Table>>, limits: Limits) -> (Self, mpsc::Receiver<BackendKey>) {
+        let (unreachable, reports) = mpsc::channel(UNREACHABLE_QUEUE);
+        let hooks = Hooks { table, unreachable, backend_timeout: limits.backend_timeout };
+        let conf = ServerConf {
+            threads: 1,
+            max_retries: PROXY_TRIES_MAX,
+            upstream_keepalive_pool_size: POOL_CONNECTIONS_MAX,
+            ..ServerConf::default()
+        };
+        let proxy = Self {
+            app: Arc::new(http_proxy(&Arc::new(conf), hooks)),
+            limits,
+            connections: Arc::new(Semaphore::new(limits.connections_max)),
+            draining: watch::Sender::new(false),
+        };
+        (proxy, reports)
+    }
+
+    /// Accepts until [`Self::drain`] begins; then the listener is closed in this process.
+    pub async fn accept(self, listener: TcpListener) {
+        let mut draining = self.draining.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                // An error means that the proxy itself is gone.
+                _ = draining.wait_for(|draining| *draining) => return,
+                accepted = self.next(&listener) => accepted,
+            };
+            match accepted {
+                Ok((stream, permit)) => {
+                    lifecycle::spawn("proxy connection", self.clone().serve(stream, permit));
+                }
+                Err(error) if is_shortage(&error) => {
+                    tracing::warn!(%error, "cannot accept connections for now; look at the edge's descriptor limit");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                // That one connection broke before we had it.
+                Err(error) => tracing::debug!(%error, "accept failed"),
+            }
+        }
+    }
+
+    async fn next(&self, listener: &TcpListener) -> io::Result<(ClientIo, OwnedSemaphorePermit)> {
+        let permit = Arc::clone(&self.connections).acquire_owned().await.map_err(io::Error::other)?;
+        let (stream, peer) = listener.accept().await?;
+        set_no_delay(&stream);
+        Ok((ClientIo::new(stream, peer, self.limits.head), permit))
+    }
+
+    async fn serve(self, client: ClientIo, _permit: OwnedSemaphorePermit) {
+        let draining = self.draining.subscribe();
+        let mut stream: Stream = Box::new(client);
+        let mut settings: Option<HttpPersistentSettings> = None;
+        loop {
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings.take() {
+                settings.apply_to_session(&mut session);
+            }
+            // 0: no timer of its own between requests; `ClientIo` has it.
+            session.set_keepalive(Some(0));
+            let Some(reusable) = self.app.process_new_http(session, &draining).await else { return };
+            let (returned, kept) = reusable.consume();
+            let Ok(mut client) = returned.into_any().downcast::<ClientIo>() else { return };
+            client.next_request(self.idle_timeout());
+            stream = client;
+            settings = kept;
+        }
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        let used = self.limits.connections_max.saturating_sub(self.connections.available_permits());
+        let crowded = used * CROWDED_DENOMINATOR >= self.limits.connections_max * CROWDED_NUMERATOR;
+        if crowded { self.limits.head.idle_timeout.min(CROWDED_IDLE_TIMEOUT) } else { self.limits.head.idle_timeout }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.limits.connections_max.saturating_sub(self.connections.available_permits())
+    }
+
+    /// Returns when no connection is left, at the latest after `deadline`, with the number of those cut off.
+    /// Idle connections are closed after `soft`, which should exceed the time clients think between two requests.
+    pub async fn drain(&self, soft: Duration, deadline: Duration) -> usize {
+        self.draining.send_replace(true);
+        let started = tokio::time::Instant::now();
+        if tokio::time::timeout(soft.min(deadline), self.all_gone()).await.is_ok() {
+            return 0;
+        }
+        self.app.http_cleanup().await;
+        match tokio::time::timeout_at(started + deadline, self.all_gone()).await {
+            Ok(()) => 0,
+            Err(_) => self.connections(),
+        }
+    }
+
+    async fn all_gone(&self) {
+        let all = u32::try_from(self.limits.connections_max).unwrap_or(u32::MAX);
+        // Closed is never: we hold the semaphore.
+        let _ = self.connections.acquire_many(all).await;
+    }
+}
+
+fn set_no_delay(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the connection is already broken; reading from it will tell");
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,8 @@
+//! The proxy on loopback: hand-written clients and backends, so that every byte on both sides is ours.
+
+mod clients;
+mod conformance;
+mod drain;
+mod rig;
+mod routing;
+mod streams;

@@ -1,0 +1,225 @@
+//! From an entry to the release that serves it: an older one where nothing that matters changed, else a new build.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use agentd_protocol::api::DeployPhase;
+use agentd_protocol::ids::{Commit, InstanceId};
+use agentd_protocol::shim::spec::RestartPolicy;
+use agentd_protocol::shim::state::Exit;
+use agentd_protocol::stack::{Revision, Service};
+
+use super::digest::{build_digest, program_digest};
+use super::environment::{Sources, build_environment, parse_env_file};
+use super::worker::{Again, Doing, Halt, TAIL_LINES, Wanted, Worker};
+use super::{command, gate};
+use crate::source::Checkout;
+use crate::store::{NewRelease, ReleaseState, StoredRelease};
+use crate::supervisor::{Gate, Label, Launch, RunAs};
+
+/// A build that takes longer is stopped (DESIGN §7).
+const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// From SIGTERM to SIGKILL of a build.
+const BUILD_STOP: Duration = Duration::from_secs(5);
+/// Most bytes of an env_file.
+const ENV_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bits of an env_file's mode that let others than its owner read or write it.
+const MODE_OTHERS: u32 = 0o077;
+
+impl Worker {
+    /// The release that is to serve `entry`: built, sealed and in the store.
+    pub(super) async fn release_for(
+        &self,
+        wanted: &Wanted,
+        entry: &Service,
+        active: Option<&StoredRelease>,
+    ) -> Result<StoredRelease, Halt> {
+        let Revision::Commit(commit) = &entry.source else {
+            return Err(self.halt(DeployPhase::Document, "its ref was never resolved to a commit".to_owned()));
+        };
+        let user_env = self.user_env(entry)?;
+        let tree = self.tree(wanted, entry, commit, active).await?;
+        let build = build_digest(&tree, entry);
+        let program = program_digest(&build, entry, &user_env);
+        if let Some(active) = active.filter(|active| active.program_digest == program) {
+            return self.same_program(wanted, entry, commit, active).await;
+        }
+        let found = self.rooms.store.find_built(&self.name, &build);
+        let built = self.fallible(wanted, DeployPhase::Build, found).await?;
+        let reusable = built.filter(|release| self.release_dir(release).is_dir());
+        let number = self.rooms.store.next_release(&self.name);
+        let number = self.fallible(wanted, DeployPhase::Build, number).await?;
+        let mut release = NewRelease {
+            service: self.name.clone(),
+            number,
+            commit: commit.clone(),
+            tree,
+            dir_name: String::new(),
+            build_digest: build,
+            program_digest: program,
+            entry: entry.clone(),
+            env: user_env,
+            state: ReleaseState::Built,
+        };
+        match reusable {
+            Some(older) => {
+                release.dir_name = older.dir_name;
+                self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await
+            }
+            None => self.build(wanted, entry, release).await,
+        }
+    }
+
+    /// Only routes, probes' use or the commit's number changed: the release keeps its instances.
+    async fn same_program(
+        &self,
+        wanted: &Wanted,
+        entry: &Service,
+        commit: &Commit,
+        active: &StoredRelease,
+    ) -> Result<StoredRelease, Halt> {
+        if active.entry != *entry {
+            let update = self.rooms.store.update_release(&self.name, active.number, entry, commit);
+            self.fallible(wanted, DeployPhase::Route, update).await?;
+        }
+        Ok(StoredRelease { entry: entry.clone(), commit: commit.clone(), ..active.clone() })
+    }
+
+    /// The object id of the service's folder at `commit`; fetches only what is not known yet.
+    async fn tree(
+        &self,
+        wanted: &Wanted,
+        entry: &Service,
+        commit: &Commit,
+        active: Option<&StoredRelease>,
+    ) -> Result<String, Halt> {
+        if let Some(active) = active.filter(|active| {
+            active.commit == *commit && active.entry.dir == entry.dir && active.entry.repo == entry.repo
+        }) {
+            return Ok(active.tree.clone());
+        }
+        self.doing(wanted, Doing::Fetching);
+        let source = &self.rooms.source;
+        let fetched = source.fetch(&entry.repo, entry.git_auth.as_deref(), None, commit);
+        self.of_commit(commit, self.fallible(wanted, DeployPhase::Fetch, fetched).await)?;
+        let tree = source.tree(&entry.repo, commit, entry.dir.as_deref());
+        self.of_commit(commit, self.fallible(wanted, DeployPhase::Fetch, tree).await)
+    }
+
+    fn of_commit<T>(&self, commit: &Commit, outcome: Result<T, Halt>) -> Result<T, Halt> {
+        outcome.map_err(|mut halt| {
+            halt.problem.commit = Some(commit.clone());
+            halt
+        })
+    }
+
+    async fn build(&self, wanted: &Wanted, entry: &Service, mut release: NewRelease) -> Result<StoredRelease, Halt> {
+        self.doing(wanted, Doing::Building);
+        let _permit = self.rooms.builds.acquire().await.expect("the semaphore is never closed");
+        let (commit, number) = (release.commit.clone(), release.number);
+        let checkout = self.rooms.source.checkout(&self.name, number, &entry.repo, &commit, entry.dir.as_deref());
+        let checkout = self.of_commit(&commit, self.fallible(wanted, DeployPhase::Fetch, checkout).await)?;
+        release.dir_name.clone_from(&checkout.dir_name);
+        release.state = ReleaseState::Building;
+        let stored = self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
+        if let Some(line) = &entry.build
+            && let Err(mut halt) = self.run_build(wanted, &stored, &checkout, line).await
+        {
+            halt.problem.commit = Some(commit);
+            halt.problem.release = Some(number);
+            let failed = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Failed);
+            self.fallible(wanted, DeployPhase::Build, failed).await?;
+            return Err(halt);
+        }
+        let sealed = self.rooms.source.seal(&self.name, &checkout.dir_name);
+        self.of_commit(&commit, self.fallible(wanted, DeployPhase::Build, sealed).await)?;
+        let built = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Built);
+        self.fallible(wanted, DeployPhase::Build, built).await?;
+        Ok(StoredRelease { state: ReleaseState::Built, ..stored })
+    }
+
+    async fn run_build(
+        &self,
+        wanted: &Wanted,
+        release: &StoredRelease,
+        checkout: &Checkout,
+        line: &str,
+    ) -> Result<(), Halt> {
+        let cache = self.rooms.source.cache_dir(&self.name);
+        let cache_dir = self.fallible(wanted, DeployPhase::Build, cache).await?;
+        let user = BTreeMap::new();
+        let sources = Sources {
+            service: &self.name,
+            release: release.number,
+            commit: &release.commit,
+            data_dir: Path::new(""),
+            path: &self.rooms.path,
+            port: None,
+            services: &[],
+            naming: &self.rooms.naming,
+            user: &user,
+        };
+        let launch = Launch {
+            service: self.name.to_string(),
+            label: Label::Build { release: release.number },
+            argv: command::argv(line),
+            env: build_environment(&sources, &cache_dir),
+            cwd: checkout.work_dir.clone(),
+            reservation: None,
+            held: Vec::new(),
+            restart: RestartPolicy::Never,
+            stop_signal: agentd_protocol::stack::StopSignal::Term.number(),
+            stop_timeout: BUILD_STOP,
+            run_limit: Some(BUILD_LIMIT),
+            gate: Gate::None,
+            user: RunAs::Configured,
+        };
+        let id = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.launch(launch)).await?;
+        let last = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.finished(&id)).await?;
+        let tail = self.log_tail(&id);
+        self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.remove(&id)).await?;
+        match last.exit {
+            Exit::Code(0) => Ok(()),
+            exit => {
+                let mut halt = self.halt(DeployPhase::Build, format!("the build failed: {}", gate::describe(exit)));
+                halt.problem.log_tail = tail;
+                Err(halt)
+            }
+        }
+    }
+
+    pub(super) fn log_tail(&self, id: &InstanceId) -> Vec<String> {
+        self.rooms.supervisor.tail(self.name.as_str(), id, TAIL_LINES).unwrap_or_else(|error| {
+            tracing::warn!(service = %self.name, %error, "log cannot be read");
+            Vec::new()
+        })
+    }
+
+    /// env_file first, then `env`.
+    pub(super) fn user_env(&self, entry: &Service) -> Result<BTreeMap<String, String>, Halt> {
+        let mut env = match &entry.env_file {
+            Some(path) => read_env_file(Path::new(path)).map_err(|cause| Halt {
+                problem: self.problem(DeployPhase::Document, cause),
+                again: Again::Later,
+            })?,
+            None => BTreeMap::new(),
+        };
+        env.extend(entry.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+        Ok(env)
+    }
+}
+
+fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
+    let shown = path.display();
+    let facts = std::fs::metadata(path).map_err(|error| format!("env_file {shown} cannot be read: {error}"))?;
+    if facts.permissions().mode() & MODE_OTHERS != 0 {
+        return Err(format!("env_file {shown} can be read by others: `chmod 600 {shown}`"));
+    }
+    if facts.len() > ENV_FILE_BYTES_MAX {
+        return Err(format!("env_file {shown} is over 1 MiB"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("env_file {shown} cannot be read: {error}"))?;
+    parse_env_file(&text).map_err(|bad| format!("env_file {shown}, line {}: {}", bad.line, bad.problem))
+}

@@ -1,0 +1,55 @@
+//! Makes what runs match what is wanted. One worker per service converges by itself, so that one service's failure
+//! never stops another; the task here hands them their orders.
+//!
+//! Owns: the plan, the order of a deploy (fetch, build, start beside, gate, swap, drain, stop), operator commands, the
+//! verdict on the stack. Must never know: how a document arrives (sync), how a request is answered (api).
+//! Callers: sync hands over versions, api and the app talk to [`Handle`].
+//! After a restart nothing here is remembered but what the store says (versions, active releases, pins, stops) and what
+//! the supervisor found running; a deploy that was cut short is cleaned up and started again.
+
+mod build;
+mod command;
+mod deploy;
+mod digest;
+mod environment;
+mod gate;
+mod plan;
+mod routing;
+mod status;
+mod task;
+mod worker;
+
+pub use environment::Naming;
+pub use status::{DocumentProblems, Facts};
+pub use task::{Handle, Setup, start};
+
+use agentd_protocol::ids::{ReleaseNumber, ServiceName};
+
+/// What a caller of [`Handle`] is told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the reconciler has ended; the agent is about to restart")]
+    Ended,
+    #[error("there is no service `{0}`; `agentctl status` lists them")]
+    NoService(ServiceName),
+    #[error("service `{service}` has no built release {release}; kept releases: {kept}")]
+    NoRelease { service: ServiceName, release: ReleaseNumber, kept: String },
+    #[error("service `{0}` has no earlier release to go back to")]
+    NothingEarlier(ServiceName),
+    #[error("service `{0}` is still in the stack: take it out of the document first, prune removes its data")]
+    StillWanted(ServiceName),
+    #[error("service `{service}`: {cause}")]
+    NotDone { service: ServiceName, cause: String },
+    #[error("service `{service}` has not got there within {limit_s} s; `agentctl status` shows where it stands")]
+    TooSlow { service: ServiceName, limit_s: u64 },
+    #[error("the edge does not route by the newest table: {cause}")]
+    Route { cause: String },
+    #[error("edge")]
+    Edge(#[from] crate::edge::client::Error),
+    #[error("store")]
+    Store(#[from] crate::store::Error),
+    #[error("source")]
+    Source(#[from] crate::source::Error),
+    #[error("supervisor")]
+    Supervisor(#[from] crate::supervisor::Error),
+}

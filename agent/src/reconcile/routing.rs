@@ -1,0 +1,219 @@
+//! What the edge is told: a pure function of the routing table and of what is ready, and the task that tells it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use agentd_protocol::edge::{Absent, Backend, Route, Service, Snapshot};
+use agentd_protocol::ids::{Generation, InstanceId, ServiceName, Version};
+use agentd_protocol::shim::state::Phase;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use crate::edge::client::EdgeClient;
+use crate::store::Store;
+use crate::supervisor::{InstanceView, Readiness};
+
+/// Requests to publish that may wait: one per service worker is usual.
+const REQUESTS_MAX: usize = 64;
+/// After a failed publish the table is sent again so often, until the edge has it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How one service is routed now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Which version its route came with.
+    pub(super) version: Version,
+    pub(super) route: Option<RouteWish>,
+    /// Instances that requests may go to once they are ready.
+    pub(super) instances: BTreeSet<InstanceId>,
+    pub(super) absent: Absent,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RouteWish {
+    pub(super) host: Option<String>,
+    pub(super) path: String,
+    pub(super) strip_prefix: bool,
+}
+
+pub(super) type Table = BTreeMap<ServiceName, Entry>;
+pub(super) type Views = BTreeMap<InstanceId, InstanceView>;
+
+/// The snapshot without its number, which only a publish gives.
+pub(super) fn snapshot(table: &Table, views: &Views, health_path: Option<&str>) -> Snapshot {
+    let mut claims: BTreeMap<(Option<&str>, &str), (&ServiceName, &Entry, &RouteWish)> = BTreeMap::new();
+    for (name, entry) in table {
+        if let Some(wish) = &entry.route {
+            let claim = claims.entry((wish.host.as_deref(), wish.path.as_str())).or_insert((name, entry, wish));
+            if strength(entry) > strength(claim.1) {
+                *claim = (name, entry, wish);
+            }
+        }
+    }
+    let routes = claims.into_values().map(|(service, _, wish)| Route {
+        host: wish.host.clone(),
+        path: wish.path.clone(),
+        strip_prefix: wish.strip_prefix,
+        service: service.clone(),
+    });
+    let services = table.iter().map(|(name, entry)| Service {
+        name: name.clone(),
+        backends: backends(&entry.instances, views),
+        absent: absent(entry, views),
+    });
+    Snapshot {
+        generation: Generation(0),
+        health_path: health_path.map(str::to_owned),
+        routes: routes.collect(),
+        services: services.collect(),
+    }
+}
+
+/// While a path moves from one service to another both claim it: who can answer wins, then the newer version.
+fn strength(entry: &Entry) -> (bool, Version) {
+    (!entry.instances.is_empty(), entry.version)
+}
+
+/// Every ready instance; when none is, the running ones that have been ready before: failing open beats failing.
+fn backends(instances: &BTreeSet<InstanceId>, views: &Views) -> Vec<Backend> {
+    let running = || {
+        instances
+            .iter()
+            .filter_map(|id| views.get(id))
+            .filter(|view| matches!(view.phase, Phase::Up { .. }) && view.port.is_some())
+    };
+    let ready: Vec<Backend> =
+        running().filter(|view| matches!(view.readiness, Readiness::Ready { .. })).filter_map(backend).collect();
+    if ready.is_empty() {
+        running().filter(|view| matches!(view.readiness, Readiness::Failing { .. })).filter_map(backend).collect()
+    } else {
+        ready
+    }
+}
+
+pub(super) fn backend(view: &InstanceView) -> Option<Backend> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, view.port?));
+    Some(Backend { instance: view.id.clone(), incarnation: view.incarnation, address })
+}
+
+fn absent(entry: &Entry, views: &Views) -> Absent {
+    let crash_loops = entry.instances.iter().filter_map(|id| views.get(id)).any(|view| {
+        matches!(view.phase, Phase::Quarantined { .. } | Phase::Backoff { .. })
+            || matches!(view.readiness, Readiness::StartDeadlineOver)
+    });
+    if crash_loops && entry.absent == Absent::Starting { Absent::Failing } else { entry.absent }
+}
+
+/// The routing table, shared by the service workers.
+#[derive(Debug, Clone)]
+pub(super) struct Routing {
+    table: Arc<Mutex<Table>>,
+    health_path: Arc<Mutex<Option<String>>>,
+    requests: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// The end of [`Routing`] that publishes.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    routing: Routing,
+    requests: mpsc::Receiver<oneshot::Sender<Result<(), Error>>>,
+    views: watch::Receiver<Arc<Views>>,
+    edge: EdgeClient,
+    store: Store,
+    last: Option<Snapshot>,
+}
+
+impl Routing {
+    pub(super) fn new(views: watch::Receiver<Arc<Views>>, edge: EdgeClient, store: Store) -> (Self, Publisher) {
+        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let routing = Self { table: Arc::default(), health_path: Arc::default(), requests };
+        let publisher = Publisher { routing: routing.clone(), requests: queue, views, edge, store, last: None };
+        (routing, publisher)
+    }
+
+    pub(super) fn set_health_path(&self, path: Option<String>) {
+        *self.health_path.lock().expect("no holder panics") = path;
+    }
+
+    /// Changes the table; takes effect with the next commit.
+    pub(super) fn set(&self, name: &ServiceName, entry: Option<Entry>) {
+        let mut table = self.table.lock().expect("no holder panics");
+        match entry {
+            Some(entry) => table.insert(name.clone(), entry),
+            None => table.remove(name),
+        };
+    }
+
+    pub(super) fn update(&self, name: &ServiceName, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.table.lock().expect("no holder panics").get_mut(name) {
+            change(entry);
+        }
+    }
+
+    pub(super) fn get(&self, name: &ServiceName) -> Option<Entry> {
+        self.table.lock().expect("no holder panics").get(name).cloned()
+    }
+
+    /// Returns when the edge routes by the table as it stands now, or says why it does not.
+    pub(super) async fn commit(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(reply).await.map_err(|_| Error::Ended)?;
+        answer.await.map_err(|_| Error::Ended)?
+    }
+
+    fn compute(&self, views: &Views) -> Snapshot {
+        let table = self.table.lock().expect("no holder panics");
+        let health_path = self.health_path.lock().expect("no holder panics");
+        snapshot(&table, views, health_path.as_deref())
+    }
+}
+
+impl Publisher {
+    pub(super) async fn run(mut self, cancel: CancellationToken) {
+        let mut retry = false;
+        loop {
+            let mut waiting = Vec::new();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                request = self.requests.recv() => match request {
+                    Some(request) => waiting.push(request),
+                    None => return,
+                },
+                changed = self.views.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if retry => {}
+            }
+            while let Ok(request) = self.requests.try_recv() {
+                waiting.push(request);
+            }
+            let published = self.publish().await;
+            retry = published.is_err();
+            if let (Err(error), true) = (&published, waiting.is_empty()) {
+                tracing::warn!(%error, "the edge does not route by the newest table yet");
+            }
+            for reply in waiting {
+                let answer = published.as_ref().map(|()| ()).map_err(|error| Error::Route { cause: error.to_string() });
+                // A worker that no longer waits has been overtaken by a newer order.
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    async fn publish(&mut self) -> Result<(), Error> {
+        let views = self.views.borrow_and_update().clone();
+        let mut snapshot = self.routing.compute(&views);
+        if self.last.as_ref().is_some_and(|last| same_but_generation(last, &snapshot)) {
+            return Ok(());
+        }
+        snapshot.generation = self.store.next_generation().await?;
+        let sent = self.edge.publish(snapshot.clone()).await;
+        self.last = sent.is_ok().then_some(snapshot);
+        Ok(sent?)
+    }
+}
+
+fn same_but_generation(a: &Snapshot, b: &Snapshot) -> bool {
+    (&a.health_path, &a.routes, &a.services) == (&b.health_path, &b.routes, &b.services)
+}

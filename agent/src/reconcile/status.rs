@@ -1,0 +1,160 @@
+//! What `agentctl status` shows (pure): reports, instances and the edge's word put together.
+
+use std::net::SocketAddr;
+
+use agentd_protocol::api::{
+    Agent, Edge, InstanceStatus, ServiceState, ServiceStatus, StackStatus, Status, Verdict,
+};
+use agentd_protocol::ids::{ServiceName, Version};
+use agentd_protocol::shim::state::Phase;
+use agentd_protocol::stack::Service;
+use tokio::sync::watch;
+
+use super::gate::describe;
+use super::routing::Views;
+use super::worker::{Doing, Report, Reports, Settled, release_of};
+use crate::edge::client::EdgeView;
+use crate::store::{StoredService, StoredVersion};
+use crate::supervisor::{InstanceView, Readiness};
+
+/// What does not change while a manager runs, and what sync says of the file.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub version: String,
+    pub home: String,
+    pub started_unix_ms: u64,
+    pub external: SocketAddr,
+    pub limitations: Vec<String>,
+    /// From sync: why the document cannot be used now; per service, why its ref cannot be resolved.
+    pub document: watch::Receiver<DocumentProblems>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DocumentProblems {
+    pub file: Option<String>,
+    pub services: Vec<(ServiceName, String)>,
+}
+
+pub(super) struct Seen<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) latest: Option<&'a StoredVersion>,
+    pub(super) applied: Option<Version>,
+    pub(super) services: &'a [StoredService],
+    pub(super) reports: &'a Reports,
+    pub(super) views: &'a Views,
+    pub(super) edge: &'a EdgeView,
+    pub(super) keeper_pid: Option<u32>,
+}
+
+pub(super) fn status(seen: &Seen<'_>) -> Status {
+    let document = seen.facts.document.borrow().clone();
+    let services: Vec<ServiceStatus> = seen.services.iter().map(|service| one(seen, service, &document)).collect();
+    Status {
+        agent: Agent {
+            version: seen.facts.version.clone(),
+            pid: std::process::id(),
+            keeper_pid: seen.keeper_pid,
+            home: seen.facts.home.clone(),
+            started_unix_ms: seen.facts.started_unix_ms,
+        },
+        stack: StackStatus {
+            name: seen.latest.map(|latest| latest.stack.stack.name.clone()),
+            verdict: verdict(seen, &services, &document),
+            version: seen.latest.map(|latest| latest.version),
+            applied_version: seen.applied,
+            file_problem: document.file,
+            problems: seen.reports.values().filter_map(|report| report.problem.clone()).collect(),
+        },
+        edge: Edge { pid: seen.edge.pid, generation: seen.edge.generation, external: Some(seen.facts.external) },
+        services,
+        limitations: seen.facts.limitations.clone(),
+    }
+}
+
+fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProblems) -> Verdict {
+    if seen.latest.is_none() {
+        return if document.file.is_some() { Verdict::Degraded } else { Verdict::Empty };
+    }
+    let bad = |service: &ServiceStatus| {
+        matches!(service.state, ServiceState::Partial | ServiceState::Failing | ServiceState::CrashLoop)
+            || service.last_error.is_some()
+    };
+    let busy = |report: &Report| !matches!(report.doing, Doing::Settled(_));
+    if document.file.is_some() || !document.services.is_empty() || services.iter().any(bad) || !seen.edge.connected {
+        Verdict::Degraded
+    } else if seen.reports.values().any(busy) {
+        Verdict::Applying
+    } else {
+        Verdict::Applied
+    }
+}
+
+fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) -> ServiceStatus {
+    let report = seen.reports.get(&service.name);
+    let entry = seen.latest.and_then(|latest| latest.stack.service.iter().find(|entry| entry.name == service.name));
+    let mine = |view: &&InstanceView| view.service == service.name.as_str() && release_of(view).is_some();
+    let instances: Vec<&InstanceView> = seen.views.values().filter(mine).collect();
+    let active = report.and_then(|report| report.active.clone());
+    let ready = instances.iter().filter(|view| {
+        matches!(view.readiness, Readiness::Ready { .. }) && release_of(view) == active.as_ref().map(|a| a.release)
+    });
+    let ready = u32::try_from(ready.count()).unwrap_or(u32::MAX);
+    let wanted = if service.stopped { 0 } else { entry.map_or(0, |entry| entry.replicas) };
+    let unresolved = document.services.iter().find(|(name, _)| *name == service.name).map(|(_, cause)| cause.clone());
+    ServiceStatus {
+        name: service.name.clone(),
+        state: state(report, &instances, ready, wanted),
+        release: active.as_ref().map(|active| active.release),
+        commit: active.map(|active| active.commit),
+        pinned: service.pinned,
+        ready,
+        wanted,
+        restarts: instances.iter().map(|view| view.restarts).sum(),
+        url: entry.and_then(|entry| url(entry, seen.facts.external)),
+        since_unix_ms: report.map_or(0, |report| report.since_unix_ms),
+        last_error: report.and_then(|report| report.problem.as_ref()).map(|p| p.cause.clone()).or(unresolved),
+        warnings: instances.iter().flat_map(|view| view.warnings.clone()).collect(),
+        instances: instances.into_iter().filter_map(instance).collect(),
+    }
+}
+
+fn state(report: Option<&Report>, instances: &[&InstanceView], ready: u32, wanted: u32) -> ServiceState {
+    let crash_loop = instances.iter().any(|view| matches!(view.phase, Phase::Quarantined { .. }));
+    match report.map(|report| report.doing) {
+        None | Some(Doing::Pending) => ServiceState::Pending,
+        Some(Doing::Fetching) => ServiceState::Fetching,
+        Some(Doing::Building) => ServiceState::Building,
+        Some(Doing::Starting) => ServiceState::Starting,
+        Some(Doing::Stopping) => ServiceState::Stopping,
+        Some(Doing::Settled(Settled::Stopped)) => ServiceState::Stopped,
+        Some(Doing::Settled(Settled::Removed)) => ServiceState::Removed,
+        Some(Doing::Draining | Doing::Settled(Settled::Running | Settled::Failed)) => match ready {
+            ready if ready >= wanted && wanted > 0 => ServiceState::Ready,
+            0 if crash_loop => ServiceState::CrashLoop,
+            0 => ServiceState::Failing,
+            _ => ServiceState::Partial,
+        },
+    }
+}
+
+fn url(entry: &Service, external: SocketAddr) -> Option<String> {
+    let path = entry.path.as_ref().filter(|_| entry.public)?;
+    let shown = if external.ip().is_unspecified() { "127.0.0.1".to_owned() } else { external.ip().to_string() };
+    let host = entry.host.clone().unwrap_or(shown);
+    Some(format!("http://{host}:{}{path}", external.port()))
+}
+
+fn instance(view: &InstanceView) -> Option<InstanceStatus> {
+    Some(InstanceStatus {
+        id: view.id.clone(),
+        release: release_of(view)?,
+        incarnation: view.incarnation,
+        phase: view.phase.name().to_owned(),
+        pid: view.phase.program().map(|program| program.pid),
+        shim_pid: view.shim_pid,
+        port: view.port,
+        ready: matches!(view.readiness, Readiness::Ready { .. }),
+        last_exit: view.last_exit.map(|last| describe(last.exit)),
+        log_dir: view.log_dir.display().to_string(),
+    })
+}

@@ -1,0 +1,376 @@
+//! One service's worker: takes the newest order and works until it is true. An order that comes meanwhile drops the
+//! work under way; whatever that leaves behind is swept by the next pass, as after a crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::edge::Absent;
+use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber, ServiceName, Version};
+use agentd_protocol::stack::Service;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::environment::Naming;
+use super::routing::{Entry, RouteWish, Routing};
+use crate::edge::client::EdgeClient;
+use crate::source::Source;
+use crate::store::{Store, StoredRelease};
+use crate::supervisor::{InstanceView, Label, Supervisor};
+
+/// Log lines kept with a problem.
+pub(super) const TAIL_LINES: usize = 20;
+/// First pause after a failure that may pass by itself, and the longest one.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
+
+/// What all workers share.
+#[derive(Debug, Clone)]
+pub(super) struct Rooms {
+    pub(super) store: Store,
+    pub(super) source: Source,
+    pub(super) supervisor: Supervisor,
+    pub(super) edge: EdgeClient,
+    pub(super) routing: Routing,
+    /// One build at a time.
+    pub(super) builds: Arc<Semaphore>,
+    pub(super) naming: Arc<Naming>,
+    /// PATH of every build and instance.
+    pub(super) path: Arc<str>,
+    pub(super) reports: Arc<watch::Sender<Reports>>,
+}
+
+pub(super) type Reports = BTreeMap<ServiceName, Report>;
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Grows with every order; reports name the one they are about.
+    pub(super) ticket: u64,
+    pub(super) version: Version,
+    /// `None`: the service has left the document.
+    pub(super) entry: Option<Arc<Service>>,
+    /// Every service of the stack, for the URLs.
+    pub(super) services: Arc<Vec<ServiceName>>,
+    pub(super) run: RunWish,
+    pub(super) pinned: Option<ReleaseNumber>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RunWish {
+    Run,
+    /// New instances of what runs, even if nothing else changed.
+    RunFresh,
+    Stop,
+}
+
+/// Where a worker stands, for status and for those who wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) ticket: u64,
+    pub(super) doing: Doing,
+    pub(super) problem: Option<Problem>,
+    pub(super) active: Option<Active>,
+    pub(super) since_unix_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Active {
+    pub(super) release: ReleaseNumber,
+    pub(super) commit: Commit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Pending,
+    Fetching,
+    Building,
+    Starting,
+    Draining,
+    Stopping,
+    /// The order has been carried out, or has failed as `problem` says.
+    Settled(Settled),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    Running,
+    Stopped,
+    Removed,
+    Failed,
+}
+
+/// Why a pass ended early.
+#[derive(Debug)]
+pub(super) struct Halt {
+    pub(super) problem: Problem,
+    pub(super) again: Again,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// The cause may pass: the network, a port, a disk.
+    Later,
+    /// Only another document, commit or command changes the outcome.
+    WhenChanged,
+}
+
+pub(super) struct Worker {
+    pub(super) name: ServiceName,
+    pub(super) rooms: Rooms,
+}
+
+pub(super) fn unix_ms() -> u64 {
+    agentd_sys::clock::real_ns() / 1_000_000
+}
+
+/// The text of an error and of everything under it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+impl Worker {
+    pub(super) async fn run(self, mut orders: watch::Receiver<Wanted>, cancel: CancellationToken) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let wanted = orders.borrow_and_update().clone();
+            let outcome = tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = orders.changed() => {
+                    if changed.is_err() { return }
+                    pause = RETRY_FIRST;
+                    continue;
+                }
+                outcome = self.converge(&wanted) => outcome,
+            };
+            let again = outcome.as_ref().err().map(|halt| halt.again);
+            self.settle(&wanted, outcome);
+            let retry = match again {
+                Some(Again::Later) => Some(pause),
+                Some(Again::WhenChanged) | None => None,
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = orders.changed() => {
+                    if changed.is_err() { return }
+                    pause = RETRY_FIRST;
+                }
+                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {
+                    pause = (pause * 2).min(RETRY_LAST);
+                }
+                () = self.instance_lost(&wanted), if again.is_none() => {}
+            }
+        }
+    }
+
+    fn settle(&self, wanted: &Wanted, outcome: Result<Settled, Halt>) {
+        self.report(wanted, |report| match outcome {
+            Ok(settled) => {
+                report.doing = Doing::Settled(settled);
+                report.problem = None;
+            }
+            Err(halt) => {
+                tracing::warn!(service = %self.name, phase = ?halt.problem.phase, cause = %halt.problem.cause, "not as wanted");
+                report.doing = Doing::Settled(Settled::Failed);
+                report.problem = Some(halt.problem);
+            }
+        });
+    }
+
+    pub(super) fn doing(&self, wanted: &Wanted, doing: Doing) {
+        self.report(wanted, |report| report.doing = doing);
+    }
+
+    pub(super) fn report(&self, wanted: &Wanted, change: impl FnOnce(&mut Report)) {
+        self.rooms.reports.send_modify(|reports| {
+            let report = reports.entry(self.name.clone()).or_insert_with(|| Report {
+                ticket: 0,
+                doing: Doing::Pending,
+                problem: None,
+                active: None,
+                since_unix_ms: unix_ms(),
+            });
+            let before = report.doing;
+            report.ticket = wanted.ticket;
+            change(report);
+            if report.doing != before {
+                report.since_unix_ms = unix_ms();
+            }
+        });
+    }
+
+    /// One pass from whatever is to what is wanted.
+    async fn converge(&self, wanted: &Wanted) -> Result<Settled, Halt> {
+        let active = self.active(wanted).await?;
+        self.sweep(wanted, active.as_ref()).await?;
+        let Some(entry) = &wanted.entry else {
+            self.withdraw(wanted, Absent::Stopped).await?;
+            self.rooms.routing.set(&self.name, None);
+            self.commit(wanted).await?;
+            self.fallible(wanted, DeployPhase::Document, self.rooms.store.mark_removed(&self.name)).await?;
+            return Ok(Settled::Removed);
+        };
+        if wanted.run == RunWish::Stop {
+            self.announce(wanted, entry, active.as_ref(), Absent::Stopped);
+            self.withdraw(wanted, Absent::Stopped).await?;
+            return Ok(Settled::Stopped);
+        }
+        self.announce(wanted, entry, active.as_ref(), Absent::Starting);
+        if let Some(active) = active.as_ref().filter(|_| self.instances().is_empty()) {
+            self.serve_last(wanted, active).await;
+        }
+        let target = match wanted.pinned {
+            Some(number) => self.kept_release(wanted, number).await?,
+            None => self.release_for(wanted, entry, active.as_ref()).await?,
+        };
+        let same = active.as_ref().is_some_and(|active| active.number == target.number);
+        if same && wanted.run == RunWish::Run {
+            self.keep_running(wanted, &target).await?;
+        } else {
+            self.replace(wanted, active.as_ref(), &target).await?;
+        }
+        self.forget_old(wanted, &target).await?;
+        Ok(Settled::Running)
+    }
+
+    /// After a power cut or a `start`: what served last serves again before anything new is tried, network or not.
+    async fn serve_last(&self, wanted: &Wanted, active: &StoredRelease) {
+        if let Err(halt) = self.keep_running(wanted, active).await {
+            tracing::warn!(service = %self.name, cause = %halt.problem.cause, "the last release does not come up again");
+        }
+    }
+
+    /// The release that is served, as the store has it.
+    async fn active(&self, wanted: &Wanted) -> Result<Option<StoredRelease>, Halt> {
+        let active = self.fallible(wanted, DeployPhase::Document, self.rooms.store.active_release(&self.name)).await?;
+        self.report(wanted, |report| {
+            report.active =
+                active.as_ref().map(|release| Active { release: release.number, commit: release.commit.clone() });
+        });
+        Ok(active)
+    }
+
+    async fn kept_release(&self, wanted: &Wanted, number: ReleaseNumber) -> Result<StoredRelease, Halt> {
+        let releases = self.fallible(wanted, DeployPhase::Document, self.rooms.store.releases(&self.name)).await?;
+        releases.into_iter().find(|release| release.number == number && release.is_built()).ok_or_else(|| {
+            self.halt(DeployPhase::Start, format!("pinned release {number} is gone; `agentctl unpin {}`", self.name))
+        })
+    }
+
+    /// Puts the service on the routing table, at first without instances: until there are any, a request is told why.
+    fn announce(&self, wanted: &Wanted, entry: &Service, active: Option<&StoredRelease>, absent: Absent) {
+        if self.rooms.routing.get(&self.name).is_some() {
+            self.rooms.routing.update(&self.name, |known| known.absent = absent);
+            return;
+        }
+        let routed = active.map_or(entry, |release| &release.entry);
+        let instances = active.map(|release| self.ids_of(release.number)).unwrap_or_default();
+        let known = Entry { version: wanted.version, route: route_of(routed), instances, absent };
+        self.rooms.routing.set(&self.name, Some(known));
+    }
+
+    /// This service's instances, builds not among them.
+    pub(super) fn instances(&self) -> Vec<InstanceView> {
+        let views = self.rooms.supervisor.view().borrow().clone();
+        views.values().filter(|view| self.owns(view) && matches!(view.label, Label::Instance { .. })).cloned().collect()
+    }
+
+    fn owns(&self, view: &InstanceView) -> bool {
+        view.service == self.name.as_str() && !matches!(view.label, Label::Edge)
+    }
+
+    pub(super) fn ids_of(&self, release: ReleaseNumber) -> BTreeSet<InstanceId> {
+        self.instances().into_iter().filter(|view| release_of(view) == Some(release)).map(|view| view.id).collect()
+    }
+
+    /// Removes what an earlier pass left: builds, and instances of releases that are not active.
+    async fn sweep(&self, wanted: &Wanted, active: Option<&StoredRelease>) -> Result<(), Halt> {
+        let views = self.rooms.supervisor.view().borrow().clone();
+        for view in views.values().filter(|view| self.owns(view)) {
+            match &view.label {
+                Label::Build { .. } => self.end(wanted, view).await?,
+                Label::Instance { release } if Some(*release) != active.map(|active| active.number) => {
+                    self.retire(wanted, vec![view.clone()]).await?;
+                }
+                Label::Instance { .. } | Label::Edge => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends when fewer instances exist than wanted: somebody removed one behind our back.
+    async fn instance_lost(&self, wanted: &Wanted) {
+        let expected = match (&wanted.entry, wanted.run) {
+            (Some(entry), RunWish::Run | RunWish::RunFresh) => usize::try_from(entry.replicas).unwrap_or(usize::MAX),
+            (None, _) | (Some(_), RunWish::Stop) => 0,
+        };
+        let mut views = self.rooms.supervisor.view();
+        loop {
+            views.borrow_and_update();
+            if self.instances().len() < expected {
+                return;
+            }
+            if views.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    pub(super) async fn commit(&self, _wanted: &Wanted) -> Result<(), Halt> {
+        self.rooms.routing.commit().await.map_err(|error| Halt {
+            problem: self.problem(DeployPhase::Route, chain(&error)),
+            again: Again::Later,
+        })
+    }
+
+    pub(super) async fn fallible<T, E: std::error::Error>(
+        &self,
+        _wanted: &Wanted,
+        phase: DeployPhase,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Halt> {
+        work.await.map_err(|error| Halt { problem: self.problem(phase, chain(&error)), again: Again::Later })
+    }
+
+    pub(super) fn halt(&self, phase: DeployPhase, cause: String) -> Halt {
+        Halt { problem: self.problem(phase, cause), again: Again::WhenChanged }
+    }
+
+    pub(super) fn problem(&self, phase: DeployPhase, cause: String) -> Problem {
+        Problem {
+            service: Some(self.name.clone()),
+            phase,
+            cause,
+            commit: None,
+            release: None,
+            probes: Vec::new(),
+            log_tail: Vec::new(),
+            since_unix_ms: unix_ms(),
+        }
+    }
+
+    pub(super) fn release_dir(&self, release: &StoredRelease) -> PathBuf {
+        self.rooms.source.release_dir(&self.name, &release.dir_name)
+    }
+}
+
+pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
+    match view.label {
+        Label::Instance { release } => Some(release),
+        Label::Build { .. } | Label::Edge => None,
+    }
+}
+
+/// The external route an entry asks for.
+pub(super) fn route_of(entry: &Service) -> Option<RouteWish> {
+    let path = entry.path.clone().filter(|_| entry.public)?;
+    Some(RouteWish { host: entry.host.clone(), path, strip_prefix: entry.strip_prefix })
+}

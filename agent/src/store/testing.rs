@@ -1,0 +1,72 @@
+//! Small stacks and a store in a temporary folder, for this room's tests and sync's.
+
+use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::ids::{Commit, ServiceName};
+use agentd_protocol::stack::{
+    Kind, Proxy, Restart, Revision, SCHEMA, Service, Span, Stack, StackSection, Stop, StopSignal,
+};
+
+use super::Store;
+
+pub(crate) fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+pub(crate) fn commit(digit: char) -> Commit {
+    Commit::new(digit.to_string().repeat(40)).unwrap()
+}
+
+pub(crate) fn service(text: &str) -> Service {
+    Service {
+        name: name(text),
+        kind: Kind::Web,
+        repo: format!("https://git.example.com/{text}"),
+        source: Revision::Commit(commit('1')),
+        dir: None,
+        git_auth: None,
+        build: None,
+        run: "./serve".into(),
+        port: None,
+        host: None,
+        path: Some(format!("/{text}")),
+        strip_prefix: false,
+        public: true,
+        replicas: 1,
+        env: Default::default(),
+        env_file: None,
+        health: None,
+        start_deadline: Span::from_secs(60),
+        restart: Restart::Always,
+        stop: Stop { signal: StopSignal::Term, timeout: Span::from_secs(30) },
+        drain: Span::from_secs(30),
+    }
+}
+
+pub(crate) fn stack(services: Vec<Service>) -> Stack {
+    Stack {
+        schema: SCHEMA,
+        stack: StackSection { name: name("shop"), poll_interval: Span::from_secs(15) },
+        proxy: Proxy { port: 8080, health_path: None },
+        service: services,
+    }
+}
+
+pub(crate) fn problem() -> Problem {
+    Problem {
+        service: Some(name("api")),
+        phase: DeployPhase::Build,
+        cause: "build exited with 2".into(),
+        commit: Some(commit('1')),
+        release: None,
+        probes: Vec::new(),
+        log_tail: vec!["no rule to make target".into()],
+        since_unix_ms: 1,
+    }
+}
+
+/// The folder goes when the first of the pair is dropped.
+pub(crate) fn open_store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("agentd.db")).unwrap();
+    (dir, store)
+}

@@ -1,0 +1,284 @@
+//! The store through its own methods, against a real file.
+
+use std::collections::BTreeMap;
+
+use agentd_protocol::api::DeployPhase;
+use agentd_protocol::ids::{InstanceId, ReleaseNumber, Version};
+use agentd_protocol::stack::{Revision, Stack};
+use proptest::prelude::*;
+use rusqlite::Connection;
+use serde_json::json;
+
+use super::testing::{commit, name, open_store, problem, service, stack};
+use super::*;
+
+fn with_env(mut stack: Stack, value: &str) -> Stack {
+    stack.service[0].env.insert("SECRET".into(), value.into());
+    stack
+}
+
+fn release(number: ReleaseNumber, build: &str) -> NewRelease {
+    let mut entry = service("api");
+    entry.env.insert("SECRET".into(), "hunter2".into());
+    NewRelease {
+        service: name("api"),
+        number,
+        commit: commit('1'),
+        tree: "2".repeat(40),
+        dir_name: format!("{number}-1111111"),
+        build_digest: Digest::of(build.as_bytes()),
+        entry,
+    }
+}
+
+async fn new_release(store: &Store, build: &str) -> ReleaseNumber {
+    let number = store.next_release(&name("api")).await.unwrap();
+    store.put_release(release(number, build)).await.unwrap();
+    number
+}
+
+#[tokio::test]
+async fn versions_grow_only_with_their_content() {
+    let (_dir, store) = open_store();
+    assert_eq!(store.latest_version().await.unwrap(), None);
+    let one = with_env(stack(vec![service("api"), service("web")]), "a");
+    let two = with_env(one.clone(), "b");
+    let refs = Refs::from([(name("api"), "main".to_owned())]);
+    assert_eq!(store.put_version(&one, &refs).await.unwrap(), Put::New(Version(1)));
+    assert_eq!(store.put_version(&one, &refs).await.unwrap(), Put::Unchanged(Version(1)));
+    assert_eq!(store.put_version(&two, &refs).await.unwrap(), Put::New(Version(2)));
+    assert_eq!(store.put_version(&one, &refs).await.unwrap(), Put::New(Version(3)), "back is a new version too");
+    let found = store.version(Version(2)).await.unwrap().unwrap();
+    assert_eq!((found.stack, found.refs, found.applied_unix_ms), (two, refs, None));
+    assert_eq!(store.latest_version().await.unwrap().unwrap().version, Version(3));
+    assert_eq!(store.version(Version(9)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn applied_is_remembered_apart_from_newest() {
+    let (_dir, store) = open_store();
+    let one = stack(vec![service("api")]);
+    store.put_version(&one, &Refs::new()).await.unwrap();
+    store.put_version(&with_env(one, "b"), &Refs::new()).await.unwrap();
+    assert_eq!(store.last_applied().await.unwrap(), None);
+    store.mark_applied(Version(1)).await.unwrap();
+    let applied = store.last_applied().await.unwrap().unwrap();
+    assert_eq!(applied.version, Version(1));
+    assert!(applied.applied_unix_ms.is_some());
+    assert!(matches!(store.mark_applied(Version(7)).await, Err(Error::Missing { .. })));
+}
+
+#[tokio::test]
+async fn unchanged_content_takes_over_the_new_refs() {
+    let (_dir, store) = open_store();
+    let one = stack(vec![service("api")]);
+    store.put_version(&one, &Refs::new()).await.unwrap();
+    let refs = Refs::from([(name("api"), "v1".to_owned())]);
+    assert_eq!(store.put_version(&one, &refs).await.unwrap(), Put::Unchanged(Version(1)));
+    assert_eq!(store.latest_version().await.unwrap().unwrap().refs, refs);
+}
+
+#[tokio::test]
+async fn old_versions_go_but_the_applied_one_stays() {
+    let (dir, store) = open_store();
+    for n in 0..VERSIONS_KEPT + 3 {
+        store.put_version(&with_env(stack(vec![service("api")]), &n.to_string()), &Refs::new()).await.unwrap();
+        if n == 0 {
+            store.mark_applied(Version(1)).await.unwrap();
+        }
+    }
+    assert!(store.version(Version(1)).await.unwrap().is_some());
+    assert!(store.version(Version(2)).await.unwrap().is_none());
+    assert!(store.version(Version(4)).await.unwrap().is_some());
+    let raw = Connection::open(dir.path().join("agentd.db")).unwrap();
+    let count =
+        |table: &str| -> u32 { raw.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap() };
+    assert_eq!((count("versions"), count("env_objects")), (VERSIONS_KEPT + 1, VERSIONS_KEPT + 1));
+}
+
+#[tokio::test]
+async fn a_returned_version_is_on_disk() {
+    let (dir, store) = open_store();
+    let path = dir.path().join("agentd.db");
+    let whole = with_env(stack(vec![service("api")]), "a");
+    store.put_version(&whole, &Refs::new()).await.unwrap();
+    // What a kill leaves: the files as they are now, without the closing checkpoint.
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["agentd.db", "agentd.db-wal"] {
+        std::fs::copy(dir.path().join(file), copy.path().join(file)).unwrap();
+    }
+    let after_kill = Store::open(&copy.path().join("agentd.db")).unwrap();
+    assert_eq!(after_kill.latest_version().await.unwrap().unwrap().stack, whole);
+    drop(store);
+    let again = Store::open(&path).unwrap();
+    assert_eq!(again.latest_version().await.unwrap().unwrap().stack, whole);
+}
+
+#[tokio::test]
+async fn env_values_stand_in_their_table_alone() {
+    let (dir, store) = open_store();
+    store.put_version(&with_env(stack(vec![service("api")]), "hunter2"), &Refs::new()).await.unwrap();
+    new_release(&store, "a").await;
+    let raw = Connection::open(dir.path().join("agentd.db")).unwrap();
+    let texts = |query: &str| -> Vec<String> {
+        raw.prepare(query).unwrap().query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    for text in texts("SELECT document FROM versions UNION ALL SELECT entry FROM releases") {
+        assert!(text.contains("SECRET") && !text.contains("hunter2"), "{text}");
+    }
+    assert_eq!(texts("SELECT json FROM env_objects WHERE json LIKE '%hunter2%'").len(), 2);
+    assert!(!format!("{:?}", store.latest_version().await.unwrap()).contains("hunter2"));
+    assert!(!format!("{:?}", store.releases(&name("api")).await.unwrap()).contains("hunter2"));
+}
+
+#[tokio::test]
+async fn releases_go_through_their_states() {
+    let (_dir, store) = open_store();
+    let api = name("api");
+    let one = new_release(&store, "same").await;
+    let two = new_release(&store, "same").await;
+    assert_eq!((one, two), (ReleaseNumber(1), ReleaseNumber(2)));
+    assert_eq!(store.find_built(&api, Digest::of(b"same")).await.unwrap(), None, "building is not built");
+    store.set_release_state(&api, one, ReleaseState::Built).await.unwrap();
+    let failed = ReleaseState::Failed(Box::new(problem()));
+    store.set_release_state(&api, two, failed.clone()).await.unwrap();
+    let found = store.releases(&api).await.unwrap();
+    assert_eq!(found.iter().map(|r| r.number).collect::<Vec<_>>(), [two, one]);
+    assert_eq!((&found[0].state, found[0].built_unix_ms), (&failed, None));
+    assert!(found[1].built_unix_ms.is_some());
+    assert_eq!(found[1].entry, release(one, "same").entry);
+    assert_eq!(store.find_built(&api, Digest::of(b"same")).await.unwrap().unwrap().number, one);
+    assert_eq!(store.find_built(&api, Digest::of(b"other")).await.unwrap(), None);
+    let env = BTreeMap::from([("SECRET".to_owned(), "hunter2".to_owned())]);
+    assert_eq!(store.release_env(&api, one).await.unwrap(), env);
+    assert!(matches!(store.release_env(&api, ReleaseNumber(9)).await, Err(Error::Missing { .. })));
+    store.set_release_state(&api, one, ReleaseState::Gone).await.unwrap();
+    assert_eq!(store.find_built(&api, Digest::of(b"same")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn instances_come_and_go() {
+    let (_dir, store) = open_store();
+    let new = |id: &str, port| NewInstance {
+        id: InstanceId::new(id).unwrap(),
+        service: name("api"),
+        release: ReleaseNumber(1),
+        port,
+    };
+    let (a, b) = (new("aaaaaaaaaaaa", Some(20_000)), new("bbbbbbbbbbbb", None));
+    store.put_instance(a.clone()).await.unwrap();
+    store.put_instance(b.clone()).await.unwrap();
+    store.set_event_seq(&a.id, 7).await.unwrap();
+    store.set_event_seq(&a.id, 5).await.unwrap();
+    store.add_restarts(&a.id, 2).await.unwrap();
+    store.add_restarts(&a.id, 1).await.unwrap();
+    store.remove_instance(&b.id).await.unwrap();
+    let found = store.instances().await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].id, found[0].port), (&a.id, Some(20_000)));
+    assert_eq!((found[0].last_event_seq, found[0].restarts), (7, 3));
+    let unknown = InstanceId::new("cccccccccccc").unwrap();
+    assert!(matches!(store.remove_instance(&unknown).await, Err(Error::Missing { .. })));
+    assert!(store.put_instance(a).await.is_err(), "an id is used once");
+}
+
+#[tokio::test]
+async fn services_are_stopped_pinned_removed_and_pruned() {
+    let (_dir, store) = open_store();
+    let api = name("api");
+    let whole = stack(vec![service("api"), service("web")]);
+    store.put_version(&whole, &Refs::new()).await.unwrap();
+    let one = new_release(&store, "a").await;
+    store.set_stopped(&api, true).await.unwrap();
+    let entry = entry_digest(&whole.service[0]);
+    store.pin(&api, one, entry).await.unwrap();
+    let found = store.services().await.unwrap().remove(0);
+    assert_eq!((found.stopped, found.pin), (true, Some(Pin { release: one, entry })));
+    store.unpin(&api).await.unwrap();
+    assert_eq!(store.services().await.unwrap()[0].pin, None);
+
+    store.mark_removed(&api).await.unwrap();
+    let found = store.services().await.unwrap().remove(0);
+    assert!(found.removed_unix_ms.is_some() && !found.stopped);
+    store.put_version(&with_env(whole, "back"), &Refs::new()).await.unwrap();
+    assert_eq!(store.services().await.unwrap()[0].removed_unix_ms, None);
+
+    store.prune_service(&api).await.unwrap();
+    assert_eq!(store.services().await.unwrap().len(), 1);
+    assert_eq!(store.releases(&api).await.unwrap(), []);
+    assert_eq!(store.next_release(&api).await.unwrap(), ReleaseNumber(2), "a number is never used twice");
+    assert!(matches!(store.set_stopped(&api, true).await, Err(Error::Missing { .. })));
+}
+
+#[tokio::test]
+async fn deploys_tell_how_far_they_came() {
+    let (_dir, store) = open_store();
+    let new = |to| NewDeploy { service: name("api"), from: None, to: ReleaseNumber(to), phase: DeployPhase::Fetch };
+    let one = store.start_deploy(new(1)).await.unwrap();
+    let two = store.start_deploy(new(2)).await.unwrap();
+    store.set_deploy_phase(one, DeployPhase::Health).await.unwrap();
+    let end = DeployEnd::Failed(Box::new(problem()));
+    store.end_deploy(one, end.clone()).await.unwrap();
+    let found = store.deploys(&name("api"), 10).await.unwrap();
+    assert_eq!(found.iter().map(|d| d.id).collect::<Vec<_>>(), [two, one]);
+    assert_eq!((&found[1].phase, &found[1].end), (&DeployPhase::Health, &Some(end)));
+    assert_eq!((&found[0].end, found[0].ended_unix_ms), (&None, None));
+}
+
+#[tokio::test]
+async fn events_are_bounded_and_in_order() {
+    let (dir, store) = open_store();
+    let new = |n: u32| NewEvent {
+        service: Some(name("api")),
+        release: Some(ReleaseNumber(1)),
+        kind: "deploy.failed".into(),
+        cause: json!({ "n": n }),
+    };
+    store.record_event(new(0)).await.unwrap();
+    // Ids jump as if the bound had been reached, which 10,000 commits would take long to do.
+    let raw = Connection::open(dir.path().join("agentd.db")).unwrap();
+    raw.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'events'", [EVENTS_KEPT]).unwrap();
+    store.record_event(new(1)).await.unwrap();
+    store.record_event(new(2)).await.unwrap();
+    let found = store.events(10).await.unwrap();
+    assert_eq!(found.iter().map(|e| e.cause.clone()).collect::<Vec<_>>(), [json!({"n": 1}), json!({"n": 2})]);
+    assert_eq!(store.events(1).await.unwrap()[0].cause, json!({"n": 2}));
+}
+
+prop_compose! {
+    fn any_stack()(
+        labels in prop::collection::btree_set("[a-z][a-z0-9]{0,8}", 0..5),
+        values in prop::collection::btree_map("[A-Z_]{1,6}", any::<String>(), 0..4),
+        branch in "[ -~]{1,12}",
+        port in any::<Option<u16>>(),
+    ) -> Stack {
+        let mut whole = stack(labels.iter().map(|label| service(label)).collect());
+        for (place, entry) in whole.service.iter_mut().enumerate() {
+            entry.port = port;
+            if place % 2 == 0 {
+                entry.env = values.clone();
+                entry.source = Revision::Ref(branch.clone());
+            }
+        }
+        whole
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_is_published_comes_back(stacks in prop::collection::vec(any_stack(), 1..4)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (_dir, store) = open_store();
+            for whole in stacks {
+                let (Put::New(version) | Put::Unchanged(version)) =
+                    store.put_version(&whole, &Refs::new()).await.unwrap();
+                let found = store.version(version).await.unwrap().unwrap();
+                assert_eq!(found.stack, whole);
+                assert_eq!(store.put_version(&whole, &Refs::new()).await.unwrap(), Put::Unchanged(version));
+            }
+        });
+    }
+}

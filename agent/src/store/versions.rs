@@ -1,0 +1,187 @@
+//! Versions of the stack's document and their env objects.
+
+use std::collections::BTreeMap;
+
+use agentd_protocol::ids::{ServiceName, Version};
+use agentd_protocol::stack::Stack;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+use super::convert::{Fault, now_unix_ms, parsed, plain, signed, some_row, unsigned, unsigned_or_null};
+use super::published::{join_stack, split_stack};
+use super::{Digest, Error, Store};
+
+/// A document has up to 4 MiB, and what is older than this helps nobody; the one last applied stays in any case.
+pub const VERSIONS_KEPT: u32 = 50;
+
+/// Branch or tag each service's commit was resolved from; a service given by commit is not in it.
+pub type Refs = BTreeMap<ServiceName, String>;
+
+/// Whether publishing made a new version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    New(Version),
+    /// The newest version has the same content.
+    Unchanged(Version),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredVersion {
+    pub version: Version,
+    /// Of the document's exact bytes.
+    pub sha256: Digest,
+    /// With the env values joined back.
+    pub stack: Stack,
+    pub refs: Refs,
+    pub received_unix_ms: u64,
+    /// When it was first applied in full.
+    pub applied_unix_ms: Option<u64>,
+}
+
+// By hand: the stack holds env values.
+impl std::fmt::Debug for StoredVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredVersion")
+            .field("version", &self.version)
+            .field("sha256", &self.sha256)
+            .field("applied_unix_ms", &self.applied_unix_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+const SELECT: &str = "SELECT number, versions.sha256, document, env.json AS env, refs, received_at, applied_at \
+                      FROM versions JOIN env_objects env ON env.sha256 = env_sha256";
+
+impl Store {
+    /// Stores the published form of `stack` as the next version, unless it equals the newest one. Every service in it
+    /// is known from then on, and no longer counts as removed.
+    pub async fn put_version(&self, stack: &Stack, refs: &Refs) -> Result<Put, Error> {
+        let parts = split_stack(stack);
+        let name = stack.stack.name.clone();
+        let services: Vec<ServiceName> = stack.service.iter().map(|service| service.name.clone()).collect();
+        let refs = serde_json::to_string(refs).expect("a map of texts is JSON");
+        self.write("store a version", move |transaction| {
+            let sha256 = Digest::of(parts.document.as_bytes());
+            let newest: Option<(i64, String)> = transaction
+                .query_row("SELECT number, sha256 FROM versions ORDER BY number DESC LIMIT 1", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()?;
+            let number = match newest {
+                Some((number, stored)) if stored == sha256.to_string() => {
+                    transaction.execute("UPDATE versions SET refs = ?2 WHERE number = ?1", params![number, refs])?;
+                    return Ok(Put::Unchanged(Version(u64::try_from(number)?)));
+                }
+                Some((number, _)) => number + 1,
+                None => 1,
+            };
+            let env_sha256 = put_env(transaction, &parts.env)?;
+            transaction.execute(
+                "INSERT INTO versions (number, stack, sha256, document, env_sha256, refs, source, received_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'file', ?7)",
+                params![
+                    number,
+                    name.as_str(),
+                    sha256.to_string(),
+                    parts.document,
+                    env_sha256.to_string(),
+                    refs,
+                    now_unix_ms()
+                ],
+            )?;
+            know_services(transaction, &services)?;
+            drop_old(transaction, number)?;
+            Ok(Put::New(Version(u64::try_from(number)?)))
+        })
+        .await
+    }
+
+    pub async fn version(&self, version: Version) -> Result<Option<StoredVersion>, Error> {
+        self.read("read a version", move |connection| {
+            find(connection, &format!("{SELECT} WHERE number = {}", signed(version.0)))
+        })
+        .await
+    }
+
+    pub async fn latest_version(&self) -> Result<Option<StoredVersion>, Error> {
+        self.read("read the newest version", |connection| {
+            find(connection, &format!("{SELECT} ORDER BY number DESC LIMIT 1"))
+        })
+        .await
+    }
+
+    /// The newest version that was applied in full.
+    pub async fn last_applied(&self) -> Result<Option<StoredVersion>, Error> {
+        self.read("read the applied version", |connection| {
+            find(connection, &format!("{SELECT} WHERE applied_at IS NOT NULL ORDER BY number DESC LIMIT 1"))
+        })
+        .await
+    }
+
+    pub async fn mark_applied(&self, version: Version) -> Result<(), Error> {
+        self.write("mark a version as applied", move |transaction| {
+            some_row(transaction.execute(
+                "UPDATE versions SET applied_at = coalesce(applied_at, ?2), verdict = 'applied' WHERE number = ?1",
+                params![signed(version.0), now_unix_ms()],
+            )?)
+        })
+        .await
+    }
+}
+
+/// Stores an env object under its digest; the same object twice is stored once.
+pub(super) fn put_env(transaction: &Transaction<'_>, json: &str) -> Result<Digest, Fault> {
+    let sha256 = Digest::of(json.as_bytes());
+    transaction.execute(
+        "INSERT INTO env_objects (sha256, json) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+        params![sha256.to_string(), json],
+    )?;
+    Ok(sha256)
+}
+
+/// Secrets go when the last version or release that used them goes.
+pub(super) fn drop_unused_env(transaction: &Transaction<'_>) -> Result<(), Fault> {
+    transaction.execute(
+        "DELETE FROM env_objects WHERE NOT EXISTS (SELECT 1 FROM versions WHERE env_sha256 = env_objects.sha256) \
+         AND NOT EXISTS (SELECT 1 FROM releases WHERE env_sha256 = env_objects.sha256)",
+        [],
+    )?;
+    Ok(())
+}
+
+fn know_services(transaction: &Transaction<'_>, services: &[ServiceName]) -> Result<(), Fault> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO services (name, first_seen) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET removed_at = NULL",
+    )?;
+    for service in services {
+        statement.execute(params![service.as_str(), now_unix_ms()])?;
+    }
+    Ok(())
+}
+
+fn drop_old(transaction: &Transaction<'_>, newest: i64) -> Result<(), Fault> {
+    let dropped = transaction.execute(
+        "DELETE FROM versions WHERE number <= ?1 \
+         AND number <> coalesce((SELECT max(number) FROM versions WHERE applied_at IS NOT NULL), 0)",
+        [newest - i64::from(VERSIONS_KEPT)],
+    )?;
+    if dropped > 0 { drop_unused_env(transaction) } else { Ok(()) }
+}
+
+fn find(connection: &Connection, query: &str) -> Result<Option<StoredVersion>, Fault> {
+    let mut statement = connection.prepare_cached(query)?;
+    let mut rows = statement.query([])?;
+    rows.next()?.map(read).transpose()
+}
+
+fn read(row: &Row<'_>) -> Result<StoredVersion, Fault> {
+    let (document, env, refs): (String, String, String) =
+        (plain(row, "document")?, plain(row, "env")?, plain(row, "refs")?);
+    Ok(StoredVersion {
+        version: Version(unsigned(row, "number")?),
+        sha256: parsed(row, "sha256")?,
+        stack: join_stack(&document, &env)?,
+        refs: serde_json::from_str(&refs)?,
+        received_unix_ms: unsigned(row, "received_at")?,
+        applied_unix_ms: unsigned_or_null(row, "applied_at")?,
+    })
+}

@@ -1,0 +1,119 @@
+//! Calls to the manager over its Unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentd_protocol::api::{API_SOCKET, Failure};
+use agentd_protocol::exit_code::Exit;
+use agentd_sys::files::SocketDir;
+use reqwest::StatusCode;
+use serde::de::DeserializeOwned;
+
+/// The longest any call may take: a deploy's start deadline, drain and stop, with the manager's own slack.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+/// To reach the manager at all.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a call has no answer, or the answer is no.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// Nobody listens: with the folder that was looked in.
+    NotRunning { run_dir: PathBuf },
+    /// The connection broke or the answer was not ours.
+    Broken { cause: String },
+    /// The manager says no, in its own words.
+    Refused { status: StatusCode, text: String },
+}
+
+impl Error {
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::NotRunning { run_dir } => format!(
+                "no agentd runs on this home (looked for {}); start it with `agentd run --stack FILE --home DIR`",
+                run_dir.join(API_SOCKET).display()
+            ),
+            Self::Broken { cause } => format!("the call to agentd broke off: {cause}"),
+            Self::Refused { text, .. } => text.clone(),
+        }
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::NotRunning { .. } | Self::Broken { .. } => Exit::Unreachable,
+            Self::Refused { status: StatusCode::NOT_FOUND, .. } => Exit::NotFound,
+            Self::Refused { .. } => Exit::Failed,
+        }
+    }
+}
+
+/// One home's manager.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    run_dir: PathBuf,
+    /// Keeps the socket's short name valid.
+    _dir: SocketDir,
+}
+
+impl Client {
+    pub(crate) fn new(home: &Path) -> Result<Self, Error> {
+        let run_dir = home.join("run");
+        let missing = |_| Error::NotRunning { run_dir: run_dir.clone() };
+        let dir = SocketDir::open(&run_dir).map_err(missing)?;
+        let http = reqwest::Client::builder()
+            .unix_socket(dir.path_of(API_SOCKET))
+            .timeout(LIMIT)
+            .connect_timeout(CONNECT_LIMIT)
+            .build()
+            .map_err(|error| Error::Broken { cause: chain(&error) })?;
+        Ok(Self { http, run_dir, _dir: dir })
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.answer(self.http.get(url(path))).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.answer(self.http.post(url(path))).await
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, call: reqwest::RequestBuilder) -> Result<T, Error> {
+        let response = call.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| Error::Broken { cause: chain(&error) })?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| Error::Broken { cause: chain(&error) });
+        }
+        let text = match serde_json::from_slice::<Failure>(&body) {
+            Ok(failure) => failure.error,
+            Err(_) => format!("agentd answered {status}"),
+        };
+        Err(Error::Refused { status, text })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Error {
+        if error.is_connect() {
+            Error::NotRunning { run_dir: self.run_dir.clone() }
+        } else {
+            Error::Broken { cause: chain(error) }
+        }
+    }
+
+    /// Whether a manager answers.
+    pub(crate) async fn is_up(&self) -> bool {
+        self.get::<serde_json::Value>("/v1/status").await.is_ok()
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("http://agentd{path}")
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
