@@ -20,8 +20,8 @@ use source::{Finding, Source};
 const RATCHET_PATH: &str = "xtask/tidy.toml";
 /// Hidden folders that belong to the tree; all others are tools' own.
 const HIDDEN_DIRS: &[&str] = &[".ci", ".cargo", ".config", ".github"];
-/// What builds and interpreters leave behind.
-const FOREIGN_DIRS: &[&str] = &["target", "node_modules", "__pycache__"];
+/// What builds, interpreters and git (a file, in a worktree) leave behind.
+const FOREIGN: &[&str] = &["target", "node_modules", "__pycache__", ".git"];
 /// Kinds of files people write. Files without an extension are read if they are text.
 const TEXT_KINDS: &[&str] =
     &["rs", "md", "toml", "sh", "py", "js", "html", "css", "service", "socket", "conf", "yml", "yaml", ""];
@@ -65,9 +65,11 @@ fn collect(root: &Path, dir: &Path, depth: usize, sources: &mut Vec<Source>) -> 
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         let kind = entry.file_type()?;
-        let is_ours =
-            !FOREIGN_DIRS.contains(&name.as_str()) && (!name.starts_with('.') || HIDDEN_DIRS.contains(&name.as_str()));
-        if kind.is_dir() && is_ours && depth < DEPTH_MAX {
+        if FOREIGN.contains(&name.as_str()) {
+            continue;
+        }
+        let is_shown = !name.starts_with('.') || HIDDEN_DIRS.contains(&name.as_str());
+        if kind.is_dir() && is_shown && depth < DEPTH_MAX {
             collect(root, &path, depth + 1, sources)?;
         }
         let extension = path.extension().map(|extension| extension.to_string_lossy()).unwrap_or_default();
