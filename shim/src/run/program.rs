@@ -182,14 +182,18 @@ impl Shim {
         }
     }
 
-    /// Dropping the gate unopened sends the child away.
+    /// Without a record the gate is dropped unopened, which sends the child away.
     pub(super) fn open_gate(&mut self) {
         let persisted = self.is_persisted();
-        let Some(Program { kin: Kin::Child { gate, .. }, .. }) = &mut self.program else { return };
-        if let Some(gate) = gate.take().filter(|_| persisted)
-            && let Err(error) = gate.open()
-        {
-            say(&format!("cannot open the start gate: {error}"));
+        let Some(Program { kin: Kin::Child { gate, status, .. }, .. }) = &mut self.program else { return };
+        match gate.take() {
+            Some(gate) if persisted => {
+                if let Err(error) = gate.open() {
+                    say(&format!("cannot open the start gate: {error}"));
+                }
+            }
+            // The pipe will end without an exec.
+            Some(_) | None => *status = None,
         }
     }
 
