@@ -17,6 +17,8 @@ use crate::say;
 
 /// How long somebody else's record of an exit is waited for, ms; past it the exit is unknown.
 const LEARN_MS: u64 = 1_000;
+/// A process whose image we may not see counts as the program when it is older than this, ms.
+const EXEC_MS: u64 = 1_000;
 /// Clock ticks of /proc per second: fixed at 100 for user space on every architecture we build for.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -182,14 +184,18 @@ impl Shim {
         }
     }
 
-    /// Dropping the gate unopened sends the child away.
+    /// Without a record the gate is dropped unopened, which sends the child away.
     pub(super) fn open_gate(&mut self) {
         let persisted = self.is_persisted();
-        let Some(Program { kin: Kin::Child { gate, .. }, .. }) = &mut self.program else { return };
-        if let Some(gate) = gate.take().filter(|_| persisted)
-            && let Err(error) = gate.open()
-        {
-            say(&format!("cannot open the start gate: {error}"));
+        let Some(Program { kin: Kin::Child { gate, status, .. }, .. }) = &mut self.program else { return };
+        match gate.take() {
+            Some(gate) if persisted => {
+                if let Err(error) = gate.open() {
+                    say(&format!("cannot open the start gate: {error}"));
+                }
+            }
+            // The pipe will end without an exec.
+            Some(_) | None => *status = None,
         }
     }
 
@@ -270,7 +276,9 @@ impl Shim {
         let Program { pidfd, identity, kin: Kin::Stranger { executed, learn_until_boot_ms } } = program else { return };
         match *learn_until_boot_ms {
             None => {
-                if *executed == Executed::NotSeen && !setup::is_our_image(identity.pid) {
+                let begun_boot_ms = identity.start_ticks.saturating_mul(1_000 / TICKS_PER_SECOND);
+                let is_old = boot_ms.saturating_sub(begun_boot_ms) > EXEC_MS;
+                if *executed == Executed::NotSeen && setup::runs_other_image(identity.pid).unwrap_or(is_old) {
                     *executed = Executed::Yes;
                     self.feed(Input::Executed);
                 }

@@ -123,10 +123,10 @@ pub(crate) fn open_fifo(path: PathBuf) -> Result<File, Error> {
     open().map_err(|source: io::Error| Error::Open { path: path.clone(), source })
 }
 
-/// Whether the process still runs our own image: forked, not yet the program.
-pub(crate) fn is_our_image(pid: u32) -> bool {
+/// Whether the process runs another image than ours: it has become the program. `None` while that cannot be seen, as in
+/// the moments between a process's last breath and its zombie.
+pub(crate) fn runs_other_image(pid: u32) -> Option<bool> {
     use std::os::unix::fs::MetadataExt;
     let image = |path: &str| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let theirs = image(&format!("/proc/{pid}/exe"));
-    theirs.is_some() && theirs == image("/proc/self/exe")
+    Some(image(&format!("/proc/{pid}/exe"))? != image("/proc/self/exe")?)
 }

@@ -27,35 +27,38 @@ pub(crate) struct Member {
 
 /// Every living member; dead ones that wait to be reaped hold nothing and do not count.
 pub(crate) fn survey(root: Root, instance: &str) -> Vec<Member> {
-    let all = processes();
-    let own = std::process::id();
     let entry = format!("{INSTANCE_ENV}={instance}");
+    let found = members(&processes(), root, std::process::id(), |pid| carries(pid, entry.as_bytes()));
+    let living = found.into_iter().filter(|(pid, stat)| is_alive(*pid, stat));
+    living.map(|(pid, stat)| Member { pid, start_ticks: stat.start_ticks, group: stat.group }).collect()
+}
+
+fn members(all: &BTreeMap<u32, Stat>, root: Root, own: u32, carries: impl Fn(u32) -> bool) -> BTreeMap<u32, Stat> {
+    // While a session has members nobody gets its number as a pid: a stranger with it means that the session is over.
+    let taken_over = all.get(&root.pid).is_some_and(|stat| stat.start_ticks != root.start_ticks);
+    let in_session = |stat: &Stat| root.pid != 0 && !taken_over && stat.session == root.pid;
     let is_origin = |pid: u32, stat: &Stat| {
-        pid == root.pid
-            || stat.parent == own
-            || (root.pid != 0 && stat.session == root.pid)
-            || (stat.start_ticks >= root.start_ticks && carries(pid, entry.as_bytes()))
+        stat.start_ticks >= root.start_ticks
+            && ((pid == root.pid && !taken_over) || stat.parent == own || in_session(stat) || carries(pid))
     };
-    let mut found: BTreeMap<u32, Stat> = BTreeMap::new();
-    for (pid, stat) in &all {
-        if *pid != own && stat.start_ticks >= root.start_ticks && is_origin(*pid, stat) {
+    let mut found = BTreeMap::new();
+    for (pid, stat) in all {
+        if *pid != own && is_origin(*pid, stat) {
             found.insert(*pid, stat.clone());
         }
     }
     // Descendants of members, generation by generation; each round adds at least one or ends.
     loop {
         let before = found.len();
-        for (pid, stat) in &all {
+        for (pid, stat) in all {
             if *pid != own && found.contains_key(&stat.parent) {
                 found.entry(*pid).or_insert_with(|| stat.clone());
             }
         }
         if found.len() == before {
-            break;
+            return found;
         }
     }
-    let living = found.into_iter().filter(|(pid, stat)| is_alive(*pid, stat));
-    living.map(|(pid, stat)| Member { pid, start_ticks: stat.start_ticks, group: stat.group }).collect()
 }
 
 /// Sends to one member, if it is still the same process.
@@ -90,5 +93,48 @@ fn is_alive(pid: u32, stat: &Stat) -> bool {
     match stat.state {
         'Z' | 'X' => std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: u32 = 10;
+    const ROOT: Root = Root { pid: 20, start_ticks: 500 };
+
+    fn found(processes: &[(u32, u32, u32, u64)], carriers: &[u32]) -> Vec<u32> {
+        let all = processes.iter().map(|(pid, parent, session, start_ticks)| {
+            let stat = Stat {
+                state: 'S',
+                parent: *parent,
+                group: *session,
+                session: *session,
+                start_ticks: *start_ticks,
+                exit_code: 0,
+            };
+            (*pid, stat)
+        });
+        members(&all.collect(), ROOT, OWN, |pid| carriers.contains(&pid)).into_keys().collect()
+    }
+
+    #[test]
+    fn each_trace_alone_is_enough() {
+        let strangers = [(1, 0, 1, 1), (9, 1, 9, 2), (OWN, 9, OWN, 400), (11, 9, 11, 600)];
+        let tree = [
+            (20, OWN, 20, 500), // the program
+            (21, 20, 20, 501),  // its child
+            (22, 1, 20, 502),   // forked twice, still in its session
+            (23, OWN, 23, 503), // forked twice, own session, ours as subreaper
+            (24, 9, 24, 504),   // the same after another shim's death: known by its environment
+            (25, 24, 25, 505),  // its child, own session, without the environment
+        ];
+        assert_eq!(found(&[&strangers[..], &tree[..]].concat(), &[24]), [20, 21, 22, 23, 24, 25]);
+    }
+
+    #[test]
+    fn a_number_given_to_somebody_else_makes_nobody_a_member() {
+        let strangers = [(20, 1, 20, 900), (30, 20, 20, 901), (31, 1, 31, 499)];
+        assert_eq!(found(&strangers, &[31]), [0; 0], "older than the program, or in a stranger's session");
     }
 }

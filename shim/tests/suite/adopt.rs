@@ -8,7 +8,7 @@ use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::{Exit, Phase};
 use agentd_protocol::shim::wire::Message;
 
-use crate::harness::{Instance, Kernel, is_alive};
+use crate::harness::{Instance, Kernel, is_alive, wait_for};
 
 /// SIGKILLs of the shim while the program writes.
 const KILLS: u64 = 50;
@@ -128,6 +128,24 @@ fn a_stop_under_way_is_carried_on_by_the_next_shim() {
     let mut session = instance.start();
     session.wait_event("stopped", |kind| *kind == EventKind::Stopped);
     assert_eq!(instance.state().phase, Phase::Down);
+}
+
+#[test]
+fn a_start_cut_short_at_any_moment_never_leads_to_two_copies() {
+    let mut instance = Instance::shell("echo $$ >> runs; exec sleep 600");
+    for kill in 0..KILLS {
+        instance.spawn_shim();
+        // Not for luck: the moments of the kills are spread over the shim's first steps.
+        std::thread::sleep(Duration::from_micros(kill * 7_919 % 12_000));
+        instance.kill_shim();
+    }
+    instance.spawn_shim();
+    let program = instance.wait_up();
+    let runs = wait_for("the program's note", || {
+        std::fs::read_to_string(instance.root().join("runs")).map_err(|error| error.to_string())
+    });
+    assert_eq!(runs, format!("{}\n", program.pid));
+    assert_eq!(instance.state().last_exit, None);
 }
 
 #[test]

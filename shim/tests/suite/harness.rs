@@ -203,17 +203,12 @@ impl Instance {
 
     /// What the keeper does with an orphan of a dead shim: records its end, then reaps it.
     pub(crate) fn reap_as_keeper(&self, program: &Identity) {
-        let dead = wait_for("the orphan's end", || match agentd_sys::process::dead_child().unwrap() {
-            Some(dead) if dead.pid == program.pid => Ok(dead),
+        let wait_status = wait_for("the orphan's end", || match agentd_sys::process::stat(program.pid) {
+            Some(stat) if stat.state == 'Z' => Ok(stat.exit_code),
             other => Err(format!("{other:?}")),
         });
-        let wait_status = match dead.exit {
-            Exit::Code(code) => i32::from(code) << 8,
-            Exit::Signal { number, .. } => i32::from(number),
-            other => panic!("{other:?}"),
-        };
         let record = ReapRecord {
-            pid: dead.pid,
+            pid: program.pid,
             wait_status,
             pidfd_inode: program.pidfd_inode,
             start_ticks: program.start_ticks,
@@ -221,7 +216,7 @@ impl Instance {
         };
         let path = self.root.path().join("keeper/exits");
         OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(&record.encode()).unwrap();
-        agentd_sys::process::reap(dead.pid).unwrap();
+        agentd_sys::process::reap(program.pid).unwrap();
     }
 
     /// The events file as it stands.

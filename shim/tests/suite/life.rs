@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use agentd_protocol::shim::event::EventKind;
 use agentd_protocol::shim::log::Source;
-use agentd_protocol::shim::spec::RestartPolicy;
+use agentd_protocol::shim::spec::{RestartPolicy, User};
 use agentd_protocol::shim::state::{Exit, Phase};
-use agentd_protocol::shim::wire::Message;
+use agentd_protocol::shim::wire::{Envelope, Message};
+use agentd_sys::seqpacket::{Blocking, Listener, Received};
 
 use crate::harness::{Instance, is_alive, wait_for};
 
@@ -169,4 +170,63 @@ fn a_second_shim_leaves_the_first_alone() {
     assert!(String::from_utf8_lossy(&second.stderr).contains("another shim"), "{second:?}");
     assert_eq!(instance.wait_up(), up);
     wait_for("the first shim", || if is_alive(instance.shim_pid()) { Ok(()) } else { Err("dead".into()) });
+}
+
+#[test]
+fn nothing_runs_that_no_record_tells_of() {
+    let mut instance = Instance::shell("echo ran; exec sleep 600");
+    // No file can be renamed over a folder: the state cannot be written.
+    let in_the_way = instance.dir().join("state");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let mut session = instance.start();
+    session.wait_started();
+    session.wait_event("the next try", |kind| *kind == EventKind::Started);
+    assert_eq!(instance.log(Source::Stdout), "", "the gate stayed shut");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    instance.wait_log("ran");
+    let state = instance.wait_phase("the program to be up", |phase| matches!(phase, Phase::Up { .. }));
+    assert_eq!((state.unstable_exits, state.last_exit), (0, None), "what never ran is no crash");
+    assert_eq!(instance.log(Source::Stdout), "ran\n");
+}
+
+#[test]
+fn a_start_waits_as_long_as_the_keeper_says_and_never_for_a_hung_one() {
+    let mut instance = Instance::shell("exec sleep 600");
+    let keeper = Listener::bind(&instance.root().join("keeper"), "ctl.sock").unwrap();
+    let mut asker = None;
+    instance.spawn_shim();
+    let granted_at = wait_for("the question", || {
+        let Some(connection) = keeper.accept(Blocking::Yes).unwrap() else { return Err("nobody".to_owned()) };
+        let Received::Message { envelope, .. } = connection.receive().unwrap() else { panic!("no message") };
+        let expected = Message::AskStart { instance: instance.spec.instance.clone() };
+        assert_eq!(envelope.message, expected);
+        let answer = Envelope { seq: 1, re: envelope.seq, message: Message::GrantStart { wait_ms: 300 } };
+        connection.send(&answer, &[]).unwrap();
+        asker = Some(connection);
+        Ok(agentd_sys::clock::boot_ms())
+    });
+    let mut session = instance.connect(1);
+    let started = session.wait_started();
+    assert!((granted_at + 299..granted_at + 5_000).contains(&started.boot_ms), "{granted_at} {started:?}");
+    // From now on nobody answers.
+    session.order(Message::Restart);
+    let (_, ended) = session.wait_exit();
+    let again = session.wait_started();
+    assert!(again.boot_ms - ended.boot_ms < 5_000);
+}
+
+#[test]
+fn a_program_becomes_its_user_and_can_gain_nothing() {
+    let own = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let (uid, gid) = if own.0 == 0 { (65_534, 65_534) } else { own };
+    let mut instance = Instance::shell("grep -E '^(Uid|Gid|CapEff|CapPrm|NoNewPrivs)' /proc/self/status");
+    instance.spec.user = Some(User { uid, gid });
+    instance.spec.restart = RestartPolicy::Never;
+    assert_eq!(instance.start().wait_exit().0, Exit::Code(0));
+    let zero = "0".repeat(16);
+    let expected = format!(
+        "Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\n\
+         CapPrm:\t{zero}\nCapEff:\t{zero}\nNoNewPrivs:\t1\n"
+    );
+    assert_eq!(instance.log(Source::Stdout), expected);
 }

@@ -6,7 +6,7 @@ use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::{Exit, Phase};
 use agentd_protocol::shim::wire::Message;
 
-use crate::harness::{Instance, is_alive, wait_for};
+use crate::harness::{Instance, Kernel, is_alive, wait_for};
 
 /// A child, one in a session of its own, and one forked twice, in a session of its own, without our environment.
 const HIDING: &str = "import os, time\n\
@@ -78,14 +78,17 @@ fn the_stop_signal_reaches_what_runs_behind_a_wrapper() {
         signal.signal(signal.SIGINT, bye)\n\
         print('ready')\n\
         signal.pause()\n";
-    let mut instance = Instance::shell("python3 program.py; true");
-    std::fs::write(instance.root().join("program.py"), program).unwrap();
-    instance.spec.stop_signal = 2;
-    let mut session = instance.start();
-    instance.wait_log("ready");
-    session.order(Message::Stop { timeout_ms: None });
-    session.wait_event("stopped", |kind| *kind == EventKind::Stopped);
-    instance.wait_log("graceful");
+    for kernel in [Kernel::Real, Kernel::Old] {
+        let mut instance = Instance::shell("python3 program.py; true");
+        std::fs::write(instance.root().join("program.py"), program).unwrap();
+        instance.kernel = kernel;
+        instance.spec.stop_signal = 2;
+        let mut session = instance.start();
+        instance.wait_log("ready");
+        session.order(Message::Stop { timeout_ms: None });
+        session.wait_event("stopped", |kind| *kind == EventKind::Stopped);
+        instance.wait_log("graceful");
+    }
 }
 
 #[test]
