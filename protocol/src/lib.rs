@@ -16,4 +16,8 @@ pub mod edge;
 #[cfg(feature = "documents")]
 pub mod exit_code;
 #[cfg(feature = "documents")]
+pub mod keys;
+#[cfg(feature = "documents")]
 pub mod stack;
+#[cfg(feature = "documents")]
+pub mod validate;
