@@ -69,10 +69,12 @@ pub fn read(text: &str, format: Format) -> Result<Stack, Vec<Located>> {
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = Lines::new(text);
-    let tree = match format {
+    let mut tree = match format {
         Format::Toml => toml::parse(text),
         Format::Json => json::parse(text),
     };
+    // The parser stumbles over the same fault several times; the first one on a line says enough.
+    tree.broken.dedup_by_key(|broken| lines.line(broken.at));
     let outcome = validate(&tree.value);
     let mut located: Vec<Located> =
         tree.broken.iter().map(|broken| lines.locate(broken.at, broken.problem(format))).collect();

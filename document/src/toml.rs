@@ -14,6 +14,7 @@ pub(crate) fn parse(text: &str) -> Tree {
     let mut tree = Tree::default();
     let whole = errors.iter().all(|error| error.message() == DUPLICATE);
     tree.broken = errors.iter().map(|error| broken(error, text, whole)).collect();
+    tree.broken.sort_by_key(|broken| broken.at);
     tree.stands("", Place { key: 0, value: 0 });
     tree.value = Value::Object(table(root.get_ref(), "", &mut tree));
     tree

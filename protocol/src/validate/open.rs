@@ -23,9 +23,11 @@ impl Flaw {
         Self { found: found.into(), expected: expected.into(), nearest: None }
     }
 
-    /// `found` is a text of the document.
+    /// `found` is a text of the document. One of several lines is not quoted: most likely its end is missing, and
+    /// what it swallowed may be secrets.
     pub(super) fn of(text: &str, expected: impl Into<String>) -> Self {
-        Self::plain(quote(text), expected)
+        let found = if text.contains(['\n', '\r']) { "a text of several lines".to_owned() } else { quote(text) };
+        Self::plain(found, expected)
     }
 
     pub(super) fn near(mut self, nearest: Option<impl Into<String>>) -> Self {
@@ -75,10 +77,12 @@ impl<'t> Table<'t> {
         for leaf in map.keys() {
             match keys::find(&table.dotted(leaf)) {
                 None => {
-                    let known: Vec<&str> = keys::children(name).map(Key::leaf).collect();
-                    let flaw = Flaw::plain("an unknown key", format!("one of {}", known.join(", ")));
+                    let near = keys::nearest(name, leaf);
+                    let all = || keys::children(name).map(Key::leaf).collect::<Vec<_>>().join(", ");
+                    let expected = near.map_or_else(|| format!("one of {}", all()), |_| "a known key".to_owned());
+                    let flaw = Flaw::plain("an unknown key", expected).near(near);
                     let key = table.dotted(&brief(leaf));
-                    problems.note(table.pointer_to(leaf), key, flaw.near(keys::nearest(name, leaf)), Locus::Key);
+                    problems.note(table.pointer_to(leaf), key, flaw, Locus::Key);
                 }
                 Some(key) if key.support == Support::NotYet => {
                     let flaw = Flaw::plain(format!("a key {NOT_YET}"), "it left out");

@@ -233,10 +233,10 @@ pub(super) fn env_file(text: &str) -> Result<String, Flaw> {
 pub(super) fn env_name(text: &str) -> Result<(), Flaw> {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     if !first || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-        return Err(Flaw::plain("another name", "letters, digits and `_`, not starting with a digit"));
+        return Err(Flaw::plain("an invalid name", "letters, digits and `_`, not starting with a digit"));
     }
     if text.len() > ENV_NAME_BYTES_MAX {
-        return Err(Flaw::plain("a longer name", format!("at most {ENV_NAME_BYTES_MAX} bytes")));
+        return Err(Flaw::plain("a name too long", format!("at most {ENV_NAME_BYTES_MAX} bytes")));
     }
     if text.starts_with("AGENTD_") {
         return Err(Flaw::plain("a reserved name", "a name that does not start with `AGENTD_`"));

@@ -200,3 +200,28 @@ fn fits_together(port: Option<u16>, replicas: Option<u32>, table: &Table<'_>, pr
         table.note("host", flaw, Locus::Key, problems);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{Shape, Support};
+
+    /// Every word the table of keys calls supported is read here, and every signal is in the table.
+    #[test]
+    fn words_of_the_table_are_read() {
+        for leaf in ["kind", "restart"] {
+            for word in words(leaf) {
+                let map = serde_json::json!({ leaf: word });
+                let mut problems = Problems::default();
+                let table = Table::open(map.as_object().unwrap(), String::new(), "service", &mut problems);
+                assert!(kind(&table, &mut problems).is_some() && restart(&table, &mut problems).is_some(), "{word}");
+            }
+        }
+        assert_eq!(words("stop.signal"), StopSignal::ALL.map(|(_, name)| name));
+    }
+
+    fn words(leaf: &str) -> Vec<&'static str> {
+        let Shape::Choice(choices) = keys::find(&format!("service.{leaf}")).unwrap().shape else { panic!("{leaf}") };
+        choices.iter().filter(|choice| choice.support == Support::Supported).map(|choice| choice.word).collect()
+    }
+}
