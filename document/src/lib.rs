@@ -16,7 +16,7 @@ use std::path::Path;
 
 use agentd_protocol::keys;
 use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
-use agentd_protocol::validate::{Locus, Problem, validate};
+use agentd_protocol::validate::{Locus, PROBLEMS_MAX, Problem, validate};
 
 use lines::Lines;
 use tree::Tree;
@@ -75,6 +75,7 @@ pub fn read(text: &str, format: Format) -> Result<Stack, Vec<Located>> {
     };
     // The parser stumbles over the same fault several times; the first one on a line says enough.
     tree.broken.dedup_by_key(|broken| lines.line(broken.at));
+    tree.broken.truncate(PROBLEMS_MAX);
     let outcome = validate(&tree.value);
     let mut located: Vec<Located> =
         tree.broken.iter().map(|broken| lines.locate(broken.at, broken.problem(format))).collect();

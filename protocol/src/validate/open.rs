@@ -45,12 +45,17 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// Nothing more will be noted, so nothing more need be looked for.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.len() >= PROBLEMS_MAX
+    }
+
     pub(super) fn into_vec(self) -> Vec<Problem> {
         self.0
     }
 
     pub(super) fn note(&mut self, pointer: String, key: String, flaw: Flaw, at: Locus) {
-        if self.0.len() < PROBLEMS_MAX {
+        if !self.is_full() {
             let Flaw { found, expected, nearest } = flaw;
             self.0.push(Problem { pointer, key, found, expected, nearest, at });
         }
@@ -75,6 +80,9 @@ impl<'t> Table<'t> {
     ) -> Self {
         let table = Self { map, pointer, name };
         for leaf in map.keys() {
+            if problems.is_full() {
+                break;
+            }
             match keys::find(&table.dotted(leaf)) {
                 None => {
                     let near = keys::nearest(name, leaf);
