@@ -11,6 +11,7 @@ pub mod schema;
 mod toml;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -19,7 +20,7 @@ use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
 use agentd_protocol::validate::{Locus, PROBLEMS_MAX, Problem, validate};
 
 use lines::Lines;
-use tree::Tree;
+use tree::{Broken, Tree};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -69,21 +70,26 @@ pub fn read(text: &str, format: Format) -> Result<Stack, Vec<Located>> {
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = Lines::new(text);
-    let mut tree = match format {
+    let tree = match format {
         Format::Toml => toml::parse(text),
         Format::Json => json::parse(text),
     };
-    // The parser stumbles over the same fault several times; the first one on a line says enough.
-    tree.broken.dedup_by_key(|broken| lines.line(broken.at));
-    tree.broken.truncate(PROBLEMS_MAX);
     let outcome = validate(&tree.value);
+    // The parser stumbles over the same fault several times; the first one on a line says enough.
+    let mut broken_lines = BTreeSet::new();
+    let first_on_lines = tree.broken.iter().filter(|broken| broken_lines.insert(lines.line(broken.at)));
     let mut located: Vec<Located> =
-        tree.broken.iter().map(|broken| lines.locate(broken.at, broken.problem(format))).collect();
+        first_on_lines.take(PROBLEMS_MAX).map(|broken| lines.locate(broken.at, broken.problem(format))).collect();
+    broken_lines.extend(tree.broken.iter().map(|broken| lines.line(broken.at)));
+    let structured = tree.broken.iter().all(Broken::keeps_structure);
     match outcome {
         Ok(stack) if located.is_empty() => return Ok(stack),
         Ok(_) => {}
         Err(problems) => {
-            let problems = problems.into_iter().filter(|problem| is_certain(problem, &tree, &lines));
+            let problems = problems.into_iter().filter(|problem| {
+                let line = lines.line(tree.place(&problem.pointer, problem.at));
+                structured || (is_certain(problem, &tree) && !broken_lines.contains(&line))
+            });
             located.extend(problems.map(|problem| {
                 let at = tree.place(&problem.pointer, problem.at);
                 lines.locate(at, tree.with_type(problem))
@@ -94,16 +100,11 @@ pub fn read(text: &str, format: Format) -> Result<Stack, Vec<Located>> {
     Err(located)
 }
 
-/// Whether a problem would also be one if the broken syntax around it were mended. A parser that goes on after an
+/// Whether a problem would also be one if the broken syntax elsewhere were mended. A parser that goes on after an
 /// error reads pieces of values as keys, so then only what stands under a known key, outside `env` and on a line of
 /// its own, is told: anything else could be noise, or a piece of a secret.
-fn is_certain(problem: &Problem, tree: &Tree, lines: &Lines<'_>) -> bool {
-    if tree.broken.iter().all(|broken| broken.keeps_structure()) {
-        return true;
-    }
-    let stands = tree.holds(&problem.pointer) && keys::find(&problem.key).is_some() && problem.key != "service.env";
-    let line = lines.line(tree.place(&problem.pointer, problem.at));
-    stands && tree.broken.iter().all(|broken| lines.line(broken.at) != line)
+fn is_certain(problem: &Problem, tree: &Tree) -> bool {
+    tree.holds(&problem.pointer) && keys::find(&problem.key).is_some() && problem.key != "service.env"
 }
 
 fn whole(found: String, expected: String) -> Problem {
