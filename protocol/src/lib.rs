@@ -18,6 +18,8 @@ pub mod exit_code;
 #[cfg(feature = "documents")]
 pub mod keys;
 #[cfg(feature = "documents")]
+pub mod schema;
+#[cfg(feature = "documents")]
 pub mod stack;
 #[cfg(feature = "documents")]
 pub mod validate;

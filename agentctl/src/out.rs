@@ -1,0 +1,47 @@
+//! The one writer. A reader that went away (`agentctl explain | head`) ends the output, not the program.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+
+use anyhow::Context as _;
+
+/// Lines to standard output, complaints to standard error.
+#[derive(Debug)]
+pub(crate) struct Out {
+    stdout: BufWriter<Stdout>,
+    /// The first failure; nothing is written after it.
+    failed: Option<io::Error>,
+}
+
+impl Out {
+    pub(crate) fn new() -> Self {
+        Self { stdout: BufWriter::new(io::stdout()), failed: None }
+    }
+
+    pub(crate) fn line(&mut self, text: impl Display) {
+        if self.failed.is_none() {
+            self.failed = writeln!(self.stdout, "{text}").err();
+        }
+    }
+
+    /// For what went wrong with the command itself. There is nowhere to report a failure to write it.
+    pub(crate) fn complain(&mut self, text: impl Display) {
+        self.flush();
+        writeln!(io::stderr(), "{text}").unwrap_or_default();
+    }
+
+    /// Writes out what is left. Fails for a full disk, not for a closed pipe.
+    pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
+        self.flush();
+        match self.failed.take() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.failed.is_none() {
+            self.failed = self.stdout.flush().err();
+        }
+    }
+}
