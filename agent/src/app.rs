@@ -210,7 +210,11 @@ impl App {
         follow(options, &home, store, source, place.external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let callers = api::bind(&home.run_dir)?;
-        let serving = api::serve(callers, Api { reconcile: reconcile.clone(), down: down.clone() }, cancel.clone());
+        let serving = api::serve(
+            callers,
+            Api { reconcile: reconcile.clone(), new_git_key: git_keys(&home), down: down.clone() },
+            cancel.clone(),
+        );
         lifecycle::spawn_essential("api", cancel.clone(), async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the API ended");

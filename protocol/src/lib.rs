@@ -18,8 +18,6 @@ pub mod exit_code;
 #[cfg(feature = "documents")]
 pub mod keys;
 #[cfg(feature = "documents")]
-pub mod schema;
-#[cfg(feature = "documents")]
 pub mod stack;
 #[cfg(feature = "documents")]
 pub mod validate;
