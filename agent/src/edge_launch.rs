@@ -127,9 +127,7 @@ pub async fn stop(supervisor: &Supervisor) -> Result<(), Error> {
 /// Whether shim or keeper still hold what the edge listens on.
 async fn keeps_listeners(supervisor: &Supervisor, view: &InstanceView) -> bool {
     match supervisor.held(&view.id).await {
-        Ok(held) => {
-            [LISTEN_EXTERNAL, LISTEN_CONTROL].iter().all(|wanted| held.iter().any(|(name, _)| name == wanted))
-        }
+        Ok(held) => [LISTEN_EXTERNAL, LISTEN_CONTROL].iter().all(|wanted| held.iter().any(|(name, _)| name == wanted)),
         Err(error) => {
             tracing::warn!(%error, "nobody can say what the edge listens on");
             false

@@ -37,6 +37,21 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<Exit> {
     Ok(if outcome.is_ok() { Exit::Ok } else { Exit::Invalid })
 }
 
+/// The stack of a file another verb needs; its problems are printed as `check` prints them.
+pub(crate) fn stack(file: &Path, out: &mut Out) -> Option<Stack> {
+    let outcome = match text_of(file) {
+        Ok(text) => read(&text, Format::of(file)),
+        Err(error) => {
+            out.complain(format_args!("agentctl: {error:#}"));
+            return None;
+        }
+    };
+    for located in outcome.as_ref().err().into_iter().flatten() {
+        out.complain(format_args!("{}:{located}", file.display()));
+    }
+    outcome.ok()
+}
+
 /// One byte more than a document may have is enough to know that it is too large.
 fn text_of(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();

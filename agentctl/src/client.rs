@@ -7,6 +7,7 @@ use agentd_protocol::api::{API_SOCKET, Failure};
 use agentd_protocol::exit_code::Exit;
 use agentd_sys::files::SocketDir;
 use reqwest::StatusCode;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The longest any call may take: a deploy's start deadline, drain and stop, with the manager's own slack.
@@ -74,6 +75,10 @@ impl Client {
 
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         self.answer(self.http.post(url(path))).await
+    }
+
+    pub(crate) async fn post_body<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        self.answer(self.http.post(url(path)).json(body)).await
     }
 
     async fn answer<T: DeserializeOwned>(&self, call: reqwest::RequestBuilder) -> Result<T, Error> {

@@ -1,5 +1,7 @@
 //! `agentctl plan`
 
+use std::path::PathBuf;
+
 use agentd_protocol::api::Plan;
 use agentd_protocol::exit_code::Exit;
 
@@ -12,11 +14,19 @@ pub(crate) struct Args {
     /// The whole plan as one JSON object
     #[arg(long)]
     json: bool,
+    /// A stack file that is not in force yet; without it the newest version
+    file: Option<PathBuf>,
 }
 
-/// What applying the newest document would do, removals first.
+/// What applying the document would do, removals first. Nothing is applied.
 pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
-    let plan: Plan = client.get("/v1/plan").await?;
+    let plan: Plan = match &args.file {
+        None => client.get("/v1/plan").await?,
+        Some(file) => match crate::check::stack(file, out) {
+            Some(stack) => client.post_body("/v1/plan", &stack).await?,
+            None => return Ok(Exit::Invalid),
+        },
+    };
     if args.json {
         out.line(serde_json::to_string_pretty(&plan).expect("a plan is plain JSON"));
         return Ok(Exit::Ok);

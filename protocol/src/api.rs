@@ -5,6 +5,7 @@
 //! |---|---|
 //! | GET /v1/status | [`Status`] |
 //! | GET /v1/plan | [`Plan`]: what applying the newest document would do |
+//! | POST /v1/plan with a [`crate::stack::Stack`] | [`Plan`] of a document that is not in force |
 //! | POST /v1/services/NAME/stop, start, restart | [`Accepted`], when it has been done or has failed |
 //! | POST /v1/services/NAME/rollback?release=N | [`Accepted`] |
 //! | POST /v1/services/NAME/unpin | [`Accepted`] |

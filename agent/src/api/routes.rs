@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use agentd_protocol::api::{Accepted, Failure, GitKey, Plan, Status};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
-use axum::extract::{Path, Query, State};
+use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -35,7 +36,7 @@ pub struct Api {
 pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Result<(), Error> {
     let router = Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/plan", get(plan))
+        .route("/v1/plan", get(plan).post(plan_of))
         .route("/v1/services/{name}/stop", post(stop))
         .route("/v1/services/{name}/start", post(start))
         .route("/v1/services/{name}/restart", post(restart))
@@ -45,6 +46,7 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
         .route("/v1/git-keys/{name}", post(git_key))
         .route("/v1/down", post(down))
         .fallback(unknown)
+        .layer(DefaultBodyLimit::max(DOCUMENT_BYTES_MAX))
         .with_state(api);
     axum::serve(callers, router).with_graceful_shutdown(cancel.cancelled_owned()).await.map_err(Error::Serve)
 }
@@ -90,6 +92,10 @@ async fn status(State(api): State<Api>) -> Answer<Status> {
 
 async fn plan(State(api): State<Api>) -> Answer<Plan> {
     api.reconcile.plan().await.map(Json).map_err(|error| failed(&error))
+}
+
+async fn plan_of(State(api): State<Api>, Json(stack): Json<Stack>) -> Answer<Plan> {
+    api.reconcile.plan_of(stack).await.map(Json).map_err(|error| failed(&error))
 }
 
 async fn stop(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {

@@ -40,7 +40,9 @@ impl Worker {
             return Err(self.halt(DeployPhase::Document, "its ref was never resolved to a commit".to_owned()));
         };
         // From here on the entry carries the complete environment, so that a rollback needs no file of today's.
-        let entry = &Service { env: self.user_env(entry)?, ..entry.clone() };
+        let env = user_env(entry)
+            .map_err(|cause| Halt { problem: self.problem(DeployPhase::Document, cause), again: Again::Later })?;
+        let entry = &Service { env, ..entry.clone() };
         let tree = self.tree(wanted, entry, commit, active).await?;
         let build = build_digest(&tree, entry);
         let program = program_digest(build, entry);
@@ -199,17 +201,16 @@ impl Worker {
             Vec::new()
         })
     }
+}
 
-    /// env_file first, then `env`.
-    pub(super) fn user_env(&self, entry: &Service) -> Result<BTreeMap<String, String>, Halt> {
-        let mut env = match &entry.env_file {
-            Some(path) => read_env_file(Path::new(path))
-                .map_err(|cause| Halt { problem: self.problem(DeployPhase::Document, cause), again: Again::Later })?,
-            None => BTreeMap::new(),
-        };
-        env.extend(entry.env.iter().map(|(name, value)| (name.clone(), value.clone())));
-        Ok(env)
-    }
+/// The user's variables: env_file first, then `env`. `Err` is a sentence that holds no value.
+pub(super) fn user_env(entry: &Service) -> Result<BTreeMap<String, String>, String> {
+    let mut env = match &entry.env_file {
+        Some(path) => read_env_file(Path::new(path))?,
+        None => BTreeMap::new(),
+    };
+    env.extend(entry.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Ok(env)
 }
 
 fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, String> {

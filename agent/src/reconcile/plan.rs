@@ -4,6 +4,8 @@ use agentd_protocol::api::{Plan, PlanAct, PlanStep};
 use agentd_protocol::ids::{Commit, ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::{Revision, Service, Stack};
 
+use crate::store::StoredVersion;
+
 /// What is known of a service before.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
@@ -36,6 +38,20 @@ pub(super) fn plan(known: &[Known], wanted: &Stack, version: Option<Version>) ->
     Plan { version, steps, notes: notes(wanted) }
 }
 
+/// Puts the commit a ref had at its last look-up in the ref's place, where repository and ref are the same.
+pub(super) fn with_known_commits(mut stack: Stack, latest: Option<&StoredVersion>) -> Stack {
+    let Some(latest) = latest else { return stack };
+    for entry in &mut stack.service {
+        let before = latest.stack.service.iter().find(|known| known.name == entry.name && known.repo == entry.repo);
+        if let (Some(before), Revision::Ref(name)) = (before, &entry.source)
+            && latest.refs.get(&entry.name) == Some(name)
+        {
+            entry.source = before.source.clone();
+        }
+    }
+    stack
+}
+
 fn step(service: &ServiceName, act: PlanAct, why: String) -> PlanStep {
     PlanStep { service: service.clone(), act, why }
 }
@@ -64,7 +80,12 @@ fn change(service: &Known, entry: &Service) -> Option<PlanStep> {
     let Some((release, commit, active)) = &service.active else {
         return Some(step(name, PlanAct::Build, "has no working release yet".to_owned()));
     };
-    let Revision::Commit(new) = &entry.source else { return None };
+    let new = match &entry.source {
+        Revision::Commit(new) => new,
+        Revision::Ref(name) => {
+            return Some(step(&service.name, PlanAct::Build, format!("follows {name}, whose commit is not known yet")));
+        }
+    };
     if new != commit || active.build != entry.build || active.dir != entry.dir || active.repo != entry.repo {
         let why = if new == commit {
             "other build settings".to_owned()

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::build;
 use super::environment::Naming;
 use super::plan::{self, Known};
 use super::routing::{Entry, Routing};
@@ -54,7 +55,7 @@ enum Command {
     Order { service: ServiceName, act: Act, reply: oneshot::Sender<Result<Ticket, Error>> },
     Prune { service: ServiceName, reply: oneshot::Sender<Result<(), Error>> },
     Status { reply: oneshot::Sender<Result<Status, Error>> },
-    Plan { reply: oneshot::Sender<Result<Plan, Error>> },
+    Plan { of: Option<Box<Stack>>, reply: oneshot::Sender<Result<Plan, Error>> },
     Down { reply: oneshot::Sender<Vec<(ServiceName, Ticket)>> },
 }
 
@@ -112,7 +113,13 @@ impl Handle {
     }
 
     pub async fn plan(&self) -> Result<Plan, Error> {
-        self.ask(|reply| Command::Plan { reply }).await?
+        self.ask(|reply| Command::Plan { of: None, reply }).await?
+    }
+
+    /// What a document that is not in force would do. Refs it follows are not asked for: one that is followed already
+    /// counts as unchanged.
+    pub async fn plan_of(&self, stack: Stack) -> Result<Plan, Error> {
+        self.ask(|reply| Command::Plan { of: Some(Box::new(stack)), reply }).await?
     }
 
     /// Stops every service without forgetting what was wanted: the next start brings all of it back.
@@ -252,7 +259,7 @@ impl Task {
             Command::Order { service, act, reply } => drop(reply.send(self.order(&service, act).await)),
             Command::Prune { service, reply } => drop(reply.send(self.prune(&service).await)),
             Command::Status { reply } => drop(reply.send(self.status().await)),
-            Command::Plan { reply } => drop(reply.send(self.plan().await)),
+            Command::Plan { of, reply } => drop(reply.send(self.plan(of).await)),
             Command::Down { reply } => drop(reply.send(self.stop_all())),
         }
     }
@@ -455,10 +462,18 @@ impl Task {
         Ok(status::status(&seen))
     }
 
-    async fn plan(&self) -> Result<Plan, Error> {
-        let Some(latest) = &self.latest else {
-            return Ok(Plan { version: None, steps: Vec::new(), notes: Vec::new() });
+    async fn plan(&self, of: Option<Box<Stack>>) -> Result<Plan, Error> {
+        let (mut wanted, version) = match (of, &self.latest) {
+            (Some(stack), latest) => (plan::with_known_commits(*stack, latest.as_ref()), None),
+            (None, Some(latest)) => (latest.stack.clone(), Some(latest.version)),
+            (None, None) => return Ok(Plan { version: None, steps: Vec::new(), notes: Vec::new() }),
         };
+        for entry in &mut wanted.service {
+            // A file that cannot be read is the deploy's to report.
+            if let Ok(env) = build::user_env(entry) {
+                entry.env = env;
+            }
+        }
         let mut known = Vec::new();
         for service in self.rooms.store.services().await? {
             let active = self.rooms.store.active_release(&service.name).await?;
@@ -470,6 +485,6 @@ impl Task {
                 name: service.name,
             });
         }
-        Ok(plan::plan(&known, &latest.stack, Some(latest.version)))
+        Ok(plan::plan(&known, &wanted, version))
     }
 }
