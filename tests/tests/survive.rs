@@ -155,11 +155,14 @@ fn edge_while_no_manager_runs() {
     world.down();
 }
 
+/// One of the pids.
+type Pick = fn(&Pids) -> u32;
+
 /// Pairs. What the program's pid must be afterwards: unchanged unless the program itself was killed.
 #[test]
 fn every_pair() {
     let mut world = started();
-    let pick: [(&str, fn(&Pids) -> u32); 4] = [
+    let pick: [(&str, Pick); 4] = [
         ("keeper", |pids| pids.keeper),
         ("shim", |pids| pids.shim),
         ("program", |pids| pids.program),

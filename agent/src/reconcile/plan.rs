@@ -1,10 +1,10 @@
 //! What applying a stack would do, service by service (pure): removals first, then changes, then additions.
 
+use std::collections::BTreeMap;
+
 use agentd_protocol::api::{Plan, PlanAct, PlanStep};
 use agentd_protocol::ids::{Commit, ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::{Revision, Service, Stack};
-
-use crate::store::StoredVersion;
 
 /// What is known of a service before.
 #[derive(Debug, Clone)]
@@ -39,12 +39,11 @@ pub(super) fn plan(known: &[Known], wanted: &Stack, version: Option<Version>) ->
 }
 
 /// Puts the commit a ref had at its last look-up in the ref's place, where repository and ref are the same.
-pub(super) fn with_known_commits(mut stack: Stack, latest: Option<&StoredVersion>) -> Stack {
-    let Some(latest) = latest else { return stack };
+pub(super) fn with_known_commits(mut stack: Stack, latest: &Stack, refs: &BTreeMap<ServiceName, String>) -> Stack {
     for entry in &mut stack.service {
-        let before = latest.stack.service.iter().find(|known| known.name == entry.name && known.repo == entry.repo);
+        let before = latest.service.iter().find(|known| known.name == entry.name && known.repo == entry.repo);
         if let (Some(before), Revision::Ref(name)) = (before, &entry.source)
-            && latest.refs.get(&entry.name) == Some(name)
+            && refs.get(&entry.name) == Some(name)
         {
             entry.source = before.source.clone();
         }
@@ -153,8 +152,6 @@ fn notes(wanted: &Stack) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use agentd_protocol::stack::{Kind, Proxy, Restart, SCHEMA, Span, StackSection, Stop, StopSignal};
 
     use super::*;

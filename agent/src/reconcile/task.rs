@@ -464,7 +464,8 @@ impl Task {
 
     async fn plan(&self, of: Option<Box<Stack>>) -> Result<Plan, Error> {
         let (mut wanted, version) = match (of, &self.latest) {
-            (Some(stack), latest) => (plan::with_known_commits(*stack, latest.as_ref()), None),
+            (Some(stack), Some(latest)) => (plan::with_known_commits(*stack, &latest.stack, &latest.refs), None),
+            (Some(stack), None) => (*stack, None),
             (None, Some(latest)) => (latest.stack.clone(), Some(latest.version)),
             (None, None) => return Ok(Plan { version: None, steps: Vec::new(), notes: Vec::new() }),
         };
