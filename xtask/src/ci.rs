@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::command::Line;
 use crate::console::say;
-use crate::{doors, setup, tidy};
+use crate::doors::{self, BUILD};
+use crate::{setup, tidy};
 
 /// Cloning the database of advisories takes seconds where there is a network; without one it may hang.
 const ADVISORIES_TIMEOUT_SECS: u32 = 60;
@@ -34,7 +35,6 @@ const STAGES: &[Stage] = &[
 
 const FMT: &str = "cargo fmt --all -- --check";
 const CLIPPY: &str = "cargo clippy --workspace --all-targets --locked -- -D warnings";
-const BUILD: &str = "cargo build --workspace --all-targets --locked";
 const DENY: &str = "cargo deny --locked check bans licenses sources";
 const ADVISORIES: &str = "cargo deny --locked check advisories";
 
