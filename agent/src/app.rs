@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
-use crate::edge::client::EdgeClient;
+use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace};
 use crate::reconcile::{self, DocumentProblems, Naming};
 use crate::source::{self, Source};
@@ -46,9 +46,17 @@ pub enum Error {
     #[error("another agentd{} runs on {home}; `agentctl --home {home} status` shows it", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     Locked { home: String, pid: Option<u32> },
     #[error("the lock of {home} cannot be taken: is the folder writable?")]
-    Lock { home: String, #[source] source: std::io::Error },
+    Lock {
+        home: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cannot log to {path}")]
-    Log { path: PathBuf, #[source] source: std::io::Error },
+    Log {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -118,7 +126,7 @@ impl Error {
 /// `agentd edge`
 pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
     logging::to_stderr();
-    Ok(edge::run(edge::EdgeOptions::from_env(snapshot)?)?)
+    Ok(edge::run(edge::EdgeOptions::from_env(Some(snapshot))?)?)
 }
 
 /// `agentd run`
@@ -126,11 +134,8 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     let home = Home::dev(&options.home)?;
     let _lock = lock(&home)?;
     logging::to_stderr_and(&home.log_dir.join("agentd.log"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
         let app = App::build(options, home).await?;
         app.wait().await
@@ -205,11 +210,7 @@ impl App {
         follow(options, &home, store, source, place.external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let callers = api::bind(&home.run_dir)?;
-        let serving = api::serve(
-            callers,
-            Api { reconcile: reconcile.clone(), down: down.clone() },
-            cancel.clone(),
-        );
+        let serving = api::serve(callers, Api { reconcile: reconcile.clone(), down: down.clone() }, cancel.clone());
         lifecycle::spawn_essential("api", cancel.clone(), async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the API ended");
@@ -312,7 +313,8 @@ fn follow(
 ) -> Result<(), Error> {
     let (versions, queue) = mpsc::channel(VERSIONS_MAX);
     let config = sync::FileConfig { path: absolute(&options.stack)?, read };
-    let publisher = sync::FilePublisher::start(config, Arc::new(GitRefs(source)), store.clone(), versions, cancel.clone())?;
+    let publisher =
+        sync::FilePublisher::start(config, Arc::new(GitRefs(source)), store.clone(), versions, cancel.clone())?;
     tracing::info!(stack = %options.stack.display(), home = %home.root.display(), "following the stack file");
     let reconcile = reconcile.clone();
     let bridge = Bridge { store, port, document, status: publisher.status.clone() };

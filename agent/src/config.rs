@@ -19,9 +19,17 @@ const INTERNAL_PORT_DEV: u16 = 8081;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("home {path} cannot be used: create it, or give a --home you may write to")]
-    Home { path: PathBuf, #[source] source: io::Error },
+    Home {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("host settings {path} cannot be read")]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("host settings {path}, line {line}: {message}")]
     Settings { path: PathBuf, line: usize, message: String },
     #[error("--run-as {0}: no such user")]
@@ -48,12 +56,7 @@ impl Home {
         let failed = |path: &Path, source| Error::Home { path: path.to_owned(), source };
         std::fs::create_dir_all(root).map_err(|source| failed(root, source))?;
         let root = root.canonicalize().map_err(|source| failed(root, source))?;
-        let home = Self {
-            state_dir: root.join("state"),
-            run_dir: root.join("run"),
-            log_dir: root.join("log"),
-            root,
-        };
+        let home = Self { state_dir: root.join("state"), run_dir: root.join("run"), log_dir: root.join("log"), root };
         for (dir, mode) in [(&home.state_dir, 0o711), (&home.run_dir, 0o711), (&home.log_dir, 0o700)] {
             let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
             made.and_then(|()| writable(dir)).map_err(|source| failed(dir, source))?;
@@ -180,10 +183,9 @@ impl RunUser {
             return Ok(None);
         }
         match nix::unistd::User::from_name(name) {
-            Ok(Some(user)) => Ok(Some(Self {
-                name: name.to_owned(),
-                user: User { uid: user.uid.as_raw(), gid: user.gid.as_raw() },
-            })),
+            Ok(Some(user)) => {
+                Ok(Some(Self { name: name.to_owned(), user: User { uid: user.uid.as_raw(), gid: user.gid.as_raw() } }))
+            }
             Ok(None) | Err(_) => Err(Error::NoUser(name.to_owned())),
         }
     }

@@ -17,7 +17,7 @@ use agentd_sys::files::SocketDir;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Home;
-use crate::supervisor::{self, Gate, InstanceView, Label, Launch, RunAs, Supervisor, ports};
+use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor};
 
 /// Connections the kernel queues for the edge, over a restart of it too.
 const BACKLOG: i32 = 4096;
@@ -36,9 +36,17 @@ pub enum Error {
     #[error("port {} is taken{}; give another proxy.port or end that process", address.port(), owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { address: SocketAddr, owner: Option<String> },
     #[error("cannot listen on {address}")]
-    Listen { address: SocketAddr, #[source] source: io::Error },
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("the edge's control socket {path} cannot be bound")]
-    Control { path: PathBuf, #[source] source: io::Error },
+    Control {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("our own program file cannot be opened")]
     Program(#[source] io::Error),
     #[error(transparent)]
@@ -87,13 +95,14 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<(), Er
         argv: vec![PROGRAM_PATH.to_owned(), "edge".to_owned(), "--snapshot".to_owned(), snapshot],
         env: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         cwd: PathBuf::from("/"),
-        reservation: None,
+        port: None,
         held,
         restart: RestartPolicy::Always,
         stop_signal: StopSignal::Term.number(),
         stop_timeout: STOP_TIMEOUT,
         run_limit: None,
         gate: Gate::None,
+        probe: ProbePolicy::default(),
         user: RunAs::Configured,
     };
     supervisor.launch(launch).await?;
@@ -124,7 +133,7 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
         Ok(TcpListener::from(socket).into())
     };
     bound().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => Error::PortTaken { address, owner: ports::owner(address.port()) },
+        io::ErrorKind::AddrInUse => Error::PortTaken { address, owner: supervisor::listener_name(address.port()) },
         _ => Error::Listen { address, source },
     })
 }

@@ -3,8 +3,15 @@
 //! Each folder is a room; its `mod.rs` says what it owns and what it must never know. `app.rs` is the one file that sees
 //! every room.
 
+pub mod api;
+pub mod app;
+pub mod config;
+pub mod edge;
+pub mod edge_launch;
 pub mod lifecycle;
+pub mod logging;
 pub mod proxy;
+pub mod reconcile;
 pub mod source;
 pub mod store;
 pub mod supervisor;

@@ -11,7 +11,9 @@ use serde_json::json;
 pub(crate) fn run(path: &Path, as_json: bool) -> Result<(String, Exit), String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     match read(&text, Format::of(path)) {
-        Ok(stack) if as_json => Ok((json!({ "valid": true, "services": stack.service.len() }).to_string() + "\n", Exit::Ok)),
+        Ok(stack) if as_json => {
+            Ok((json!({ "valid": true, "services": stack.service.len() }).to_string() + "\n", Exit::Ok))
+        }
         Ok(stack) => {
             let text = format!("{}: valid, {} services\n", path.display(), stack.service.len());
             Ok((text, Exit::Ok))

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use agentd_protocol::api::{Problem, ProbeOutcome, ServiceStatus, Status, Verdict};
+use agentd_protocol::api::{ProbeOutcome, Problem, ServiceStatus, Status, Verdict};
 use agentd_protocol::exit_code::Exit;
 
 use crate::client::{Client, Error};

@@ -1,17 +1,45 @@
-//! `agentd-shim`: the small parent of a program (`run`) and the parent of those parents (`keeper`).
-
-use std::ffi::OsString;
-use std::process::ExitCode;
+//! agentd-shim: the small resident programs between agentd and what it runs.
 
 mod keeper;
+mod run;
 
-/// As in agentd's table: the command line is wrong.
-const EXIT_USAGE: u8 = 2;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    match args.split_first() {
-        Some((verb, rest)) if verb == "keeper" => keeper::run(rest),
-        Some(_) | None => ExitCode::from(EXIT_USAGE),
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let (verb, rest) = match args.split_first() {
+        Some((verb, rest)) => (verb.to_str().unwrap_or_default(), rest),
+        None => ("", &args[..]),
+    };
+    let ended = match (verb, rest) {
+        ("run", [dir]) => run::run(Path::new(dir)).map_err(|error| chain(&error)),
+        ("keeper", args) => return keeper::run(args),
+        _ => Err("usage: agentd-shim run <instance dir>, or agentd-shim keeper <run dir>".to_owned()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            say(&text);
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// One line on stderr. Nobody is there to be told when that fails.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "agentd-shim[{}]: {text}", std::process::id());
+}
+
+/// The error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
 }

@@ -33,6 +33,21 @@ impl PidFd {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// As `signal`, to the whole process group that this process leads (PIDFD_SIGNAL_PROCESS_GROUP, kernel 6.9).
+    /// EINVAL on older kernels.
+    #[expect(unsafe_code, reason = "no wrapper in nix")]
+    pub fn signal_group(&self, number: i32) -> io::Result<()> {
+        const PROCESS_GROUP: libc::c_uint = 1 << 2;
+        if plays_old_kernel() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let none: *const libc::siginfo_t = std::ptr::null();
+        let fd = self.0.as_raw_fd();
+        // SAFETY: the descriptor is ours and open; a null siginfo is what kill(2) would send.
+        let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, none, PROCESS_GROUP) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Inode of the pidfd, unique per boot from kernel 6.9 on; 0 below (every pidfd is the same anon inode there) or
     /// when the test switch plays an old kernel.
     pub fn inode(&self) -> io::Result<u64> {
@@ -82,6 +97,44 @@ impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// A child that has ended and has not been reaped: its pid stays ours until [`reap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadChild {
+    pub pid: u32,
+    pub exit: Exit,
+}
+
+/// Looks at one dead child without reaping it, so that its end can be recorded first; `None` when there is none.
+#[expect(unsafe_code, reason = "nix cannot represent real-time signals in a wait status")]
+pub fn dead_child() -> io::Result<Option<DeadChild>> {
+    // SAFETY: siginfo_t is plain old data for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is alive and writable for the call.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } != 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
+    }
+    // SAFETY: waitid filled the SIGCHLD members, or left the zeroes that say nobody is dead.
+    let (pid, value) = unsafe { (info.si_pid(), info.si_status()) };
+    let low = value.to_le_bytes()[0];
+    let exit = match info.si_code {
+        libc::CLD_EXITED => Exit::Code(low),
+        code => Exit::Signal { number: low, core: code == libc::CLD_DUMPED },
+    };
+    Ok(u32::try_from(pid).ok().filter(|pid| *pid != 0).map(|pid| DeadChild { pid, exit }))
+}
+
+/// Reaps a dead child of ours.
+#[expect(unsafe_code, reason = "nix cannot represent real-time signals in a wait status")]
+pub fn reap(pid: u32) -> io::Result<()> {
+    // SAFETY: siginfo_t is plain old data for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is alive and writable for the call.
+    let done = unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether the test switch asks us to behave as on a kernel without pidfd inodes and exit records.

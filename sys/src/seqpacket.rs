@@ -95,6 +95,18 @@ impl Connection {
         Ok(Self(fd))
     }
 
+    /// As `connect` with blocking reads and writes, but none of connect, send and receive takes longer than `limit`
+    /// (each on its own): a hung listener whose backlog is full costs that much.
+    pub fn connect_within(dir: &Path, name: &str, limit: std::time::Duration) -> io::Result<Self> {
+        let held = SocketDir::open(dir)?;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        let value = time_val(limit);
+        nix::sys::socket::setsockopt(&fd, sockopt::SendTimeout, &value)?;
+        nix::sys::socket::setsockopt(&fd, sockopt::ReceiveTimeout, &value)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(&held.path_of(name))?)?;
+        Ok(Self(fd))
+    }
+
     pub fn peer(&self) -> io::Result<Peer> {
         let creds = getsockopt(&self.0, sockopt::PeerCredentials)?;
         Ok(Peer { pid: u32::try_from(creds.pid()).unwrap_or_default(), uid: creds.uid() })
@@ -102,11 +114,7 @@ impl Connection {
 
     /// Limit of a blocking read; past it `receive` fails with WouldBlock.
     pub fn set_receive_timeout(&self, limit: std::time::Duration) -> io::Result<()> {
-        let value = nix::sys::time::TimeVal::new(
-            i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            i64::from(limit.subsec_micros()),
-        );
-        Ok(nix::sys::socket::setsockopt(&self.0, sockopt::ReceiveTimeout, &value)?)
+        Ok(nix::sys::socket::setsockopt(&self.0, sockopt::ReceiveTimeout, &time_val(limit))?)
     }
 
     /// Sends one message. EAGAIN on a non-blocking socket whose reader is slow; EPIPE when it is gone (no SIGPIPE).
@@ -144,6 +152,11 @@ impl Connection {
             Err(error) => Received::Bad(error),
         })
     }
+}
+
+fn time_val(limit: std::time::Duration) -> nix::sys::time::TimeVal {
+    let secs = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+    nix::sys::time::TimeVal::new(secs, i64::from(limit.subsec_micros()))
 }
 
 impl AsFd for Listener {

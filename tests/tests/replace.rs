@@ -176,7 +176,8 @@ fn a_service_that_leaves_the_document_stops_and_its_data_stays_until_pruned() {
     let mut world = World::new();
     let repo = world.web_repo("api", "v1");
     let other = world.web_repo("other", "o1");
-    let other_service = service(&other.url(), "").replace("\"api\"", "\"other\"").replace("path = \"/\"", "path = \"/o\"");
+    let other_service =
+        service(&other.url(), "").replace("\"api\"", "\"other\"").replace("path = \"/\"", "path = \"/o\"");
     world.stack(&(service(&repo.url(), "") + &other_service));
     world.start();
     world.applied();
@@ -207,7 +208,14 @@ fn a_monorepo_is_fetched_once_and_an_untouched_folder_is_not_rebuilt() {
     world.start();
     world.applied();
     let pid = world.service("b").instances[0].pid;
-    assert_eq!(std::fs::read_dir(world.home.join("state/git")).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|x| x == "git")).count(), 1);
+    assert_eq!(
+        std::fs::read_dir(world.home.join("state/git"))
+            .unwrap()
+            .flatten()
+            .filter(|e| e.path().extension().is_some_and(|x| x == "git"))
+            .count(),
+        1
+    );
     repo.commit(&[("a/web.py", &web("a2"))]);
     world.serves("/a", "a2");
     world.applied();

@@ -36,7 +36,10 @@ fn the_environment_is_complete_and_the_users_own_wins() {
     let env_file = world.dir().join("secret.env");
     std::fs::write(&env_file, "FROM_FILE=f\nBOTH=file\n").unwrap();
     std::fs::set_permissions(&env_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let more = format!("strip_prefix = true\nenv_file = \"{}\"\nenv = {{ BOTH = \"entry\", HOST = \"localhost\" }}", env_file.display());
+    let more = format!(
+        "strip_prefix = true\nenv_file = \"{}\"\nenv = {{ BOTH = \"entry\", HOST = \"localhost\" }}",
+        env_file.display()
+    );
     world.stack(&service("my-api", &repo.url(), &more));
     world.start();
     world.applied();

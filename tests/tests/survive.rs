@@ -110,7 +110,8 @@ fn shim() {
     let after = whole(&world);
     assert_eq!(after.program, before.program, "the program lived on");
     slay(after.program);
-    world.until("the adopted program is restarted", |world| pids(world).is_some_and(|now| now.program != after.program));
+    world
+        .until("the adopted program is restarted", |world| pids(world).is_some_and(|now| now.program != after.program));
     assert_eq!(world.service("api").instances[0].last_exit.as_deref(), Some("killed by SIGKILL"));
     world.down();
 }
@@ -215,7 +216,8 @@ fn kernels_without_exit_status_by_pidfd() {
     let after = whole(&world);
     assert_eq!(after.program, before.program);
     slay(after.program);
-    world.until("the adopted program is restarted", |world| pids(world).is_some_and(|now| now.program != after.program));
+    world
+        .until("the adopted program is restarted", |world| pids(world).is_some_and(|now| now.program != after.program));
     assert_eq!(world.service("api").instances[0].last_exit.as_deref(), Some("killed by SIGKILL"));
     world.down();
 }

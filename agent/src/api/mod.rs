@@ -15,7 +15,11 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the API socket {path} cannot be bound: is the run folder writable?")]
-    Bind { path: PathBuf, #[source] source: io::Error },
+    Bind {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the API stopped serving")]
     Serve(#[source] io::Error),
 }

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::backends::BackendKey;
+use super::hold::HoldLimits;
 use super::hooks::Hooks;
 use super::io::{ClientIo, HeadLimits};
 use super::table::Table;
@@ -41,6 +42,7 @@ pub struct Limits {
     pub head: HeadLimits,
     /// Longest silence of a backend on a request that is neither an upgrade nor asks for events.
     pub backend_timeout: Duration,
+    pub hold: HoldLimits,
 }
 
 impl Default for Limits {
@@ -53,6 +55,7 @@ impl Default for Limits {
                 head_bytes_max: 64 * 1024,
             },
             backend_timeout: Duration::from_secs(120),
+            hold: HoldLimits { timeout: Duration::from_secs(30), requests_max: 1024 },
         }
     }
 }
@@ -79,7 +82,7 @@ impl Proxy {
     /// The receiver names backends that refused a connection.
     pub fn new(table: Arc<ArcSwap<Table>>, limits: Limits) -> (Self, mpsc::Receiver<BackendKey>) {
         let (unreachable, reports) = mpsc::channel(UNREACHABLE_QUEUE);
-        let hooks = Hooks { table, unreachable, backend_timeout: limits.backend_timeout };
+        let hooks = Hooks { table, unreachable, backend_timeout: limits.backend_timeout, hold: limits.hold };
         let conf = ServerConf {
             threads: 1,
             max_retries: PROXY_TRIES_MAX,

@@ -149,9 +149,11 @@ fn refused(refusal: Refusal) -> Page {
         Refusal::Connect => {
             Page { status: 405, title: "Method Not Allowed", ..bad("connect", "This is no forward proxy.") }
         }
-        Refusal::TooSlow => {
-            Page { status: 408, title: "Request Timeout", ..bad("slow-head", "The request head took too long.") }
-        }
+        Refusal::TooSlow => Page {
+            status: 408,
+            title: "Request Timeout",
+            ..bad("slow-request", "The request took too long to arrive.")
+        },
         Refusal::TooLarge => Page {
             status: 431,
             title: "Request Header Fields Too Large",

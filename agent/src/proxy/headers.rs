@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::Result as PingoraResult;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -77,6 +78,10 @@ pub(super) fn clean_response(head: &mut ResponseHeader) {
     }
     for name in &HOP_BY_HOP {
         head.remove_header(name);
+    }
+    // Elsewhere it only advertises what the backend could speak, which nobody can take up through us.
+    if !matches!(head.status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED) {
+        head.remove_header(&header::UPGRADE);
     }
 }
 
@@ -157,6 +162,7 @@ mod tests {
             ("x-own", "1"),
             ("x-other", "2"),
             ("keep-alive", "timeout=5"),
+            ("upgrade", "h2c"),
             ("content-length", "3"),
         ] {
             head.append_header(name, value).unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agentd_protocol::edge::Absent;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,9 +19,10 @@ use tokio::sync::mpsc;
 use super::backends::{Backend, BackendKey, Lease, Suspicion, pick};
 use super::errors::{Fault, Form, Page, REASON_HEADER, form, page};
 use super::headers;
+use super::hold::{HoldLimits, Place};
 use super::request::Refusal;
 use super::routes::Match;
-use super::table::Table;
+use super::table::{Service, Table};
 
 /// A request is offered to at most this many backends.
 const TRIES_MAX: usize = 3;
@@ -38,6 +40,7 @@ pub(super) struct Hooks {
     pub(super) unreachable: mpsc::Sender<BackendKey>,
     /// Longest silence of a backend, first byte included; streams and upgrades have none.
     pub(super) backend_timeout: Duration,
+    pub(super) hold: HoldLimits,
 }
 
 /// One request on its way; dropping it gives the backend back, whatever happened.
@@ -89,14 +92,35 @@ impl Hooks {
         Err(Fault::Internal)
     }
 
+    /// Waits for a snapshot in which the service has a backend again; the route may lead elsewhere by then.
+    async fn hold(&self, session: &mut Session, exchange: &mut Exchange) -> PingoraResult<Result<(), Fault>> {
+        let until = tokio::time::Instant::now() + self.hold.timeout;
+        let mut waits: Option<Place> = None;
+        loop {
+            let table = self.table.load_full();
+            match self.place(session, exchange) {
+                Err(Fault::Absent(Absent::Replacing)) => {}
+                placed => return Ok(placed),
+            }
+            if waits.is_none() {
+                waits = found(session, &table).and_then(|service| service.held.wait(self.hold.requests_max));
+            }
+            if waits.is_none() && !table.replaced.is_cancelled() {
+                return Ok(Err(Fault::Absent(Absent::Replacing)));
+            }
+            tokio::select! {
+                biased;
+                () = table.replaced.cancelled() => {}
+                gone = client_gone(session) => return Err(gone),
+                () = tokio::time::sleep_until(until) => return Ok(Err(Fault::Absent(Absent::Replacing))),
+            }
+        }
+    }
+
     /// The table in force now has a backend for this request that was not tried.
     fn another_is_left(&self, session: &Session, exchange: &Exchange) -> bool {
-        let head = session.req_header();
-        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let table = self.table.load();
-        let Some(found) = table.routes.lookup(host, head.uri.path()) else { return false };
         let untried = |backend: &Arc<Backend>| !exchange.tried.contains(backend.key());
-        table.services[found.service].backends.iter().any(untried)
+        found(session, &self.table.load()).is_some_and(|service| service.backends.iter().any(untried))
     }
 
     fn note_unreachable(&self, backend: &Backend) {
@@ -139,7 +163,11 @@ impl ProxyHttp for Hooks {
             write_healthy(session).await?;
             return Ok(true);
         }
-        match self.place(session, exchange) {
+        let placed = match self.place(session, exchange) {
+            Err(Fault::Absent(Absent::Replacing)) => self.hold(session, exchange).await?,
+            placed => placed,
+        };
+        match placed {
             Ok(()) => Ok(false),
             Err(fault) => {
                 write_page(session, fault).await?;
@@ -149,6 +177,8 @@ impl ProxyHttp for Hooks {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> PingoraResult<Box<HttpPeer>> {
+        // Of an earlier try.
+        exchange.fault = None;
         if exchange.lease.is_none()
             && let Err(fault) = self.place(session, exchange)
         {
@@ -224,7 +254,10 @@ impl ProxyHttp for Hooks {
         }
         let again = exchange.tried.len() < TRIES_MAX && self.another_is_left(session, exchange);
         error.set_retry(again);
-        exchange.fault = Some(Fault::Unreachable);
+        exchange.fault = Some(match error.etype() {
+            ErrorType::ConnectTimedout => Fault::Timeout,
+            _ => Fault::Unreachable,
+        });
         error
     }
 
@@ -241,7 +274,12 @@ impl ProxyHttp for Hooks {
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
-        if repeatable {
+        let stale = reused
+            && matches!(error.esource(), ErrorSource::Upstream)
+            && matches!(error.etype(), ErrorType::WriteError);
+        if repeatable && stale {
+            error.set_retry(true);
+        } else if repeatable {
             error.retry.decide_reuse(reused);
         } else {
             error.set_retry(false);
@@ -271,6 +309,26 @@ impl ProxyHttp for Hooks {
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &PingoraError, _: ProxyWarnLogContext) -> bool {
         true
     }
+}
+
+fn found<'a>(session: &Session, table: &'a Table) -> Option<&'a Service> {
+    let head = session.req_header();
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    table.routes.lookup(host, head.uri.path()).map(|found| &table.services[found.service])
+}
+
+/// Resolves when the client closes its connection while it should only wait. One that is still to send its body is not
+/// watched: reading it would take it out of the socket.
+async fn client_gone(session: &mut Session) -> Box<PingoraError> {
+    if !session.as_mut().is_body_empty() {
+        return std::future::pending().await;
+    }
+    let mut ended = match session.as_mut().read_body_or_idle(true).await {
+        Ok(_) => PingoraError::new(ErrorType::ConnectionClosed),
+        Err(error) => error,
+    };
+    ended.as_down();
+    ended
 }
 
 /// `None`: the client is gone, which is nobody's fault.

@@ -14,7 +14,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -25,6 +25,7 @@ use super::request::{Refusal, check_head, head_end};
 const WRITE_BUFFER_BYTES: usize = 8 * 1024;
 /// After a refusal we read and drop this much for this long: closing with unread bytes would destroy the answer.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
+const LINGER_READ_BYTES: usize = 2 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A buffer that grew beyond this for one large head is given back.
 const HEAD_BUFFER_KEPT_BYTES: usize = 4 * 1024;
@@ -248,8 +249,23 @@ impl AsyncWrite for ClientIo {
 #[async_trait]
 impl Shutdown for ClientIo {
     async fn shutdown(&mut self) {
-        // The client may be gone already; there is nobody to tell.
-        let _ = self.stream.shutdown().await;
+        if self.stream.shutdown().await.is_err() {
+            // The client is gone already; there is nobody to tell.
+            return;
+        }
+        // A client that is still sending must not lose the answer to a reset.
+        let rest = async {
+            let mut dropped = [0; LINGER_READ_BYTES];
+            let mut left = LINGER_BYTES_MAX;
+            while left > 0 {
+                match self.stream.get_mut().read(&mut dropped).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => left = left.saturating_sub(count),
+                }
+            }
+        };
+        // Either way the connection ends here.
+        let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The path proxy: takes requests from a listening socket to the backends of the snapshot in force.
 //!
 //! Owns: routing (`routes`), what is refused before it (`request`, `io`), backends and their leases (`backends`,
-//! `table`), the accept loop and its drain (`accept`), pingora's hooks (`hooks`, `headers`, `peer`) and every answer
+//! `table`), requests held during a replacement (`hold`), the accept loop and its drain (`accept`), pingora's hooks (`hooks`, `headers`, `peer`) and every answer
 //! that is ours (`errors`). pingora is named in this folder alone.
 //! Must never know: where snapshots come from, files, processes, the manager. Only the edge process imports it.
 //! Nothing here survives a restart: a new edge starts from a snapshot, with no connection.
@@ -10,6 +10,7 @@ mod accept;
 mod backends;
 mod errors;
 mod headers;
+mod hold;
 mod hooks;
 mod io;
 mod peer;
@@ -21,6 +22,7 @@ mod tests;
 
 pub use accept::{Limits, Proxy};
 pub use backends::BackendKey;
+pub use hold::HoldLimits;
 pub use io::HeadLimits;
 pub use table::{Registry, Table};
 

@@ -6,6 +6,9 @@ const HEADER_LINES_MAX: usize = 128;
 /// Longest method, bytes; the longest registered one has 17.
 const METHOD_BYTES_MAX: usize = 24;
 
+/// Digits of a Content-Length: all that a u64 surely holds.
+const LENGTH_DIGITS_MAX: usize = 18;
+
 /// Why a request was answered without being routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -185,7 +188,7 @@ impl Seen {
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             self.lengths += 1;
-            let plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+            let plain = (1..=LENGTH_DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
             return if plain { Ok(()) } else { Err(Refusal::Framing) };
         }
         if name.eq_ignore_ascii_case(b"transfer-encoding") {
@@ -220,13 +223,17 @@ fn check_target<'a>(request: &RequestLine<'a>) -> Result<Target<'a>, Refusal> {
         Target::Origin => request.target,
         Target::Absolute { path_and_query, .. } => path_and_query,
     };
+    // No URL has these (RFC 3986 §2), and browsers escape them.
+    if path_and_query.contains(['"', '<', '>', '#']) {
+        return Err(Refusal::BadPath);
+    }
     check_path(path_and_query.split('?').next().unwrap_or_default())?;
     Ok(target)
 }
 
 /// No path that means one thing to a router and another to the program behind it.
 fn check_path(path: &str) -> Result<(), Refusal> {
-    let plain = !path.starts_with("//") && !path.contains(['\\', '#']);
+    let plain = !path.starts_with("//") && !path.contains(['\\', '`']);
     // Some servers cut a segment's `;parameters` before they resolve dots.
     let dotted = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
     if plain && !path.split('/').any(dotted) && escapes_are_harmless(path) { Ok(()) } else { Err(Refusal::BadPath) }
@@ -365,6 +372,7 @@ mod tests {
             "Content-Length: 3, 3\r\n",
             "Content-Length: +3\r\n",
             "Content-Length:\r\n",
+            "Content-Length: 9999999999999999999\r\n",
             "Transfer-Encoding: xchunked\r\n",
             "Transfer-Encoding: chunked, identity\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",

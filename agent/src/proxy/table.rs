@@ -4,15 +4,20 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use agentd_protocol::edge::{Absent, Snapshot};
+use agentd_protocol::ids::ServiceName;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::backends::{Backend, BackendKey};
+use super::hold::Held;
 use super::routes::Routes;
 
 /// Idle backends remembered for a manager that connects later; one snapshot rarely removes more.
 const IDLE_KEPT_MAX: usize = 4096;
+
+type Backends = HashMap<BackendKey, Arc<Backend>>;
 
 /// Immutable; replaced as a whole.
 #[derive(Debug, Default)]
@@ -22,12 +27,15 @@ pub struct Table {
     pub routes: Routes,
     /// In the snapshot's order.
     pub services: Vec<Service>,
+    /// Cancelled when the next table is in force.
+    pub replaced: CancellationToken,
 }
 
 #[derive(Debug)]
 pub struct Service {
     pub backends: Vec<Arc<Backend>>,
     pub absent: Absent,
+    pub(super) held: Held,
 }
 
 impl Table {
@@ -40,7 +48,8 @@ impl Table {
 #[derive(Debug)]
 pub struct Registry {
     table: Arc<ArcSwap<Table>>,
-    backends: HashMap<BackendKey, Arc<Backend>>,
+    backends: Backends,
+    held: HashMap<ServiceName, Held>,
     /// Removed and still in use.
     draining: Vec<Arc<Backend>>,
     /// Removed and unused, oldest first.
@@ -53,6 +62,7 @@ impl Registry {
         Self {
             table,
             backends: HashMap::new(),
+            held: HashMap::new(),
             draining: Vec::new(),
             idle: VecDeque::new(),
             idle_changed: Arc::new(Notify::new()),
@@ -86,15 +96,17 @@ impl Registry {
         }
         let routes = routes_of(&snapshot)?;
         let (services, backends) = self.backends_of(&snapshot)?;
-        self.install(Table { snapshot: Some(snapshot), routes, services }, backends);
+        let named = snapshot.services.iter().zip(&services);
+        self.held = named.map(|(named, service)| (named.name.clone(), service.held.clone())).collect();
+        let table = Table { snapshot: Some(snapshot), routes, services, replaced: CancellationToken::new() };
+        self.install(table, backends);
         Ok(())
     }
 
     /// Backends that became idle since the last call.
     pub fn take_idle(&mut self) -> Vec<BackendKey> {
-        let (idle, draining) = std::mem::take(&mut self.draining).into_iter().partition(|backend| backend.is_idle());
-        self.draining = draining;
-        let fresh: Vec<_> = Vec::into_iter(idle).map(|backend: Arc<Backend>| backend.key().clone()).collect();
+        let idle = self.draining.extract_if(.., |backend| backend.is_idle());
+        let fresh: Vec<_> = idle.map(|backend| backend.key().clone()).collect();
         self.idle.extend(fresh.iter().cloned());
         while self.idle.len() > IDLE_KEPT_MAX {
             self.idle.pop_front();
@@ -107,7 +119,7 @@ impl Registry {
         self.idle.iter()
     }
 
-    fn backends_of(&self, snapshot: &Snapshot) -> Result<(Vec<Service>, HashMap<BackendKey, Arc<Backend>>), Error> {
+    fn backends_of(&self, snapshot: &Snapshot) -> Result<(Vec<Service>, Backends), Error> {
         let mut all = HashMap::new();
         let mut services = Vec::with_capacity(snapshot.services.len());
         for service in &snapshot.services {
@@ -127,17 +139,18 @@ impl Registry {
                 }
                 backends.push(backend);
             }
-            services.push(Service { backends, absent: service.absent });
+            let held = self.held.get(&service.name).cloned().unwrap_or_default();
+            services.push(Service { backends, absent: service.absent, held });
         }
         Ok((services, all))
     }
 
     /// The table goes first: whoever finds a backend draining then finds the new table.
-    fn install(&mut self, table: Table, backends: HashMap<BackendKey, Arc<Backend>>) {
+    fn install(&mut self, table: Table, backends: Backends) {
         for backend in backends.values() {
             backend.revive();
         }
-        self.table.store(Arc::new(table));
+        self.table.swap(Arc::new(table)).replaced.cancel();
         let before = std::mem::replace(&mut self.backends, backends);
         self.draining.retain(|backend| !self.backends.contains_key(backend.key()));
         self.idle.clear();

@@ -17,7 +17,7 @@ use super::worker::{Again, Doing, Halt, TAIL_LINES, Wanted, Worker};
 use super::{command, gate};
 use crate::source::Checkout;
 use crate::store::{NewRelease, ReleaseState, StoredRelease};
-use crate::supervisor::{Gate, Label, Launch, RunAs};
+use crate::supervisor::{Gate, Label, Launch, ProbePolicy, RunAs};
 
 /// A build that takes longer is stopped (DESIGN §7).
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -39,10 +39,11 @@ impl Worker {
         let Revision::Commit(commit) = &entry.source else {
             return Err(self.halt(DeployPhase::Document, "its ref was never resolved to a commit".to_owned()));
         };
-        let user_env = self.user_env(entry)?;
+        // From here on the entry carries the complete environment, so that a rollback needs no file of today's.
+        let entry = &Service { env: self.user_env(entry)?, ..entry.clone() };
         let tree = self.tree(wanted, entry, commit, active).await?;
         let build = build_digest(&tree, entry);
-        let program = program_digest(&build, entry, &user_env);
+        let program = program_digest(build, entry);
         if let Some(active) = active.filter(|active| active.program_digest == program) {
             return self.same_program(wanted, entry, commit, active).await;
         }
@@ -60,7 +61,7 @@ impl Worker {
             build_digest: build,
             program_digest: program,
             entry: entry.clone(),
-            env: user_env,
+            env: entry.env.clone(),
             state: ReleaseState::Built,
         };
         match reusable {
@@ -123,13 +124,14 @@ impl Worker {
         let checkout = self.of_commit(&commit, self.fallible(wanted, DeployPhase::Fetch, checkout).await)?;
         release.dir_name.clone_from(&checkout.dir_name);
         release.state = ReleaseState::Building;
-        let stored = self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
+        let release = self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
         if let Some(line) = &entry.build
-            && let Err(mut halt) = self.run_build(wanted, &stored, &checkout, line).await
+            && let Err(mut halt) = self.run_build(wanted, &release, &checkout, line).await
         {
             halt.problem.commit = Some(commit);
             halt.problem.release = Some(number);
-            let failed = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Failed);
+            let failed = ReleaseState::Failed(Box::new(halt.problem.clone()));
+            let failed = self.rooms.store.set_release_state(&self.name, number, failed);
             self.fallible(wanted, DeployPhase::Build, failed).await?;
             return Err(halt);
         }
@@ -137,7 +139,7 @@ impl Worker {
         self.of_commit(&commit, self.fallible(wanted, DeployPhase::Build, sealed).await)?;
         let built = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Built);
         self.fallible(wanted, DeployPhase::Build, built).await?;
-        Ok(StoredRelease { state: ReleaseState::Built, ..stored })
+        Ok(StoredRelease { state: ReleaseState::Built, ..release })
     }
 
     async fn run_build(
@@ -163,17 +165,18 @@ impl Worker {
         };
         let launch = Launch {
             service: self.name.to_string(),
-            label: Label::Build { release: release.number },
+            label: Label::Build { key: release.number.to_string() },
             argv: command::argv(line),
             env: build_environment(&sources, &cache_dir),
             cwd: checkout.work_dir.clone(),
-            reservation: None,
+            port: None,
             held: Vec::new(),
             restart: RestartPolicy::Never,
             stop_signal: agentd_protocol::stack::StopSignal::Term.number(),
             stop_timeout: BUILD_STOP,
             run_limit: Some(BUILD_LIMIT),
             gate: Gate::None,
+            probe: ProbePolicy::default(),
             user: RunAs::Configured,
         };
         let id = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.launch(launch)).await?;
@@ -200,10 +203,8 @@ impl Worker {
     /// env_file first, then `env`.
     pub(super) fn user_env(&self, entry: &Service) -> Result<BTreeMap<String, String>, Halt> {
         let mut env = match &entry.env_file {
-            Some(path) => read_env_file(Path::new(path)).map_err(|cause| Halt {
-                problem: self.problem(DeployPhase::Document, cause),
-                again: Again::Later,
-            })?,
+            Some(path) => read_env_file(Path::new(path))
+                .map_err(|cause| Halt { problem: self.problem(DeployPhase::Document, cause), again: Again::Later })?,
             None => BTreeMap::new(),
         };
         env.extend(entry.env.iter().map(|(name, value)| (name.clone(), value.clone())));

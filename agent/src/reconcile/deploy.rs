@@ -16,6 +16,7 @@ use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
 use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of};
+use crate::edge::Idleness;
 use crate::store::StoredRelease;
 use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs};
 
@@ -68,7 +69,7 @@ impl Worker {
         let replicas = usize::try_from(target.entry.replicas).unwrap_or(usize::MAX);
         let mut running = self.instances();
         // The ready ones are kept, of those the longest-lived.
-        running.sort_by_key(|view| !matches!(view.readiness, crate::supervisor::Readiness::Ready { .. }));
+        running.sort_by_key(|view| !view.is_ready());
         let surplus = running.split_off(replicas.min(running.len()));
         let mut ids: Vec<InstanceId> = running.into_iter().map(|view| view.id).collect();
         if ids.len() < replicas {
@@ -129,16 +130,11 @@ impl Worker {
         let link = self.rooms.source.activate(&self.name, &target.dir_name);
         self.fallible(wanted, DeployPhase::Route, link).await?;
         self.report(wanted, |report| {
-            report.active =
-                Some(super::worker::Active { release: target.number, commit: target.commit.clone() });
+            report.active = Some(super::worker::Active { release: target.number, commit: target.commit.clone() });
         });
         let instances: BTreeSet<InstanceId> = ids.into_iter().collect();
-        let entry = Entry {
-            version: wanted.version,
-            route: route_of(&target.entry),
-            instances,
-            absent: Absent::Starting,
-        };
+        let entry =
+            Entry { version: wanted.version, route: route_of(&target.entry), instances, absent: Absent::Starting };
         self.rooms.routing.set(&self.name, Some(entry));
         self.commit(wanted).await
     }
@@ -166,7 +162,9 @@ impl Worker {
         let deadline = tokio::time::Instant::now() + drain;
         for backend in old.iter().filter_map(backend) {
             // Past the deadline the requests that are left are cut by the stop: said in the log, not a failure.
-            if !self.rooms.edge.wait_idle(&backend, deadline).await {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let key = (backend.instance.clone(), backend.incarnation);
+            if self.rooms.edge.wait_idle(&key, left).await == Idleness::Deadline {
                 tracing::info!(service = %self.name, instance = %backend.instance, "drain deadline passed with requests in flight");
             }
         }
@@ -212,7 +210,7 @@ impl Worker {
             port: reservation.as_ref().map(|held| held.port),
             services: &wanted.services,
             naming: &self.rooms.naming,
-            user: &release.env,
+            user: &entry.env,
         });
         let root = self.release_dir(release);
         let cwd = entry.dir.as_ref().map_or_else(|| root.clone(), |dir| root.join(dir));
@@ -225,13 +223,14 @@ impl Worker {
             argv: command::argv(&entry.run),
             env,
             cwd,
-            reservation,
+            port: reservation,
             held: Vec::new(),
             restart: restart_policy(entry.restart),
             stop_signal: entry.stop.signal.number(),
             stop_timeout: entry.stop.timeout.0,
             run_limit: None,
             gate: gate_of(entry),
+            probe: probe_policy(entry),
             user: RunAs::Configured,
         };
         supervisor.launch(launch).await.map_err(|error| Halt {
@@ -281,20 +280,23 @@ fn restart_policy(restart: Restart) -> RestartPolicy {
 }
 
 fn gate_of(entry: &Service) -> Gate {
-    let start_deadline = entry.start_deadline.0;
     match (entry.kind, &entry.health) {
         (Kind::Worker, _) => Gate::None,
-        (Kind::Web, None) => Gate::Tcp { policy: ProbePolicy::tcp(start_deadline) },
-        (Kind::Web, Some(health)) => Gate::Http {
-            path: health.path.clone(),
-            host: health.host.clone(),
-            policy: ProbePolicy {
-                interval: health.interval.0,
-                timeout: health.timeout.0,
-                failures: health.failures,
-                start_deadline,
-                restart: health.restart,
-            },
+        (Kind::Web, None) => Gate::Tcp,
+        (Kind::Web, Some(health)) => Gate::Http { path: health.path.clone(), host: health.host.clone() },
+    }
+}
+
+fn probe_policy(entry: &Service) -> ProbePolicy {
+    let start_deadline = entry.start_deadline.0;
+    match &entry.health {
+        None => ProbePolicy { start_deadline, ..ProbePolicy::default() },
+        Some(health) => ProbePolicy {
+            interval: health.interval.0,
+            timeout: health.timeout.0,
+            failures: health.failures,
+            start_deadline,
+            restart: health.restart,
         },
     }
 }

@@ -91,9 +91,9 @@ pub(super) fn overridden<'a>(names: impl Iterator<Item = &'a String>, services: 
 
 /// Why a line of an env_file cannot be used. Never carries a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadLine {
-    pub line: usize,
-    pub problem: &'static str,
+pub(super) struct BadLine {
+    pub(super) line: usize,
+    pub(super) problem: &'static str,
 }
 
 /// `NAME=value` a line; `#` starts a comment line; one pair of surrounding quotes is taken off; `export ` in front is

@@ -40,7 +40,7 @@ pub(super) fn judge(ids: &[InstanceId], views: &Views) -> Verdict {
         if let Some((phase, cause)) = failure(view) {
             return Verdict::Failed(Failed { instance: id.clone(), phase, cause });
         }
-        all_ready &= matches!(view.readiness, Readiness::Ready { .. });
+        all_ready &= view.is_ready();
     }
     if all_ready { Verdict::Passed } else { Verdict::Waiting }
 }
@@ -55,12 +55,15 @@ fn failure(view: &InstanceView) -> Option<(DeployPhase, String)> {
             }
             (Phase::Down, _) => return Some((DeployPhase::Start, format!("ended before it was ready: {said}"))),
             _ if view.restarts >= EXITS_MAX => {
-                return Some((DeployPhase::Start, format!("ended {} times before it was ready: {said}", view.restarts)));
+                return Some((
+                    DeployPhase::Start,
+                    format!("ended {} times before it was ready: {said}", view.restarts),
+                ));
             }
             _ => {}
         }
     }
-    matches!(view.readiness, Readiness::StartDeadlineOver).then(|| (DeployPhase::Health, not_ready(view)))
+    matches!(view.readiness, Readiness::StartDeadlineOver { .. }).then(|| (DeployPhase::Health, not_ready(view)))
 }
 
 fn not_ready(view: &InstanceView) -> String {
@@ -122,11 +125,9 @@ pub(super) async fn wait(
 
 fn over(ids: &[InstanceId], cause: &str) -> Verdict {
     match ids.first() {
-        Some(first) => Verdict::Failed(Failed {
-            instance: first.clone(),
-            phase: DeployPhase::Start,
-            cause: cause.to_owned(),
-        }),
+        Some(first) => {
+            Verdict::Failed(Failed { instance: first.clone(), phase: DeployPhase::Start, cause: cause.to_owned() })
+        }
         None => Verdict::Passed,
     }
 }

@@ -45,7 +45,7 @@ pub enum Error {
     #[error("the edge does not route by the newest table: {cause}")]
     Route { cause: String },
     #[error("edge")]
-    Edge(#[from] crate::edge::client::Error),
+    Edge(#[from] crate::edge::Error),
     #[error("store")]
     Store(#[from] crate::store::Error),
     #[error("source")]

@@ -188,11 +188,7 @@ mod tests {
             plan(&before, &wanted, None).steps.into_iter().map(|s| (s.service.to_string(), s.act)).collect();
         assert_eq!(
             acts,
-            [
-                ("gone".into(), PlanAct::Remove),
-                ("moved".into(), PlanAct::Build),
-                ("new".into(), PlanAct::Add)
-            ]
+            [("gone".into(), PlanAct::Remove), ("moved".into(), PlanAct::Build), ("new".into(), PlanAct::Add)]
         );
     }
 

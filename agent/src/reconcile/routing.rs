@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::edge::client::EdgeClient;
+use crate::edge::EdgeClient;
 use crate::store::Store;
 use crate::supervisor::{InstanceView, Readiness};
 
@@ -85,8 +85,7 @@ fn backends(instances: &BTreeSet<InstanceId>, views: &Views) -> Vec<Backend> {
             .filter_map(|id| views.get(id))
             .filter(|view| matches!(view.phase, Phase::Up { .. }) && view.port.is_some())
     };
-    let ready: Vec<Backend> =
-        running().filter(|view| matches!(view.readiness, Readiness::Ready { .. })).filter_map(backend).collect();
+    let ready: Vec<Backend> = running().filter(|view| view.is_ready()).filter_map(backend).collect();
     if ready.is_empty() {
         running().filter(|view| matches!(view.readiness, Readiness::Failing { .. })).filter_map(backend).collect()
     } else {
@@ -102,7 +101,7 @@ pub(super) fn backend(view: &InstanceView) -> Option<Backend> {
 fn absent(entry: &Entry, views: &Views) -> Absent {
     let crash_loops = entry.instances.iter().filter_map(|id| views.get(id)).any(|view| {
         matches!(view.phase, Phase::Quarantined { .. } | Phase::Backoff { .. })
-            || matches!(view.readiness, Readiness::StartDeadlineOver)
+            || matches!(view.readiness, Readiness::StartDeadlineOver { .. })
     });
     if crash_loops && entry.absent == Absent::Starting { Absent::Failing } else { entry.absent }
 }

@@ -2,9 +2,7 @@
 
 use std::net::SocketAddr;
 
-use agentd_protocol::api::{
-    Agent, Edge, InstanceStatus, ServiceState, ServiceStatus, StackStatus, Status, Verdict,
-};
+use agentd_protocol::api::{Agent, Edge, InstanceStatus, ServiceState, ServiceStatus, StackStatus, Status, Verdict};
 use agentd_protocol::ids::{ServiceName, Version};
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::Service;
@@ -13,9 +11,9 @@ use tokio::sync::watch;
 use super::gate::describe;
 use super::routing::Views;
 use super::worker::{Doing, Report, Reports, Settled, release_of};
-use crate::edge::client::EdgeView;
+use crate::edge::EdgeView;
 use crate::store::{StoredService, StoredVersion};
-use crate::supervisor::{InstanceView, Readiness};
+use crate::supervisor::InstanceView;
 
 /// What does not change while a manager runs, and what sync says of the file.
 #[derive(Debug, Clone)]
@@ -65,7 +63,11 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
             file_problem: document.file,
             problems: seen.reports.values().filter_map(|report| report.problem.clone()).collect(),
         },
-        edge: Edge { pid: seen.edge.pid, generation: seen.edge.generation, external: Some(seen.facts.external) },
+        edge: Edge {
+            pid: seen.edge.edge.as_ref().map(|edge| edge.pid),
+            generation: seen.edge.generation,
+            external: Some(seen.facts.external),
+        },
         services,
         limitations: seen.facts.limitations.clone(),
     }
@@ -80,7 +82,8 @@ fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProbl
             || service.last_error.is_some()
     };
     let busy = |report: &Report| !matches!(report.doing, Doing::Settled(_));
-    if document.file.is_some() || !document.services.is_empty() || services.iter().any(bad) || !seen.edge.connected {
+    if document.file.is_some() || !document.services.is_empty() || services.iter().any(bad) || seen.edge.edge.is_none()
+    {
         Verdict::Degraded
     } else if seen.reports.values().any(busy) {
         Verdict::Applying
@@ -95,9 +98,8 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
     let mine = |view: &&InstanceView| view.service == service.name.as_str() && release_of(view).is_some();
     let instances: Vec<&InstanceView> = seen.views.values().filter(mine).collect();
     let active = report.and_then(|report| report.active.clone());
-    let ready = instances.iter().filter(|view| {
-        matches!(view.readiness, Readiness::Ready { .. }) && release_of(view) == active.as_ref().map(|a| a.release)
-    });
+    let ready =
+        instances.iter().filter(|view| view.is_ready() && release_of(view) == active.as_ref().map(|a| a.release));
     let ready = u32::try_from(ready.count()).unwrap_or(u32::MAX);
     let wanted = if service.stopped { 0 } else { entry.map_or(0, |entry| entry.replicas) };
     let unresolved = document.services.iter().find(|(name, _)| *name == service.name).map(|(_, cause)| cause.clone());
@@ -106,7 +108,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         state: state(report, &instances, ready, wanted),
         release: active.as_ref().map(|active| active.release),
         commit: active.map(|active| active.commit),
-        pinned: service.pinned,
+        pinned: service.pinned.map(|pin| pin.release),
         ready,
         wanted,
         restarts: instances.iter().map(|view| view.restarts).sum(),
@@ -150,10 +152,10 @@ fn instance(view: &InstanceView) -> Option<InstanceStatus> {
         release: release_of(view)?,
         incarnation: view.incarnation,
         phase: view.phase.name().to_owned(),
-        pid: view.phase.program().map(|program| program.pid),
+        pid: view.pid(),
         shim_pid: view.shim_pid,
         port: view.port,
-        ready: matches!(view.readiness, Readiness::Ready { .. }),
+        ready: view.is_ready(),
         last_exit: view.last_exit.map(|last| describe(last.exit)),
         log_dir: view.log_dir.display().to_string(),
     })

@@ -10,16 +10,16 @@ use agentd_protocol::stack::Stack;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::environment::Naming;
 use super::plan::{self, Known};
 use super::routing::{Entry, Routing};
 use super::status;
 use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
-use super::Error;
-use crate::edge::client::EdgeClient;
+use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{Store, StoredService, StoredVersion};
+use crate::store::{Store, StoredService, StoredVersion, entry_digest};
 use crate::supervisor::Supervisor;
 
 /// Commands that may wait; each caller waits for its answer, so more than the connections of the API is never needed.
@@ -263,10 +263,10 @@ impl Task {
 
     /// A pin ends when its service's entry changes.
     async fn unpin_changed(&self, stack: &Stack) -> Result<(), Error> {
-        let before = self.latest.as_ref().map(|latest| &latest.stack);
-        for service in self.rooms.store.services().await?.iter().filter(|service| service.pinned.is_some()) {
-            let entry_in = |stack: &Stack| stack.service.iter().find(|entry| entry.name == service.name).cloned();
-            if before.and_then(entry_in) != entry_in(stack) {
+        for service in self.rooms.store.services().await? {
+            let Some(pin) = service.pinned else { continue };
+            let entry = stack.service.iter().find(|entry| entry.name == service.name);
+            if entry.map(entry_digest) != Some(pin.entry) {
                 tracing::info!(service = %service.name, "its entry changed: the pin ends");
                 self.rooms.store.unpin(&service.name).await?;
             }
@@ -278,9 +278,6 @@ impl Task {
     async fn order_all(&mut self) -> Result<(), Error> {
         let Some(latest) = self.latest.clone() else { return Ok(()) };
         self.rooms.routing.set_health_path(latest.stack.proxy.health_path.clone());
-        for entry in &latest.stack.service {
-            self.rooms.store.ensure_service(&entry.name).await?;
-        }
         for service in self.rooms.store.services().await? {
             if service.is_removed() && latest.stack.service.iter().all(|entry| entry.name != service.name) {
                 continue;
@@ -304,7 +301,7 @@ impl Task {
             entry: entry.map(Arc::new),
             services: Arc::new(latest.stack.service.iter().map(|entry| entry.name.clone()).collect()),
             run,
-            pinned: service.pinned,
+            pinned: service.pinned.map(|pin| pin.release),
         };
         match self.workers.get(&service.name) {
             Some(orders) => drop(orders.send_replace(wanted)),
@@ -347,7 +344,9 @@ impl Task {
             }
             Act::Rollback { to } => {
                 let to = self.rollback_target(name, to).await?;
-                store.pin(name, to).await?;
+                let latest = self.latest.as_ref().expect("there is a version");
+                let entry = latest.stack.service.iter().find(|entry| entry.name == *name);
+                store.pin(name, to, entry_digest(entry.ok_or_else(|| Error::NoService(name.clone()))?)).await?;
                 store.set_stopped(name, false).await?;
                 RunWish::Run
             }
@@ -432,14 +431,15 @@ impl Task {
     async fn status(&self) -> Result<Status, Error> {
         let services = self.rooms.store.services().await?;
         let applied = self.rooms.store.last_applied().await?.map(|stored| stored.version);
+        let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
         let seen = status::Seen {
             facts: &self.facts,
             latest: self.latest.as_ref(),
             applied,
             services: &services,
             reports: &self.reports.borrow(),
-            views: &self.rooms.supervisor.view().borrow(),
-            edge: &self.rooms.edge.view().borrow(),
+            views: &views.borrow(),
+            edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
         Ok(status::status(&seen))
@@ -453,8 +453,8 @@ impl Task {
         for service in self.rooms.store.services().await? {
             let active = self.rooms.store.active_release(&service.name).await?;
             known.push(Known {
-                active: active.map(|release| (release.number, release.commit.clone(), release.entry_with_env())),
-                pinned: service.pinned,
+                active: active.map(|release| (release.number, release.commit.clone(), release.entry)),
+                pinned: service.pinned.map(|pin| pin.release),
                 stopped: service.stopped,
                 removed: service.is_removed(),
                 name: service.name,

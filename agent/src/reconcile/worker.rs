@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::environment::Naming;
 use super::routing::{Entry, RouteWish, Routing};
-use crate::edge::client::EdgeClient;
+use crate::edge::EdgeClient;
 use crate::source::Source;
 use crate::store::{Store, StoredRelease};
 use crate::supervisor::{InstanceView, Label, Supervisor};
@@ -325,10 +325,11 @@ impl Worker {
     }
 
     pub(super) async fn commit(&self, _wanted: &Wanted) -> Result<(), Halt> {
-        self.rooms.routing.commit().await.map_err(|error| Halt {
-            problem: self.problem(DeployPhase::Route, chain(&error)),
-            again: Again::Later,
-        })
+        self.rooms
+            .routing
+            .commit()
+            .await
+            .map_err(|error| Halt { problem: self.problem(DeployPhase::Route, chain(&error)), again: Again::Later })
     }
 
     pub(super) async fn fallible<T, E: std::error::Error>(

@@ -195,7 +195,7 @@ mod tests {
         let limit = tokio::time::Instant::now() + LONG;
         while !gone() {
             assert!(tokio::time::Instant::now() < limit, "process {grandchild} still lives");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await; // poll: the kernel ends the group in its own time
         }
     }
 

@@ -98,7 +98,13 @@ impl Source {
     /// The service's data folder, made on first use: 0700, its owner's alone.
     pub async fn data_dir(&self, service: &ServiceName) -> Result<PathBuf, Error> {
         let layout = self.inner.layout(service);
-        blocking("make a data folder", move || layout.ensure_data()).await
+        blocking("make a data folder", move || layout.ensure_private("data")).await
+    }
+
+    /// Home of the service's builds, so that package clients find what they fetched last time. Its owner's alone.
+    pub async fn cache_dir(&self, service: &ServiceName) -> Result<PathBuf, Error> {
+        let layout = self.inner.layout(service);
+        blocking("make a build cache", move || layout.ensure_private("cache")).await
     }
 
     /// Removes all of a service, its data too.
@@ -204,19 +210,19 @@ impl Layout {
         Ok(removed)
     }
 
-    fn ensure_data(&self) -> Result<PathBuf, Error> {
+    fn ensure_private(&self, name: &str) -> Result<PathBuf, Error> {
         make_dir(&self.service_dir, 0o711)?;
-        let data_dir = self.service_dir.join("data");
-        make_dir(&data_dir, 0o700)?;
-        let metadata = data_dir.metadata().map_err(Error::io("look at", &data_dir))?;
+        let dir = self.service_dir.join(name);
+        make_dir(&dir, 0o700)?;
+        let metadata = dir.metadata().map_err(Error::io("look at", &dir))?;
         if metadata.mode() & 0o7777 != 0o700 {
             let mode = std::fs::Permissions::from_mode(0o700);
-            std::fs::set_permissions(&data_dir, mode).map_err(Error::io("change the mode of", &data_dir))?;
+            std::fs::set_permissions(&dir, mode).map_err(Error::io("change the mode of", &dir))?;
         }
         if let Some((uid, gid)) = self.owner.filter(|owner| *owner != (metadata.uid(), metadata.gid())) {
-            chown(&data_dir, Some(uid), Some(gid)).map_err(Error::io("change the owner of", &data_dir))?;
+            chown(&dir, Some(uid), Some(gid)).map_err(Error::io("change the owner of", &dir))?;
         }
-        Ok(data_dir)
+        Ok(dir)
     }
 
     /// Names of all releases on disk, oldest first.
@@ -385,13 +391,13 @@ mod tests {
     #[test]
     fn data_outlives_releases_and_is_private() {
         let (_dir, layout) = layout();
-        let data_dir = layout.ensure_data().unwrap();
+        let data_dir = layout.ensure_private("data").unwrap();
         std::fs::write(data_dir.join("db"), "x").unwrap();
         std::fs::set_permissions(&data_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         made(&layout, 1, "aaaaaaa");
         layout.keep_only(&[]).unwrap();
         layout.sweep(&[]).unwrap();
-        assert_eq!(layout.ensure_data().unwrap(), data_dir);
+        assert_eq!(layout.ensure_private("data").unwrap(), data_dir);
         assert_eq!(data_dir.metadata().unwrap().mode() & 0o777, 0o700);
         assert!(data_dir.join("db").exists());
     }

@@ -4,8 +4,9 @@ use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 use rusqlite::{Row, params};
 
-use super::convert::unsigned_or_null;
-use super::convert::{Fault, now_unix_ms, parsed, plain, release_or_null, rows, signed, some_row, unsigned};
+use super::convert::{
+    Fault, now_unix_ms, parsed, plain, release_or_null, rows, signed, some_row, unsigned, unsigned_or_null,
+};
 use super::{Error, Store, StoredValue};
 
 /// Over all services; older ones go.

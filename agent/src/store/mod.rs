@@ -84,7 +84,7 @@ pub enum Error {
     },
     #[error("cannot {operation}: the database has no such row; it was removed meanwhile, or never written")]
     Missing { operation: &'static str },
-    #[error("cannot {operation}: the store has stopped; the agent is about to end and start again")]
+    #[error("cannot {operation}: the store has stopped; the log says why, and the agent has to be started again")]
     Stopped { operation: &'static str },
 }
 

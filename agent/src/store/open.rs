@@ -74,6 +74,8 @@ fn prepare(connection: &mut Connection, found: u32) -> Result<(), rusqlite::Erro
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // Env values that are deleted are overwritten, not only unlinked.
+    connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
     for (migration, number) in MIGRATIONS.iter().zip(1_u32..).filter(|(_, number)| *number > found) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(migration)?;

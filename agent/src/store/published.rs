@@ -2,7 +2,7 @@
 //!
 //! The document carries the digest of that object, so a changed value is a changed document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agentd_protocol::ids::ServiceName;
 use agentd_protocol::stack::{Service, Stack};
@@ -56,11 +56,13 @@ pub(super) fn split_service(service: &Service) -> Published {
     Published { document: Value::Object(entry).to_string(), env }
 }
 
+/// Takes of `env` what the entry names: a release's object also holds the variables of its env_file.
 pub(super) fn join_service(entry: &str, env: &str) -> Result<Service, serde_json::Error> {
     let mut entry: Map<String, Value> = serde_json::from_str(entry)?;
-    without_names(&mut entry);
+    let names: BTreeSet<String> = entry.shift_remove("env").map_or(Ok(BTreeSet::new()), serde_json::from_value)?;
     let mut service: Service = serde_json::from_value(Value::Object(entry))?;
     service.env = serde_json::from_str(env)?;
+    service.env.retain(|name, _| names.contains(name));
     Ok(service)
 }
 
@@ -129,5 +131,6 @@ mod tests {
         let parts = split_service(&api);
         assert!(!parts.document.contains("value"));
         assert_eq!(join_service(&parts.document, &parts.env).unwrap(), api);
+        assert_eq!(join_service(&parts.document, r#"{"FILE":"x","KEY":"value"}"#).unwrap(), api);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agentd_protocol::api::Problem;
 use agentd_protocol::ids::{Commit, ReleaseNumber, ServiceName};
 use agentd_protocol::stack::Service;
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::convert::{Fault, now_unix_ms, parsed, plain, rows, signed, some_row, unsigned, unsigned_or_null};
 use super::published::{join_service, split_service};
@@ -38,8 +38,14 @@ pub struct NewRelease {
     pub dir_name: String,
     /// Digest of what decides the build's output: tree, build command, kind.
     pub build_digest: Digest,
-    /// The service as published, env values included; they are stored apart.
+    /// Digest of what decides the running program: the build, run command, env, probes, limits.
+    pub program_digest: Digest,
+    /// The service as published; of its env the names are stored.
     pub entry: Service,
+    /// All of the user's variables, the entry's included; stored apart.
+    pub env: BTreeMap<String, String>,
+    /// `Built` when an older release's output is used again.
+    pub state: ReleaseState,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -50,6 +56,7 @@ pub struct StoredRelease {
     pub tree: String,
     pub dir_name: String,
     pub build_digest: Digest,
+    pub program_digest: Digest,
     /// With the env values joined back.
     pub entry: Service,
     pub env_sha256: Digest,
@@ -68,6 +75,12 @@ impl std::fmt::Debug for StoredRelease {
             .field("dir_name", &self.dir_name)
             .field("state", &self.state)
             .finish_non_exhaustive()
+    }
+}
+
+impl StoredRelease {
+    pub fn is_built(&self) -> bool {
+        self.state == ReleaseState::Built
     }
 }
 
@@ -90,19 +103,23 @@ impl Store {
         .await
     }
 
-    /// Stores a release in state `Building`. Its number comes from [`Store::next_release`].
-    pub async fn put_release(&self, release: NewRelease) -> Result<(), Error> {
-        let entry = split_service(&release.entry);
+    /// Its number comes from [`Store::next_release`].
+    pub async fn put_release(&self, release: NewRelease) -> Result<StoredRelease, Error> {
+        let entry = split_service(&release.entry).document;
+        let env = serde_json::to_string(&release.env).expect("a map of texts is JSON");
         self.write("store a release", move |transaction| {
             let now = now_unix_ms();
             transaction.execute(
                 "INSERT INTO services (name, first_seen) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
                 params![release.service.as_str(), now],
             )?;
-            let env_sha256 = put_env(transaction, &entry.env)?;
+            let env_sha256 = put_env(transaction, &env)?;
+            let (word, failure) = state_columns(&release.state);
+            let built_at = (release.state == ReleaseState::Built).then_some(now);
             transaction.execute(
-                "INSERT INTO releases (service, number, commit_id, tree, dir_name, build_digest, entry, env_sha256, \
-                 state, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'building', ?9)",
+                "INSERT INTO releases (service, number, commit_id, tree, dir_name, build_digest, program_digest, \
+                 entry, env_sha256, state, failure, created_at, built_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                 params![
                     release.service.as_str(),
                     signed(release.number.0),
@@ -110,12 +127,16 @@ impl Store {
                     release.tree,
                     release.dir_name,
                     release.build_digest.to_string(),
-                    entry.document,
+                    release.program_digest.to_string(),
+                    entry,
                     env_sha256.to_string(),
-                    now
+                    word,
+                    failure,
+                    now,
+                    built_at
                 ],
             )?;
-            Ok(())
+            find(transaction, &release.service, release.number)?.ok_or(Fault::Missing)
         })
         .await
     }
@@ -146,6 +167,36 @@ impl Store {
         .await
     }
 
+    /// The same program under another entry (its route, its drain): number, files and env stay.
+    pub async fn update_release(
+        &self,
+        service: &ServiceName,
+        release: ReleaseNumber,
+        entry: &Service,
+        commit: &Commit,
+    ) -> Result<(), Error> {
+        let (service, commit, entry) = (service.clone(), commit.clone(), split_service(entry).document);
+        self.write("change the entry of a release", move |transaction| {
+            some_row(transaction.execute(
+                "UPDATE releases SET entry = ?3, commit_id = ?4 WHERE service = ?1 AND number = ?2",
+                params![service.as_str(), signed(release.0), entry, commit.as_str()],
+            )?)
+        })
+        .await
+    }
+
+    /// The release that serves, or served last.
+    pub async fn active_release(&self, service: &ServiceName) -> Result<Option<StoredRelease>, Error> {
+        let service = service.clone();
+        self.read("read the active release", move |connection| {
+            let query = format!(
+                "{SELECT} JOIN services ON services.name = service AND active_release = number WHERE service = ?1"
+            );
+            Ok(rows(connection, &query, [service.as_str()], read)?.pop())
+        })
+        .await
+    }
+
     /// Newest first.
     pub async fn releases(&self, service: &ServiceName) -> Result<Vec<StoredRelease>, Error> {
         let service = service.clone();
@@ -160,9 +211,9 @@ impl Store {
     pub async fn find_built(
         &self,
         service: &ServiceName,
-        build_digest: Digest,
+        build_digest: &Digest,
     ) -> Result<Option<StoredRelease>, Error> {
-        let service = service.clone();
+        let (service, build_digest) = (service.clone(), *build_digest);
         self.read("look for a build", move |connection| {
             let query = format!(
                 "{SELECT} WHERE service = ?1 AND build_digest = ?2 AND state = 'built' ORDER BY number DESC LIMIT 1"
@@ -189,6 +240,11 @@ impl Store {
         })
         .await
     }
+}
+
+fn find(connection: &Connection, service: &ServiceName, number: ReleaseNumber) -> Result<Option<StoredRelease>, Fault> {
+    let query = format!("{SELECT} WHERE service = ?1 AND number = ?2");
+    Ok(rows(connection, &query, params![service.as_str(), signed(number.0)], read)?.pop())
 }
 
 fn state_columns(state: &ReleaseState) -> (&'static str, Option<String>) {
@@ -220,6 +276,7 @@ fn read(row: &Row<'_>) -> Result<StoredRelease, Fault> {
         tree: plain(row, "tree")?,
         dir_name: plain(row, "dir_name")?,
         build_digest: parsed(row, "build_digest")?,
+        program_digest: parsed(row, "program_digest")?,
         entry: join_service(&entry, &env)?,
         env_sha256: parsed(row, "env_sha256")?,
         state: state(&word, failure.as_deref())?,

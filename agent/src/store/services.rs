@@ -3,9 +3,10 @@
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 use rusqlite::{Row, params};
 
-use super::convert::unsigned_or_null;
-use super::convert::{Fault, now_unix_ms, parsed, plain, release_or_null, rows, signed, some_row, unsigned};
-use super::versions::drop_unused_env;
+use super::convert::{
+    Fault, now_unix_ms, parsed, plain, release_or_null, rows, signed, some_row, unsigned, unsigned_or_null,
+};
+use super::versions::{drop_unused_env, know_services};
 use super::{Digest, Error, Store, StoredValue};
 
 /// A local rollback: this release is held while the entry is the one it was pinned against.
@@ -23,14 +24,41 @@ pub struct StoredService {
     /// Left the document; its data is kept until it is pruned.
     pub removed_unix_ms: Option<u64>,
     pub stopped: bool,
-    pub pin: Option<Pin>,
+    /// The release that serves; kept when the service is removed.
+    pub active: Option<ReleaseNumber>,
+    pub pinned: Option<Pin>,
+}
+
+impl StoredService {
+    pub fn is_removed(&self) -> bool {
+        self.removed_unix_ms.is_some()
+    }
 }
 
 impl Store {
+    /// Known from now on, and not removed. [`Store::put_version`] does so for every service of its stack.
+    pub async fn ensure_service(&self, service: &ServiceName) -> Result<(), Error> {
+        let service = service.clone();
+        self.write("note a service", move |transaction| know_services(transaction, &[service])).await
+    }
+
     /// By name, removed ones included.
     pub async fn services(&self) -> Result<Vec<StoredService>, Error> {
         self.read("read the services", |connection| rows(connection, "SELECT * FROM services ORDER BY name", [], read))
             .await
+    }
+
+    /// The commit point of a deploy: from here on this release is the one that serves.
+    pub async fn set_active(&self, service: &ServiceName, release: ReleaseNumber) -> Result<(), Error> {
+        let service = service.clone();
+        self.write("record the active release", move |transaction| {
+            some_row(transaction.execute(
+                "UPDATE services SET active_release = ?2 WHERE name = ?1 \
+                 AND EXISTS (SELECT 1 FROM releases WHERE service = ?1 AND number = ?2)",
+                params![service.as_str(), signed(release.0)],
+            )?)
+        })
+        .await
     }
 
     pub async fn set_stopped(&self, service: &ServiceName, stopped: bool) -> Result<(), Error> {
@@ -91,7 +119,7 @@ impl Store {
 
 fn read(row: &Row<'_>) -> Result<StoredService, Fault> {
     let entry: Option<String> = plain(row, "pinned_entry_sha")?;
-    let pin = match (release_or_null(row, "pinned_release")?, entry) {
+    let pinned = match (release_or_null(row, "pinned_release")?, entry) {
         (Some(release), Some(entry)) => Some(Pin { release, entry: entry.parse()? }),
         (None, None) => None,
         (Some(_), None) | (None, Some(_)) => return Err(Fault::Stored(StoredValue::Word)),
@@ -101,6 +129,7 @@ fn read(row: &Row<'_>) -> Result<StoredService, Fault> {
         first_seen_unix_ms: unsigned(row, "first_seen")?,
         removed_unix_ms: unsigned_or_null(row, "removed_at")?,
         stopped: plain(row, "stopped")?,
-        pin,
+        active: release_or_null(row, "active_release")?,
+        pinned,
     })
 }

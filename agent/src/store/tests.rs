@@ -17,6 +17,11 @@ fn with_env(mut stack: Stack, value: &str) -> Stack {
     stack
 }
 
+/// Of the entry and of its env_file.
+fn user_env() -> BTreeMap<String, String> {
+    [("SECRET", "hunter2"), ("FROM_FILE", "x")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
 fn release(number: ReleaseNumber, build: &str) -> NewRelease {
     let mut entry = service("api");
     entry.env.insert("SECRET".into(), "hunter2".into());
@@ -27,13 +32,17 @@ fn release(number: ReleaseNumber, build: &str) -> NewRelease {
         tree: "2".repeat(40),
         dir_name: format!("{number}-1111111"),
         build_digest: Digest::of(build.as_bytes()),
+        program_digest: Digest::of(b"program"),
+        env: user_env(),
+        state: ReleaseState::Building,
         entry,
     }
 }
 
 async fn new_release(store: &Store, build: &str) -> ReleaseNumber {
     let number = store.next_release(&name("api")).await.unwrap();
-    store.put_release(release(number, build)).await.unwrap();
+    let stored = store.put_release(release(number, build)).await.unwrap();
+    assert_eq!((stored.number, stored.state), (number, ReleaseState::Building));
     number
 }
 
@@ -49,7 +58,7 @@ async fn versions_grow_only_with_their_content() {
     assert_eq!(store.put_version(&two, &refs).await.unwrap(), Put::New(Version(2)));
     assert_eq!(store.put_version(&one, &refs).await.unwrap(), Put::New(Version(3)), "back is a new version too");
     let found = store.version(Version(2)).await.unwrap().unwrap();
-    assert_eq!((found.stack, found.refs, found.applied_unix_ms), (two, refs, None));
+    assert_eq!((found.stack, found.refs, found.applied), (two, refs, false));
     assert_eq!(store.latest_version().await.unwrap().unwrap().version, Version(3));
     assert_eq!(store.version(Version(9)).await.unwrap(), None);
 }
@@ -64,7 +73,7 @@ async fn applied_is_remembered_apart_from_newest() {
     store.mark_applied(Version(1)).await.unwrap();
     let applied = store.last_applied().await.unwrap().unwrap();
     assert_eq!(applied.version, Version(1));
-    assert!(applied.applied_unix_ms.is_some());
+    assert!(applied.applied);
     assert!(matches!(store.mark_applied(Version(7)).await, Err(Error::Missing { .. })));
 }
 
@@ -138,7 +147,7 @@ async fn releases_go_through_their_states() {
     let one = new_release(&store, "same").await;
     let two = new_release(&store, "same").await;
     assert_eq!((one, two), (ReleaseNumber(1), ReleaseNumber(2)));
-    assert_eq!(store.find_built(&api, Digest::of(b"same")).await.unwrap(), None, "building is not built");
+    assert_eq!(store.find_built(&api, &Digest::of(b"same")).await.unwrap(), None, "building is not built");
     store.set_release_state(&api, one, ReleaseState::Built).await.unwrap();
     let failed = ReleaseState::Failed(Box::new(problem()));
     store.set_release_state(&api, two, failed.clone()).await.unwrap();
@@ -147,13 +156,41 @@ async fn releases_go_through_their_states() {
     assert_eq!((&found[0].state, found[0].built_unix_ms), (&failed, None));
     assert!(found[1].built_unix_ms.is_some());
     assert_eq!(found[1].entry, release(one, "same").entry);
-    assert_eq!(store.find_built(&api, Digest::of(b"same")).await.unwrap().unwrap().number, one);
-    assert_eq!(store.find_built(&api, Digest::of(b"other")).await.unwrap(), None);
-    let env = BTreeMap::from([("SECRET".to_owned(), "hunter2".to_owned())]);
-    assert_eq!(store.release_env(&api, one).await.unwrap(), env);
+    assert_eq!(store.find_built(&api, &Digest::of(b"same")).await.unwrap().unwrap().number, one);
+    assert_eq!(store.find_built(&api, &Digest::of(b"other")).await.unwrap(), None);
+    assert_eq!(store.release_env(&api, one).await.unwrap(), user_env());
     assert!(matches!(store.release_env(&api, ReleaseNumber(9)).await, Err(Error::Missing { .. })));
     store.set_release_state(&api, one, ReleaseState::Gone).await.unwrap();
-    assert_eq!(store.find_built(&api, Digest::of(b"same")).await.unwrap(), None);
+    assert_eq!(store.find_built(&api, &Digest::of(b"same")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_active_release_is_remembered_and_may_change_its_entry() {
+    let (_dir, store) = open_store();
+    let api = name("api");
+    assert!(matches!(store.set_active(&api, ReleaseNumber(1)).await, Err(Error::Missing { .. })));
+    let (one, two) = (new_release(&store, "a").await, new_release(&store, "b").await);
+    assert_eq!(store.active_release(&api).await.unwrap(), None);
+    store.set_active(&api, one).await.unwrap();
+    store.set_active(&api, two).await.unwrap();
+    assert!(matches!(store.set_active(&api, ReleaseNumber(9)).await, Err(Error::Missing { .. })));
+    let mut entry = release(two, "b").entry;
+    entry.path = Some("/moved".into());
+    store.update_release(&api, two, &entry, &commit('3')).await.unwrap();
+    let active = store.active_release(&api).await.unwrap().unwrap();
+    assert_eq!((active.number, active.commit, active.entry), (two, commit('3'), entry));
+    assert_eq!(store.services().await.unwrap()[0].active, Some(two));
+}
+
+#[tokio::test]
+async fn a_removed_service_may_be_wanted_again() {
+    let (_dir, store) = open_store();
+    let api = name("api");
+    store.ensure_service(&api).await.unwrap();
+    store.mark_removed(&api).await.unwrap();
+    assert!(store.services().await.unwrap()[0].is_removed());
+    store.ensure_service(&api).await.unwrap();
+    assert!(!store.services().await.unwrap()[0].is_removed());
 }
 
 #[tokio::test]
@@ -193,13 +230,13 @@ async fn services_are_stopped_pinned_removed_and_pruned() {
     let entry = entry_digest(&whole.service[0]);
     store.pin(&api, one, entry).await.unwrap();
     let found = store.services().await.unwrap().remove(0);
-    assert_eq!((found.stopped, found.pin), (true, Some(Pin { release: one, entry })));
+    assert_eq!((found.stopped, found.pinned), (true, Some(Pin { release: one, entry })));
     store.unpin(&api).await.unwrap();
-    assert_eq!(store.services().await.unwrap()[0].pin, None);
+    assert_eq!(store.services().await.unwrap()[0].pinned, None);
 
     store.mark_removed(&api).await.unwrap();
     let found = store.services().await.unwrap().remove(0);
-    assert!(found.removed_unix_ms.is_some() && !found.stopped);
+    assert!(found.is_removed() && !found.stopped);
     store.put_version(&with_env(whole, "back"), &Refs::new()).await.unwrap();
     assert_eq!(store.services().await.unwrap()[0].removed_unix_ms, None);
 

@@ -33,8 +33,8 @@ pub struct StoredVersion {
     pub stack: Stack,
     pub refs: Refs,
     pub received_unix_ms: u64,
-    /// When it was first applied in full.
-    pub applied_unix_ms: Option<u64>,
+    /// In full, at some time.
+    pub applied: bool,
 }
 
 // By hand: the stack holds env values.
@@ -43,7 +43,7 @@ impl std::fmt::Debug for StoredVersion {
         f.debug_struct("StoredVersion")
             .field("version", &self.version)
             .field("sha256", &self.sha256)
-            .field("applied_unix_ms", &self.applied_unix_ms)
+            .field("applied", &self.applied)
             .finish_non_exhaustive()
     }
 }
@@ -148,7 +148,7 @@ pub(super) fn drop_unused_env(transaction: &Transaction<'_>) -> Result<(), Fault
     Ok(())
 }
 
-fn know_services(transaction: &Transaction<'_>, services: &[ServiceName]) -> Result<(), Fault> {
+pub(super) fn know_services(transaction: &Transaction<'_>, services: &[ServiceName]) -> Result<(), Fault> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO services (name, first_seen) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET removed_at = NULL",
     )?;
@@ -182,6 +182,6 @@ fn read(row: &Row<'_>) -> Result<StoredVersion, Fault> {
         stack: join_stack(&document, &env)?,
         refs: serde_json::from_str(&refs)?,
         received_unix_ms: unsigned(row, "received_at")?,
-        applied_unix_ms: unsigned_or_null(row, "applied_at")?,
+        applied: unsigned_or_null(row, "applied_at")?.is_some(),
     })
 }

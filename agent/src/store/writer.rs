@@ -32,6 +32,11 @@ impl Store {
         Ok(Self { work })
     }
 
+    /// Returns when the store can serve no more, after a panic in its thread. For an essential task to wait on.
+    pub async fn stopped(&self) {
+        self.work.closed().await;
+    }
+
     /// Runs `change` in one transaction, which is on disk when this returns.
     pub(super) async fn write<T: Send + 'static>(
         &self,
@@ -100,6 +105,15 @@ mod tests {
             .await
             .unwrap();
         assert!(store.next_epoch().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_panic_stops_the_store_and_is_told() {
+        let (_dir, store) = open_store();
+        let broken: Result<(), Error> = store.read("break an invariant", |_| panic!("as the test wants it")).await;
+        assert!(matches!(broken, Err(Error::Stopped { .. })));
+        store.stopped().await;
+        assert!(matches!(store.next_epoch().await, Err(Error::Stopped { .. })));
     }
 
     #[tokio::test]

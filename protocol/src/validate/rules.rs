@@ -42,7 +42,10 @@ pub(super) fn host_name(text: &str) -> Rule {
 /// quote it.
 pub(super) fn repo(text: &str) -> Rule {
     const FORMS: &str = "an https, ssh or file URL, or git@host:path";
-    ensure(text.len() <= TEXT_BYTES_MAX && !text.starts_with('-') && text.chars().all(|c| c.is_ascii_graphic()), FORMS)?;
+    ensure(
+        text.len() <= TEXT_BYTES_MAX && !text.starts_with('-') && text.chars().all(|c| c.is_ascii_graphic()),
+        FORMS,
+    )?;
     let Some((scheme, rest)) = text.split_once("://") else {
         let scp_like = text.split_once(':').is_some_and(|(host, path)| {
             !host.is_empty() && !host.contains('/') && !path.is_empty() && !path.starts_with(['-', ':'])
@@ -130,7 +133,20 @@ mod tests {
         let bad: &[(fn(&str) -> Rule, &[&str])] = &[
             (route_path, &["", "api", "/a/../b", "/%2e%2e", "//a", "/a b", "/a?x", "/a#b", "/\\", "/./a"]),
             (host_name, &["", "*.example.com", "a..b", "-a", "a:80", "a."]),
-            (repo, &["", "http://h/x", "https://u:p@h/x", "https://tok@h/x", "ssh://u:p@h/x", "-x", "file://rel", "/abs", "ext::sh"]),
+            (
+                repo,
+                &[
+                    "",
+                    "http://h/x",
+                    "https://u:p@h/x",
+                    "https://tok@h/x",
+                    "ssh://u:p@h/x",
+                    "-x",
+                    "file://rel",
+                    "/abs",
+                    "ext::sh",
+                ],
+            ),
             (reference, &["", "-x", "a..b", "a b", "x.lock", ".x", "a/", "@{u}", "a^"]),
             (dir, &["", "/abs", "a/../b", ".", "a//b", ".git"]),
             (variable_name, &["", "1A", "A-B", "AGENTD_X"]),

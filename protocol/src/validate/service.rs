@@ -174,7 +174,8 @@ fn sub<'a>(reader: &'a mut Reader<'_>, leaf: &str) -> Option<Reader<'a>> {
 fn health(reader: &mut Reader<'_>) -> Option<Health> {
     let mut section = sub(reader, "health")?;
     if section.value.get("path").is_none() {
-        let only_deadline = section.value.as_object().is_some_and(|keys| keys.keys().all(|key| key == "start_deadline"));
+        let only_deadline =
+            section.value.as_object().is_some_and(|keys| keys.keys().all(|key| key == "start_deadline"));
         if !only_deadline {
             let problem = section.place.child("path").problem("nothing", "a path such as \"/healthz\"");
             let pointer = section.place.pointer.clone();

@@ -25,11 +25,7 @@ impl Place {
     pub(super) fn child(&self, leaf: &str) -> Self {
         let join = |parent: &str| if parent.is_empty() { leaf.to_owned() } else { format!("{parent}.{leaf}") };
         let escaped = leaf.replace('~', "~0").replace('/', "~1");
-        Self {
-            pointer: format!("{}/{escaped}", self.pointer),
-            shown: join(&self.shown),
-            name: join(&self.name),
-        }
+        Self { pointer: format!("{}/{escaped}", self.pointer), shown: join(&self.shown), name: join(&self.name) }
     }
 
     /// Element of `[[service]]`, named where it has a name.
@@ -87,7 +83,9 @@ fn type_of(value: &Value) -> &'static str {
 pub(super) fn check(tree: &Value, problems: &mut Vec<Problem>) {
     match tree {
         Value::Object(_) => section(&Place::root(), tree, problems),
-        other => problems.push(Problem { key: "document".to_owned(), ..Place::root().problem(found(other), "a table") }),
+        other => {
+            problems.push(Problem { key: "document".to_owned(), ..Place::root().problem(found(other), "a table") })
+        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::Problem;
 use super::rules;
 use super::service::{self, Reader, normal_path};
 use super::shape::{Place, quoted};
-use super::Problem;
 use crate::keys;
 use crate::stack::{Proxy, SCHEMA, Service, Stack, StackSection};
 

@@ -23,7 +23,8 @@ use super::fleet::Fleet;
 use super::instance::{Ask, Shim};
 use super::launch::Launcher;
 use super::requests::{self, After};
-use super::setup::{self, Ready, Role, say};
+use super::setup::{self, Ready, Role};
+use crate::say;
 
 /// As in agentd's table: the act failed; the command line is wrong; another one runs.
 const EXIT_FAILED: u8 = 1;
@@ -31,6 +32,7 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_LOCKED: u8 = 7;
 /// One manager, some tools, and every shim of a full host asking for a start at once would wait in the backlog.
 const CONNECTIONS_MAX: usize = 512;
+const ACCEPT_PAUSE_MS: u64 = 1_000;
 /// Messages taken from one connection before the others have their turn.
 const MESSAGES_PER_TURN: usize = 32;
 /// From SIGTERM to the end whatever the shims do; the service manager's own patience is 90 s.
@@ -42,6 +44,8 @@ struct Keeper {
     bucket: StartBucket,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
+    /// Later than now after a failed accept.
+    accept_at_ms: u64,
     phase: Phase,
 }
 
@@ -77,7 +81,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(format_args!("{error}"));
+            say(&crate::chain(&error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -104,7 +108,15 @@ impl Keeper {
         let mut fleet = Fleet::new(ready.instances_dir.clone(), launcher, ExitLog::new(ready.exits_path.clone()));
         fleet.take_over(ready.boot, clock::boot_ms());
         let bucket = StartBucket::default();
-        Ok(Self { ready, fleet, bucket, connections: BTreeMap::new(), next_connection: 0, phase: Phase::Serving })
+        Ok(Self {
+            ready,
+            fleet,
+            bucket,
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            accept_at_ms: 0,
+            phase: Phase::Serving,
+        })
     }
 
     fn serve(&mut self) -> Result<(), Error> {
@@ -118,7 +130,7 @@ impl Keeper {
                 Phase::Serving => {}
                 Phase::HostDown { .. } if self.fleet.instances.is_empty() => return Ok(()),
                 Phase::HostDown { until_ms } if until_ms <= now_ms => {
-                    say(format_args!("{} shims did not end; leaving them", self.fleet.instances.len()));
+                    say(&format!("{} shims did not end; leaving them", self.fleet.instances.len()));
                     return Ok(());
                 }
                 Phase::HostDown { .. } => {}
@@ -129,9 +141,10 @@ impl Keeper {
 
     /// Waits for the next events, or for the next thing that is due.
     fn wait(&self) -> Result<Vec<Source>, Error> {
-        let watched = self.watched();
+        let now_ms = clock::boot_ms();
+        let watched = self.watched(now_ms);
         let mut fds: Vec<PollFd<'_>> = watched.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        match poll(&mut fds, self.timeout()) {
+        match poll(&mut fds, self.timeout(now_ms)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::Poll(errno.into())),
         }
@@ -139,9 +152,9 @@ impl Keeper {
         Ok(watched.iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|((source, _), _)| source.clone()).collect())
     }
 
-    fn watched(&self) -> Vec<(Source, BorrowedFd<'_>)> {
+    fn watched(&self, now_ms: u64) -> Vec<(Source, BorrowedFd<'_>)> {
         let mut watched = vec![(Source::Signals, self.ready.signals_fd())];
-        if self.connections.len() < CONNECTIONS_MAX {
+        if self.connections.len() < CONNECTIONS_MAX && self.accept_at_ms <= now_ms {
             watched.push((Source::Listener, self.ready.listener.as_fd()));
         }
         watched.extend(self.connections.iter().map(|(key, one)| (Source::Connection(*key), one.as_fd())));
@@ -155,15 +168,16 @@ impl Keeper {
         watched
     }
 
-    fn timeout(&self) -> PollTimeout {
+    fn timeout(&self, now_ms: u64) -> PollTimeout {
+        let accept = (self.accept_at_ms > now_ms).then_some(self.accept_at_ms);
         let deadline = match self.phase {
             Phase::HostDown { until_ms } => Some(until_ms),
             Phase::Serving | Phase::Ended => None,
         };
-        let Some(at_ms) = self.fleet.next_due_ms().into_iter().chain(deadline).min() else {
+        let Some(at_ms) = self.fleet.next_due_ms().into_iter().chain(deadline).chain(accept).min() else {
             return PollTimeout::NONE;
         };
-        let wait_ms = at_ms.saturating_sub(clock::boot_ms());
+        let wait_ms = at_ms.saturating_sub(now_ms);
         PollTimeout::try_from(wait_ms).unwrap_or(PollTimeout::MAX)
     }
 
@@ -171,7 +185,7 @@ impl Keeper {
         let now_ms = clock::boot_ms();
         match source {
             Source::Signals => self.signals(now_ms),
-            Source::Listener => self.accept(),
+            Source::Listener => self.accept(now_ms),
             Source::Connection(key) => self.read(key, now_ms),
             Source::AdoptedShim(id) => self.fleet.adopted_ended(&id, now_ms),
             Source::Asked(id) => self.fleet.answered(&id, now_ms),
@@ -193,18 +207,22 @@ impl Keeper {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, now_ms: u64) {
         match self.ready.listener.accept(Blocking::No) {
             Ok(Some(connection)) => match connection.peer() {
                 Ok(peer) if peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw() => {
                     self.connections.insert(self.next_connection, connection);
                     self.next_connection += 1;
                 }
-                Ok(peer) => say(format_args!("user {} may not ask here", peer.uid)),
-                Err(error) => say(format_args!("a connection without credentials: {error}")),
+                Ok(peer) => say(&format!("user {} may not ask here", peer.uid)),
+                Err(error) => say(&format!("a connection without credentials: {error}")),
             },
             Ok(None) => {}
-            Err(error) => say(format_args!("accepting failed: {error}")),
+            Err(error) => {
+                // No descriptor is free, most likely: it would fail again at once.
+                say(&format!("accepting failed: {error}"));
+                self.accept_at_ms = now_ms + ACCEPT_PAUSE_MS;
+            }
         }
     }
 
@@ -220,7 +238,7 @@ impl Keeper {
                 }
                 Ok(Turn::Idle) => break,
                 Ok(Turn::Closed) => return,
-                Err(error) => return say(format_args!("a connection is dropped: {error}")),
+                Err(error) => return say(&format!("a connection is dropped: {error}")),
             }
         }
         self.connections.insert(key, connection);

@@ -8,15 +8,16 @@ use std::path::PathBuf;
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::shim::wire::Message;
+use agentd_sys::process::{self, DeadChild};
 use agentd_sys::seqpacket::Received;
 
 use super::exits::ExitLog;
 use super::instance::{Ask, Held, Instance, Shim, merge, open_pipes, pair};
 use super::launch::Launcher;
-use super::reap::{self, Ended};
+use super::reap;
 use super::respawn::Respawns;
-use super::setup::say;
 use super::takeover::{self, Boot};
+use crate::{chain, say};
 
 /// More instances than a stack has services, replicas and builds together.
 const INSTANCES_MAX: usize = 8_192;
@@ -46,30 +47,23 @@ enum Respawning {
 }
 
 /// Why an instance was not started.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum NotSpawned {
     /// The request is wrong in itself.
+    #[error("{0}")]
     Wrong(&'static str),
+    #[error("the instance folder does not exist")]
     NoFolder,
+    #[error("the keeper keeps as many instances as it can, {INSTANCES_MAX}")]
     Full,
+    #[error("the keeper is ending")]
     GoingDown,
-    Pipes(io::Error),
-    Lock(io::Error),
-    Exec(io::Error),
-}
-
-impl std::fmt::Display for NotSpawned {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Wrong(rule) => write!(f, "{rule}"),
-            Self::NoFolder => write!(f, "the instance folder does not exist"),
-            Self::Full => write!(f, "the keeper keeps as many instances as it can"),
-            Self::GoingDown => write!(f, "the keeper is ending"),
-            Self::Pipes(cause) => write!(f, "out.fifo or err.fifo cannot be opened: {cause}"),
-            Self::Lock(cause) => write!(f, "the lock of the instance cannot be examined: {cause}"),
-            Self::Exec(cause) => write!(f, "the shim cannot be executed: {cause}"),
-        }
-    }
+    #[error("cannot open out.fifo or err.fifo; the manager makes both before it asks")]
+    Pipes(#[source] io::Error),
+    #[error("cannot tell whether a shim lives; see the instance's lock file")]
+    Lock(#[source] io::Error),
+    #[error("cannot execute the shim; see whether its disk is mounted noexec and the limits on tasks")]
+    Exec(#[source] io::Error),
 }
 
 impl Fleet {
@@ -137,7 +131,7 @@ impl Fleet {
     pub(super) fn take_over(&mut self, boot: Boot, now_ms: u64) {
         let entries = match std::fs::read_dir(&self.instances_dir) {
             Ok(entries) => entries,
-            Err(error) => return say(format_args!("instances cannot be listed: {error}")),
+            Err(error) => return say(&format!("instances cannot be listed: {error}")),
         };
         for name in entries.flatten().take(INSTANCES_MAX).filter_map(|entry| entry.file_name().into_string().ok()) {
             let Ok(id) = InstanceId::new(name) else { continue };
@@ -151,7 +145,7 @@ impl Fleet {
                 continue;
             }
             let pipes = open_pipes(&dir).unwrap_or_else(|error| {
-                say(format_args!("{id}: log pipes are not held: {error}"));
+                say(&format!("{id}: log pipes are not held: {error}"));
                 Vec::new()
             });
             let at_ms = if alive { now_ms } else { now_ms + TAKEOVER_GRACE_MS };
@@ -191,7 +185,7 @@ impl Fleet {
 
     fn start_due(&mut self, id: &InstanceId, now_ms: u64) {
         if !self.instances_dir.join(id.as_str()).is_dir() {
-            say(format_args!("{id}: its folder is gone; forgotten"));
+            say(&format!("{id}: its folder is gone; forgotten"));
             self.instances.remove(id);
             return;
         }
@@ -201,7 +195,7 @@ impl Fleet {
             // The lock has just been taken or left.
             NotSpawned::Lock(cause) if cause.kind() == io::ErrorKind::WouldBlock => now_ms + ASK_AGAIN_MS,
             _ => {
-                say(format_args!("{id}: {error}"));
+                say(&format!("{id}: {}", chain(&error)));
                 instance.respawns.next_at_ms(now_ms, now_ms).max(now_ms + ASK_AGAIN_MS)
             }
         };
@@ -215,7 +209,7 @@ impl Fleet {
         let until_ms = *until_ms;
         *ask = match takeover::ask_held(&dir, *pid) {
             _ if until_ms <= now_ms => {
-                say(format_args!("{id}: its shim did not say which descriptors it holds"));
+                say(&format!("{id}: its shim did not say which descriptors it holds"));
                 Ask::Finished
             }
             Ok(connection) => Ask::Sent { connection, until_ms },
@@ -235,15 +229,13 @@ impl Fleet {
                     let given = std::mem::take(held);
                     let all = pair(names, fds).and_then(|theirs| merge(held, theirs)).and_then(|()| merge(held, given));
                     if let Err(rule) = all {
-                        say(format_args!("{id}: held descriptors: {rule}"));
+                        say(&format!("{id}: held descriptors: {rule}"));
                     }
                     *ask = Ask::Finished;
                 }
-                Message::Refused { reason, text } => {
-                    say(format_args!("{id}: its shim gives no descriptors: {reason:?} {text}"));
-                    *ask = Ask::Finished;
-                }
-                // A Welcome or an event for a manager.
+                // A manager of a higher epoch has greeted it since we read its state, most likely.
+                Message::Refused { .. } => *ask = again,
+                // The Welcome, or an event: for managers.
                 _ => {}
             },
             Ok(Received::Bad(_)) => {}
@@ -255,28 +247,38 @@ impl Fleet {
     /// Children that ended: shims are started again, what they left is written down. True when there may be more.
     pub(super) fn reap(&mut self, now_ms: u64) -> bool {
         for _ in 0..REAPS_PER_TURN {
-            let Some(ended) = reap::peek() else { return false };
+            let dead = match process::dead_child() {
+                Ok(Some(dead)) => dead,
+                Ok(None) => return false,
+                Err(error) => {
+                    say(&format!("cannot look at dead children: {error}"));
+                    return false;
+                }
+            };
             let shim = self.instances.iter().find(|(_, instance)| match instance.shim {
-                Shim::Child { pid, .. } => pid == ended.pid,
+                Shim::Child { pid, .. } => pid == dead.pid,
                 Shim::Adopted { .. } | Shim::Due { .. } => false,
             });
-            match shim.map(|(id, _)| id.clone()) {
-                Some(id) => {
-                    reap::reap(ended);
-                    self.shim_ended(&id, Some(Exit::from_wait_status(ended.wait_status)), now_ms);
-                }
-                None => self.record(ended),
+            let shim = shim.map(|(id, _)| id.clone());
+            if shim.is_none() {
+                self.record(dead);
+            }
+            if let Err(error) = process::reap(dead.pid) {
+                say(&format!("cannot reap pid {}: {error}", dead.pid));
+                return false;
+            }
+            if let Some(id) = shim {
+                self.shim_ended(&id, Some(dead.exit), now_ms);
             }
         }
         true
     }
 
-    fn record(&self, ended: Ended) {
-        if let Err(error) = self.exits.append(&reap::record(ended)) {
-            // Kept as a zombie it would block every later one; its exit will be unknown.
-            say(format_args!("the exit of pid {} is not recorded: {error}", ended.pid));
+    /// A program, or what one has left behind. Not recorded means unknown; a zombie kept for it would hide later ones.
+    fn record(&self, dead: DeadChild) {
+        if let Err(error) = self.exits.append(&reap::record(dead)) {
+            say(&format!("the exit of pid {} is not recorded: {error}", dead.pid));
         }
-        reap::reap(ended);
     }
 
     /// The pidfd of an adopted shim says it has ended; somebody else is its parent.
@@ -286,11 +288,13 @@ impl Fleet {
         self.shim_ended(id, exit, now_ms);
     }
 
-    /// Exit status 0 is a shim that was told to leave. When nobody can tell, its `state` does.
+    /// Exit status 0 is a shim that was told to leave, or that found another at work. When nobody can tell, its
+    /// `state` does.
     fn shim_ended(&mut self, id: &InstanceId, exit: Option<Exit>, now_ms: u64) {
+        let dir = self.instances_dir.join(id.as_str());
         let left = match exit {
-            Some(exit) => exit == Exit::Code(0),
-            None => !takeover::wants_shim(&self.instances_dir.join(id.as_str())),
+            Some(exit) => exit == Exit::Code(0) && takeover::living(&dir).is_ok_and(|found| found.is_none()),
+            None => !takeover::wants_shim(&dir),
         };
         if left || self.respawning == Respawning::Off {
             self.instances.remove(id);
@@ -301,7 +305,7 @@ impl Fleet {
             return;
         };
         let at_ms = instance.respawns.next_at_ms(started_ms, now_ms);
-        say(format_args!("{id}: its shim ended ({exit:?}); a new one adopts in {} ms", at_ms - now_ms));
+        say(&format!("{id}: its shim ended ({exit:?}); a new one adopts in {} ms", at_ms - now_ms));
         instance.shim = Shim::Due { at_ms };
         self.run_due(now_ms);
     }
@@ -327,7 +331,7 @@ impl Fleet {
             let Some(pidfd) = instance.shim.pidfd() else { continue };
             match pidfd.signal(libc::SIGTERM) {
                 Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-                    say(format_args!("{id}: its shim cannot be told to end: {error}"));
+                    say(&format!("{id}: its shim cannot be told to end: {error}"));
                 }
                 // ESRCH: it has ended and its notice is on the way.
                 Ok(()) | Err(_) => {}

@@ -29,34 +29,22 @@ use std::io;
 pub(crate) use event_loop::run;
 
 /// Why the keeper could not begin. Once it runs, failures are messages and it goes on.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Error {
+    #[error("usage: agentd-shim keeper <run dir> [--detach] [--shim <path>]")]
     Usage,
-    Detach(io::Error),
-    RunDir(io::Error),
-    /// Another keeper holds the lock.
-    Held {
-        pid: Option<u32>,
-    },
-    Lock(io::Error),
-    Signals(io::Error),
-    Socket(io::Error),
-    /// poll(2) itself failed.
-    Poll(io::Error),
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Usage => write!(f, "usage: agentd-shim keeper <run dir> [--detach] [--shim <path>]"),
-            Self::Detach(cause) => write!(f, "a process of its own cannot be made; see the limits on tasks: {cause}"),
-            Self::RunDir(cause) => write!(f, "the run folder cannot be used; see its owner and mode: {cause}"),
-            Self::Held { pid: Some(pid) } => write!(f, "another keeper runs as pid {pid}; stop it or use that one"),
-            Self::Held { pid: None } => write!(f, "another keeper holds keeper/lock; see fuser on that file"),
-            Self::Lock(cause) => write!(f, "keeper/lock cannot be taken; see the run folder's mode: {cause}"),
-            Self::Signals(cause) => write!(f, "signals cannot be received by descriptor: {cause}"),
-            Self::Socket(cause) => write!(f, "keeper/ctl.sock cannot be bound; see the run folder's mode: {cause}"),
-            Self::Poll(cause) => write!(f, "waiting for events failed: {cause}"),
-        }
-    }
+    #[error("cannot make a process of its own; see the limits on tasks")]
+    Detach(#[source] io::Error),
+    #[error("cannot use the run folder; see its owner and mode")]
+    RunDir(#[source] io::Error),
+    #[error("another keeper holds keeper/lock, pid {}; use that one or end it", pid.unwrap_or_default())]
+    Held { pid: Option<u32> },
+    #[error("cannot take keeper/lock; see the run folder's owner and mode")]
+    Lock(#[source] io::Error),
+    #[error("cannot receive signals by descriptor")]
+    Signals(#[source] io::Error),
+    #[error("cannot listen on keeper/ctl.sock; see the run folder's owner and mode")]
+    Socket(#[source] io::Error),
+    #[error("cannot wait for events")]
+    Poll(#[source] io::Error),
 }

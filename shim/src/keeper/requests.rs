@@ -10,6 +10,7 @@ use agentd_sys::seqpacket::Connection;
 use super::bucket::StartBucket;
 use super::fleet::{Fleet, NotSpawned};
 use super::instance::pair;
+use crate::chain;
 
 /// Entries of one Instances message: 32 bytes each, half of what a message may carry.
 const SHIMS_PER_MESSAGE: usize = 256;
@@ -80,15 +81,15 @@ fn spawn(fleet: &mut Fleet, instance: String, names: Vec<String>, fds: Vec<Owned
     let done = pair(names, fds).map_err(NotSpawned::Wrong).and_then(|held| fleet.spawn(&id, held, now_ms));
     match done {
         Ok(()) => Message::Done,
-        Err(error @ NotSpawned::NoFolder) => refused(Refusal::Unknown, &error.to_string()),
-        Err(error @ NotSpawned::GoingDown) => refused(Refusal::Busy, &error.to_string()),
+        Err(error @ NotSpawned::NoFolder) => refused(Refusal::Unknown, &chain(&error)),
+        Err(error @ NotSpawned::GoingDown) => refused(Refusal::Busy, &chain(&error)),
         Err(
             error @ (NotSpawned::Wrong(_)
             | NotSpawned::Full
             | NotSpawned::Pipes(_)
             | NotSpawned::Lock(_)
             | NotSpawned::Exec(_)),
-        ) => refused(Refusal::Failed, &error.to_string()),
+        ) => refused(Refusal::Failed, &chain(&error)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the keeper makes of its process before the first event.
 
 use std::fs::DirBuilder;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::Error;
 use super::args::Parentage;
 use super::takeover::Boot;
+use crate::say;
 
 /// The boot the last keeper ran in; beside `exits`.
 const BOOT_FILE: &str = "boot";
@@ -92,14 +93,14 @@ fn detach() {
     // EPERM: we lead a process group, because a shell started us; then we have no terminal's manager to escape from.
     let _ = nix::unistd::setsid();
     if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
-        say(format_args!("programs of dead shims will not come to us: {errno}"));
+        say(&format!("programs of dead shims will not come to us: {errno}"));
     }
     // Only a name for ps; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"agentd-keeper");
     // EACCES for a plain user, who may not go below what he has.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     if let Err(error) = std::env::set_current_dir("/") {
-        say(format_args!("the folder we were started in stays in use: {error}"));
+        say(&format!("the folder we were started in stays in use: {error}"));
     }
 }
 
@@ -147,11 +148,6 @@ fn raise_open_files() -> libc::rlimit {
     // SAFETY: `raised` is alive for the call. Raising up to the hard limit is always allowed.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
     found
-}
-
-/// The one writer of messages. A closed log is no reason to end.
-pub(super) fn say(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "keeper: {text}");
 }
 
 impl Ready {

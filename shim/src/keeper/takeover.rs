@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use agentd_protocol::shim::state::{Phase, State};
-use agentd_protocol::shim::wire::{Envelope, Message};
+use agentd_protocol::shim::wire::{Envelope, Message, VERSION_MAX, VERSION_MIN};
 use agentd_protocol::shim::{CONTROL_SOCKET, LOCK_FILE, SPEC_FILE, STATE_FILE};
 use agentd_sys::files;
 use agentd_sys::process::PidFd;
@@ -53,14 +53,22 @@ pub(super) fn wants_shim(dir: &Path) -> bool {
     }
 }
 
-/// Asks a shim for its held descriptors; the answer is read when it comes. Fails when somebody else listens there.
+/// Asks a shim for its held descriptors; the answer is read when it comes. Fails when somebody else listens there. We
+/// greet it with the epoch it knows, as whoever speaks to a shim must, and want none of its events.
 pub(super) fn ask_held(dir: &Path, pid: u32) -> io::Result<Connection> {
     let connection = Connection::connect(dir, CONTROL_SOCKET, Blocking::No)?;
     if connection.peer()?.pid != pid {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let question = Envelope { seq: 1, re: 0, message: Message::AskHeld { instance: None } };
-    connection.send(&question, &[])?;
+    let epoch = match std::fs::read(dir.join(STATE_FILE)).map(|bytes| State::decode(&bytes)) {
+        Ok(Ok(state)) => state.epoch,
+        // Nobody has greeted it yet, or its own next write mends the file: refused, and asked again.
+        Ok(Err(_)) | Err(_) => 0,
+    };
+    let hello = Message::Hello { version_min: VERSION_MIN, version_max: VERSION_MAX, epoch, events_after: u64::MAX };
+    for (seq, message) in (1..).zip([hello, Message::AskHeld { instance: None }]) {
+        connection.send(&Envelope { seq, re: 0, message }, &[])?;
+    }
     Ok(connection)
 }
 

@@ -70,3 +70,23 @@ async fn a_client_that_leaves_gives_the_backend_back() {
     rig.publish(&[]);
     within("idle", rig.idle(0)).await;
 }
+
+#[tokio::test]
+async fn an_answer_reaches_a_client_that_is_still_sending() {
+    const BYTES: usize = 2 * 1024 * 1024;
+    let mut rig = Rig::start(limits()).await;
+    rig.apply(vec![], vec![]);
+    for _ in 0..5 {
+        let mut client = rig.connect().await;
+        client.send(format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {BYTES}\r\n\r\n")).await;
+        let mut sent = 0;
+        while sent < BYTES {
+            // Refused early is fine, as long as the answer can be read.
+            match tokio::io::AsyncWriteExt::write(&mut client.stream, &[b'x'; 16 * 1024]).await {
+                Ok(count) => sent += count,
+                Err(_) => break,
+            }
+        }
+        assert_eq!(client.response().await.status, 404);
+    }
+}

@@ -160,3 +160,38 @@ async fn hop_by_hop_headers_stay_on_their_hop() {
     assert_eq!(header(&head, "x-kept"), Some("1"));
     assert_eq!(response.header("x-kept"), Some("1"));
 }
+
+/// Whatever the parser behind our checks thinks of a character, the answer is the backend's or ours.
+#[tokio::test]
+async fn every_printable_character_gets_a_clear_answer() {
+    let (address, received) = recording("web").await;
+    let rig = Rig::to(&[address]).await;
+    for character in (0x21..=0x7e_u8).map(char::from) {
+        for target in [format!("/a{character}b"), format!("/?q={character}b")] {
+            let answer =
+                exchange(&rig, format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
+                    .await;
+            let text = String::from_utf8(answer).unwrap().to_lowercase();
+            assert!(!text.contains("server:"), "{target}: {text}");
+            if text.starts_with("http/1.1 200") {
+                let (head, _) = received.lock().unwrap().pop().unwrap();
+                assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target} became {head}");
+            } else {
+                assert!(
+                    text.starts_with("http/1.1 400") && text.contains("x-agentd-reason: bad-path"),
+                    "{target}: {text}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn too_many_nominations_are_a_clear_400() {
+    let rig = Rig::to(&[named("web").await]).await;
+    let names: Vec<String> = (0..20).map(|n| format!("X-{n}")).collect();
+    let answer = rig.ask(format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {}\r\n\r\n", names.join(", "))).await;
+    assert_eq!((answer.status, answer.header("x-agentd-reason")), (400, Some("malformed")));
+    let answer = rig.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: host\r\n\r\n").await;
+    assert_eq!((answer.status, answer.header("x-agentd-reason")), (400, Some("malformed")));
+}

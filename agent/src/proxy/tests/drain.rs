@@ -98,7 +98,7 @@ async fn a_drain_closes_idle_connections_last_and_waits_for_requests() {
     let rig = Rig::to(&[address]).await;
     let (mut thinking, mut idle, mut slow) = (rig.connect().await, rig.connect().await, rig.connect().await);
     for client in [&mut thinking, &mut idle] {
-        assert_eq!(client.ask(get("/")).await.header("connection"), None);
+        assert_eq!(client.ask(get("/")).await.header("connection"), Some("keep-alive"));
     }
     slow.send(get("/slow")).await;
     within("the slow request to begin", async {

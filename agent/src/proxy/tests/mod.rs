@@ -3,6 +3,7 @@
 mod clients;
 mod conformance;
 mod drain;
+mod hold;
 mod rig;
 mod routing;
 mod streams;

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::lifecycle;
-use crate::proxy::{BackendKey, HeadLimits, Limits, Proxy, Registry, Table};
+use crate::proxy::{BackendKey, HeadLimits, HoldLimits, Limits, Proxy, Registry, Table};
 
 /// Far more than anything here takes on a busy machine.
 const CAP: Duration = Duration::from_secs(20);
@@ -30,6 +30,7 @@ pub(super) fn limits() -> Limits {
             head_bytes_max: 64 * 1024,
         },
         backend_timeout: Duration::from_secs(10),
+        hold: HoldLimits { timeout: Duration::from_secs(15), requests_max: 2 },
     }
 }
 

@@ -30,12 +30,12 @@ async fn our_own_answers() {
     assert_eq!((response.status, response.header("x-agentd-reason")), (503, Some("not-ready")));
     rig.apply(
         vec![route(None, "/down", "down"), route(None, "/gone", "gone")],
-        vec![service("down", &[], Absent::Replacing), service("gone", &[(1, refusing().await)], Absent::Starting)],
+        vec![service("down", &[], Absent::Failing), service("gone", &[(1, refusing().await)], Absent::Starting)],
     );
     let mut client = rig.connect().await;
     for (path, status, reason, retry) in [
         ("/", 404, "no-route", None),
-        ("/down/x", 503, "replacing", Some("2")),
+        ("/down/x", 503, "failing", Some("30")),
         ("/gone", 502, "backend-unreachable", None),
     ] {
         let response = client.ask(get(path)).await;
@@ -125,4 +125,33 @@ async fn a_broken_backend_is_bad_gateway_and_a_silent_one_a_timeout() {
     assert_eq!((response.status, response.header("x-agentd-reason")), (502, Some("backend-failed")));
     let response = rig.get("/silent").await;
     assert_eq!((response.status, response.header("x-agentd-reason")), (504, Some("backend-timeout")));
+}
+
+/// The backend keeps a connection open and drops it on the second request, as one that just timed out would.
+#[tokio::test]
+async fn a_stale_connection_costs_a_get_nothing_and_fails_a_post() {
+    let address = backend(async |mut client| {
+        client.head().await;
+        client.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        client.head().await;
+    })
+    .await;
+    let rig = Rig::to(&[address]).await;
+    for _ in 0..4 {
+        assert_eq!(rig.get("/").await.status, 200);
+    }
+    let response = rig.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!((response.status, response.header("x-agentd-reason")), (502, Some("backend-failed")));
+}
+
+#[tokio::test]
+async fn load_spreads_over_the_backends() {
+    let (one, two) = (recording("one").await, recording("two").await);
+    let rig = Rig::to(&[one.0, two.0]).await;
+    for _ in 0..60 {
+        assert_eq!(rig.get("/").await.status, 200);
+    }
+    let counts = [&one.1, &two.1].map(|received| received.lock().unwrap().len());
+    assert_eq!(counts.iter().sum::<usize>(), 60);
+    assert!(counts.iter().all(|count| *count >= 8), "{counts:?}");
 }

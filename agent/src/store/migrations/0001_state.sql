@@ -33,6 +33,8 @@ CREATE TABLE services (
     first_seen       INTEGER NOT NULL,
     removed_at       INTEGER,
     stopped          INTEGER NOT NULL DEFAULT 0 CHECK (stopped IN (0, 1)),
+    -- The release that serves, set at the commit point of a deploy.
+    active_release   INTEGER,
     pinned_release   INTEGER,
     pinned_entry_sha TEXT,
     CHECK ((pinned_release IS NULL) = (pinned_entry_sha IS NULL))
@@ -45,18 +47,20 @@ CREATE TABLE release_numbers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE releases (
-    service      TEXT NOT NULL REFERENCES services (name) ON DELETE CASCADE,
-    number       INTEGER NOT NULL,
-    commit_id    TEXT NOT NULL,
-    tree         TEXT NOT NULL,
-    dir_name     TEXT NOT NULL,
-    build_digest TEXT NOT NULL,
-    entry        TEXT NOT NULL,
+    service        TEXT NOT NULL REFERENCES services (name) ON DELETE CASCADE,
+    number         INTEGER NOT NULL,
+    commit_id      TEXT NOT NULL,
+    tree           TEXT NOT NULL,
+    dir_name       TEXT NOT NULL,
+    build_digest   TEXT NOT NULL,
+    program_digest TEXT NOT NULL,
+    entry          TEXT NOT NULL,
+    -- All of the user's variables: the entry's, and those of its env_file as it was then.
     env_sha256   TEXT NOT NULL REFERENCES env_objects (sha256),
-    state        TEXT NOT NULL CHECK (state IN ('building', 'built', 'failed', 'gone')),
-    failure      TEXT,
-    created_at   INTEGER NOT NULL,
-    built_at     INTEGER,
+    state          TEXT NOT NULL CHECK (state IN ('building', 'built', 'failed', 'gone')),
+    failure        TEXT,
+    created_at     INTEGER NOT NULL,
+    built_at       INTEGER,
     PRIMARY KEY (service, number),
     CHECK ((state = 'failed') = (failure IS NOT NULL))
 ) STRICT, WITHOUT ROWID;

@@ -1,176 +1,15 @@
-//! The keeper as a process, with a stand-in for the shims it starts: what must outlive which death.
+//! What must outlive which death, with a stand-in for the shims.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::os::unix::fs::OpenOptionsExt;
 
 use agentd_protocol::shim::event::{REAP_BYTES, ReapRecord};
 use agentd_protocol::shim::state::{Phase, State};
-use agentd_protocol::shim::wire::{Envelope, Message, Refusal};
+use agentd_protocol::shim::wire::{Message, Refusal};
 use agentd_sys::files;
-use agentd_sys::seqpacket::{Blocking, Connection, Received};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-const ID: &str = "abcdef012345";
-/// Far above what anything here takes on a busy machine.
-const CAP: Duration = Duration::from_secs(20);
-
-/// A run folder with one instance in it, and the keeper of it.
-struct Host {
-    root: tempfile::TempDir,
-    keeper: Child,
-}
-
-/// One line of what the stand-in notes, as JSON text.
-type Note = String;
-
-impl Host {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("instances").join(ID);
-        std::fs::create_dir_all(&dir).unwrap();
-        for name in ["out.fifo", "err.fifo"] {
-            nix::unistd::mkfifo(&dir.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        }
-        let keeper = start_keeper(root.path());
-        Self { root, keeper }
-    }
-
-    fn dir(&self) -> PathBuf {
-        self.root.path().join("instances").join(ID)
-    }
-
-    fn connect(&self) -> Connection {
-        wait_for("the keeper's socket", || {
-            let connection = Connection::connect(&self.root.path().join("keeper"), "ctl.sock", Blocking::Yes).ok()?;
-            connection.set_receive_timeout(CAP).unwrap();
-            (connection.peer().unwrap().pid == self.keeper.id()).then_some(connection)
-        })
-    }
-
-    fn spawn(&self, names: &[&str], fds: &[&OwnedFd]) -> Message {
-        let connection = self.connect();
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        let message = Message::Spawn { instance: ID.to_owned(), names };
-        connection.send(&Envelope { seq: 5, re: 0, message }, &fds).unwrap();
-        answer(&connection).0
-    }
-
-    fn ask(&self, message: Message) -> Message {
-        let connection = self.connect();
-        connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
-        answer(&connection).0
-    }
-
-    fn listed(&self) -> Vec<(String, u32)> {
-        let connection = self.connect();
-        connection.send(&Envelope { seq: 5, re: 0, message: Message::List }, &[]).unwrap();
-        let mut all = Vec::new();
-        loop {
-            match answer(&connection).0 {
-                Message::Instances { shims } => all.extend(shims),
-                Message::Done => return all,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// The note of the `count`th start.
-    fn start(&self, count: usize) -> Note {
-        wait_for(&format!("start {count} of the stand-in"), || {
-            let text = std::fs::read_to_string(self.dir().join("starts")).ok()?;
-            text.lines().nth(count - 1).filter(|line| line.ends_with('}')).map(str::to_owned)
-        })
-    }
-
-    fn stop_keeper(&mut self, signal: Signal) -> std::process::ExitStatus {
-        send(self.keeper.id(), signal);
-        let mut ended = None;
-        wait_for("the keeper's end", || {
-            ended = self.keeper.try_wait().unwrap();
-            ended
-        })
-    }
-
-    fn kill_and_replace_keeper(&mut self) {
-        self.stop_keeper(Signal::SIGKILL);
-        self.keeper = start_keeper(self.root.path());
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        send(self.keeper.id(), Signal::SIGKILL);
-        // Reaped already by a test that ended it.
-        let _ = self.keeper.wait();
-        let lock_path = self.dir().join("lock");
-        if files::is_locked(&lock_path).unwrap() {
-            files::read_pid(&lock_path).into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
-        }
-    }
-}
-
-fn start_keeper(run_dir: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_agentd-shim"))
-        .args(["keeper".as_ref(), run_dir, "--shim".as_ref()])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in.py"))
-        .env("A_SECRET", "of the manager")
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-fn send(pid: u32, signal: Signal) {
-    // ESRCH: it has ended by itself, and every caller checks what it wants to see.
-    let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal);
-}
-
-fn answer(connection: &Connection) -> (Message, Vec<OwnedFd>) {
-    match connection.receive().unwrap() {
-        Received::Message { envelope, fds } => {
-            assert_eq!(envelope.re, 5, "{envelope:?}");
-            (envelope.message, fds)
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let since = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(since.elapsed() < CAP, "no {what} within {CAP:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// `"key": value` of a note, as text.
-fn field(note: &str, key: &str) -> String {
-    let rest = note.split_once(&format!("\"{key}\": ")).unwrap().1;
-    match rest.strip_prefix('[') {
-        Some(list) => list.split_once(']').unwrap().0.to_owned(),
-        None => rest.split([',', '}']).next().unwrap().to_owned(),
-    }
-}
-
-fn pid_of(note: &str) -> u32 {
-    field(note, "pid").parse().unwrap()
-}
-
-fn pipe() -> (OwnedFd, OwnedFd) {
-    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap()
-}
-
-fn inode(fd: &OwnedFd) -> u64 {
-    std::fs::File::from(fd.try_clone().unwrap()).metadata().unwrap().ino()
-}
+use crate::host::{Host, ID, Kernel, Shim, field, inode, pid_of, pipe, send, start_keeper, wait_for};
 
 #[test]
 fn a_killed_shim_comes_back_with_the_same_descriptors() {
@@ -193,12 +32,9 @@ fn a_killed_shim_comes_back_with_the_same_descriptors() {
 
     assert_eq!(host.spawn(&[], &[]), Message::Done, "it runs: nothing to do");
     assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&second))]);
-    let connection = host.connect();
-    let message = Message::AskHeld { instance: Some(ID.to_owned()) };
-    connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
-    let (Message::Held { names }, fds) = answer(&connection) else { panic!("no Held") };
+    let (names, inodes) = host.held();
     assert_eq!(names, ["listen.web", "reserve.port"]);
-    assert_eq!(fds.iter().map(inode).collect::<Vec<_>>(), [inode(&one), inode(&two)]);
+    assert_eq!(inodes, [inode(&one), inode(&two)]);
 }
 
 #[test]
@@ -241,19 +77,21 @@ fn what_a_dead_shim_left_is_recorded_before_it_is_reaped() {
 
 #[test]
 fn a_new_keeper_finds_living_shims_and_what_they_hold() {
-    let mut host = Host::new();
+    finds_living_shims(Host::new());
+}
+
+#[test]
+fn a_new_keeper_finds_living_shims_on_an_old_kernel_too() {
+    finds_living_shims(Host::on(Kernel::Old));
+}
+
+fn finds_living_shims(mut host: Host) {
     let (one, _two) = pipe();
     host.spawn(&["listen.web"], &[&one]);
     let first = host.start(1);
     host.kill_and_replace_keeper();
     assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&first))]);
-    wait_for("held descriptors", || {
-        let connection = host.connect();
-        let message = Message::AskHeld { instance: Some(ID.to_owned()) };
-        connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
-        let (Message::Held { names }, fds) = answer(&connection) else { panic!("no Held") };
-        (names == ["listen.web"] && inode(&fds[0]) == inode(&one)).then_some(())
-    });
+    wait_for("held descriptors", || (host.held() == (vec!["listen.web".to_owned()], vec![inode(&one)])).then_some(()));
 
     // It is not our child now, but its death is seen all the same.
     let mut state = State::fresh();
@@ -263,6 +101,7 @@ fn a_new_keeper_finds_living_shims_and_what_they_hold() {
     send(pid_of(&first), Signal::SIGKILL);
     let second = host.start(2);
     assert_eq!(field(&second, "inodes"), inode(&one).to_string());
+    assert_eq!(field(&second, "env").contains("AGENTD_NO_PIDFD_INFO"), host.kernel == Kernel::Old);
 }
 
 #[test]
@@ -277,7 +116,7 @@ fn a_new_keeper_starts_shims_for_programs_without_one() {
     host.stop_keeper(Signal::SIGKILL);
     send(pid_of(&first), Signal::SIGKILL);
     wait_for("free lock", || (!files::is_locked(&host.dir().join("lock")).unwrap()).then_some(()));
-    host.keeper = start_keeper(host.root.path());
+    host.start_keeper();
     assert_eq!(host.listed(), [], "the manager has a moment to bring the descriptors");
     let second = host.start(2);
     assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&second))]);
@@ -315,7 +154,7 @@ fn sigterm_ends_the_host_and_sigint_nothing() {
 fn a_second_keeper_leaves_with_its_own_code() {
     let host = Host::new();
     host.connect();
-    assert_eq!(start_keeper(host.root.path()).wait().unwrap().code(), Some(7));
+    assert_eq!(start_keeper(host.root.path(), host.kernel, Shim::StandIn).wait().unwrap().code(), Some(7));
     assert_eq!(host.listed(), []);
 }
 

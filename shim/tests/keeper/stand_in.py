@@ -42,6 +42,8 @@ while True:
         seq = struct.unpack_from("<I", message, 8)[0]
         kind, body = 14, struct.pack("<HHIB", 13, 0, 1, 1)
         rights = []
+        if message[3] == 1:
+            continue
         if message[3] == 11:
             kind, body = 12, b"".join(struct.pack("<HHI", 8, 0, len(n)) + n.encode() for n in names)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

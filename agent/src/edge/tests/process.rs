@@ -1,0 +1,101 @@
+//! The edge as a process of its own: this test program, started again with sockets as a shim hands them over.
+
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::*;
+use crate::edge::run;
+
+/// Sockets are taken to 3 and 4 by a shell, which then becomes the edge under the same pid.
+const HAND_OVER: &str = "exec 3<&0 4<&1 0</dev/null 1>&2; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=external:control \
+    exec \"$0\" --exact edge::tests::process::edge_process --nocapture";
+const SNAPSHOT_ENV: &str = "AGENTD_TEST_EDGE_SNAPSHOT";
+
+/// Not a test by itself: what the other tests here start. Without their environment there is nothing to run.
+#[test]
+fn edge_process() {
+    let Some(snapshot) = std::env::var_os(SNAPSHOT_ENV) else { return };
+    run(EdgeOptions::from_env(Some(snapshot.into())).unwrap()).unwrap();
+}
+
+struct Process {
+    child: Child,
+}
+
+impl Process {
+    fn start(host: &Host) -> Self {
+        let child = Command::new("/bin/sh")
+            .args(["-c", HAND_OVER])
+            .arg(std::env::current_exe().unwrap())
+            .env(SNAPSHOT_ENV, host.path("snapshot.json"))
+            .stdin(OwnedFd::from(host.external.try_clone().unwrap()))
+            .stdout(OwnedFd::from(host.control.try_clone().unwrap()))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended as it should.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn killed_and_started_again_no_connection_is_refused() {
+    let host = Host::new();
+    let client = host.start_client();
+    let mut edge = Process::start(&host);
+    let pid = connected(&client).await;
+    assert_eq!(pid, edge.child.id());
+    client.publish(snapshot(1, &[(1, backend("one", open()).await)])).await.unwrap();
+    assert_eq!(host.get().await, "HTTP/1.1 200 OK one");
+    edge.child.kill().unwrap();
+    edge.child.wait().unwrap();
+    let mut view = client.view();
+    within("the loss to be seen", view.wait_for(|view| view.edge.is_none())).await.unwrap();
+    let queued = host.get();
+    let restarted = async {
+        edge = Process::start(&host);
+    };
+    let (answer, ()) = tokio::join!(queued, restarted);
+    assert_eq!(answer, "HTTP/1.1 200 OK one", "by the copy on disk");
+    let is_new = |view: &crate::edge::EdgeView| view.edge.as_ref().is_some_and(|edge| edge.pid != pid);
+    within("the new edge", view.wait_for(is_new)).await.unwrap();
+    // Removed while the old edge was there, never known to the new one.
+    client.publish(snapshot(2, &[])).await.unwrap();
+    assert_eq!(within("idle", client.wait_idle(&key(1), CAP)).await, Idleness::Idle);
+}
+
+#[tokio::test]
+async fn an_interrupt_is_ignored_and_a_termination_drains() {
+    let host = Host::new();
+    let client = host.start_client();
+    let mut edge = Process::start(&host);
+    connected(&client).await;
+    static GATE: Gate = Gate::new(0);
+    client.publish(snapshot(1, &[(1, backend("one", &GATE).await)])).await.unwrap();
+    edge.signal(Signal::SIGINT);
+    let mut slow = TcpStream::connect(host.address).await.unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    within("the request to arrive", GATE.asked.acquire()).await.unwrap().forget();
+    edge.signal(Signal::SIGTERM);
+    GATE.allowed.add_permits(1);
+    let mut answer = String::new();
+    within("the answer", slow.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("one"), "{answer}");
+    drop(slow);
+    let ended = lifecycle::spawn_blocking("test wait", move || edge.child.wait().unwrap());
+    assert!(within("the end", ended).await.unwrap().success());
+}

@@ -1,0 +1,70 @@
+//! Reading the stack file, whole or not at all.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
+
+/// The reader of the format: a stack, or each problem as one line that names the file and its line.
+pub type ReadStack = fn(&str, &Path) -> Result<Stack, Vec<String>>;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileProblem {
+    #[error("{path}: there is no such file; the last version stays in force")]
+    Missing { path: String },
+    #[error("{path}: cannot be read: {source}")]
+    Unreadable { path: String, source: io::Error },
+    #[error("{path}: is over {} MiB, the most a stack file may have", DOCUMENT_BYTES_MAX / (1024 * 1024))]
+    TooLarge { path: String },
+    #[error("{path}: is not UTF-8 text")]
+    NotText { path: String },
+    #[error("{}", lines.join("\n"))]
+    Invalid { lines: Vec<String> },
+}
+
+/// Blocks.
+pub(super) fn read(file: &Path, parse: ReadStack) -> Result<Stack, FileProblem> {
+    let path = || file.display().to_string();
+    let bytes = bytes(file).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => FileProblem::Missing { path: path() },
+        _ => FileProblem::Unreadable { path: path(), source },
+    })?;
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        return Err(FileProblem::TooLarge { path: path() });
+    }
+    let text = String::from_utf8(bytes).map_err(|_| FileProblem::NotText { path: path() })?;
+    parse(&text, file).map_err(|lines| FileProblem::Invalid { lines })
+}
+
+/// At most one byte more than allowed: enough to know that it is too much.
+fn bytes(file: &Path) -> io::Result<Vec<u8>> {
+    let limit = u64::try_from(DOCUMENT_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    File::open(file)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::stack;
+
+    fn any(_: &str, _: &Path) -> Result<Stack, Vec<String>> {
+        Ok(stack(vec![]))
+    }
+
+    #[test]
+    fn what_is_no_document_is_named_as_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("stack.toml");
+        assert!(matches!(read(&file, any), Err(FileProblem::Missing { .. })));
+        std::fs::write(&file, [0xff, 0xfe]).unwrap();
+        assert!(matches!(read(&file, any), Err(FileProblem::NotText { .. })));
+        std::fs::write(&file, vec![b'#'; DOCUMENT_BYTES_MAX]).unwrap();
+        assert!(read(&file, any).is_ok());
+        std::fs::write(&file, vec![b'#'; DOCUMENT_BYTES_MAX + 1]).unwrap();
+        assert!(matches!(read(&file, any), Err(FileProblem::TooLarge { .. })));
+        assert!(matches!(read(dir.path(), any), Err(FileProblem::Unreadable { .. })));
+    }
+}

@@ -1,0 +1,5 @@
+//! The keeper as a process.
+
+mod alone;
+mod host;
+mod real;
