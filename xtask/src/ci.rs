@@ -29,7 +29,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "deny", repeat: DENY, act: deny },
     Stage {
         name: "docs",
-        repeat: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --document-private-items --locked",
+        repeat: "RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' cargo doc --workspace --no-deps --document-private-items --locked",
         act: docs,
     },
     Stage { name: "build", repeat: BUILD, act: |root| line(root, BUILD) },
@@ -40,6 +40,8 @@ const STAGES: &[Stage] = &[
 const FMT: &str = "cargo fmt --all -- --check";
 const CLIPPY: &str = "cargo clippy --workspace --all-targets --locked -- -D warnings";
 const DOCS: &str = "cargo doc --workspace --no-deps --document-private-items --locked";
+/// A link to a private item leads somewhere, as those are documented.
+const DOC_FLAGS: &str = "-Dwarnings -Arustdoc::private_intra_doc_links";
 const DENY: &str = "cargo deny --locked check bans licenses sources";
 const ADVISORIES: &str = "cargo deny --locked check advisories";
 
@@ -87,7 +89,7 @@ fn line(root: &Path, text: &str) -> Result<String> {
 
 /// Private items too: the readers are those who work on the tree. Rustdoc's warnings are errors; its flags are no compiler flags, so nothing is built anew for them.
 fn docs(root: &Path) -> Result<String> {
-    Line::new(DOCS).set("RUSTDOCFLAGS", "-Dwarnings").run(root).map(quiet)
+    Line::new(DOCS).set("RUSTDOCFLAGS", DOC_FLAGS).run(root).map(quiet)
 }
 
 /// Licences, bans and sources are decided by what is in the tree. Advisories need a database from the network, so
