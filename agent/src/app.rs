@@ -210,7 +210,11 @@ impl App {
         follow(options, &home, store, source, place.external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let callers = api::bind(&home.run_dir)?;
-        let serving = api::serve(callers, Api { reconcile: reconcile.clone(), down: down.clone() }, cancel.clone());
+        let serving = api::serve(
+            callers,
+            Api { reconcile: reconcile.clone(), new_git_key: git_keys(&home), down: down.clone() },
+            cancel.clone(),
+        );
         lifecycle::spawn_essential("api", cancel.clone(), async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the API ended");
@@ -273,10 +277,22 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
         auth: settings.credentials(),
         file_owner: run_user.map(|chosen| (chosen.user.uid, chosen.user.gid)),
         known_hosts_file: home.root.join("known_hosts"),
-        git_keys_dir: home.root.join("git-keys"),
+        git_keys_dir: home.git_keys_dir(),
         git_program: PathBuf::from("git"),
     };
     Ok(Source::new(config)?)
+}
+
+/// Deploy keys lie in the home; only the public half leaves it.
+fn git_keys(home: &Home) -> api::MakeGitKey {
+    let dir = home.git_keys_dir();
+    Arc::new(move |name| {
+        let dir = dir.clone();
+        Box::pin(async move {
+            let public = source::new_key(&dir, &name).await.map_err(|error| error.to_string())?;
+            Ok((dir.join(name), public))
+        })
+    })
 }
 
 /// What this host cannot do, said at start and in `status`.

@@ -76,6 +76,10 @@ impl Home {
         self.state_dir.join("agentd.lock")
     }
 
+    pub fn git_keys_dir(&self) -> PathBuf {
+        self.root.join("git-keys")
+    }
+
     pub fn edge_dir(&self) -> PathBuf {
         self.run_dir.join("edge")
     }

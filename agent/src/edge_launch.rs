@@ -78,10 +78,14 @@ impl EdgePlace {
 /// Finds the running edge or starts one.
 pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<(), Error> {
     if let Some(view) = running(supervisor) {
-        if matches!(view.phase, Phase::Down) {
-            supervisor.start_again(&view.id).await?;
+        if keeps_listeners(supervisor, &view).await {
+            if matches!(view.phase, Phase::Down) {
+                supervisor.start_again(&view.id).await?;
+            }
+            return Ok(());
         }
-        return Ok(());
+        tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
+        stop(supervisor).await?;
     }
     let held = vec![
         (LISTEN_EXTERNAL.to_owned(), listen(place.external)?),
@@ -118,6 +122,19 @@ pub async fn stop(supervisor: &Supervisor) -> Result<(), Error> {
         supervisor.remove(&view.id).await?;
     }
     Ok(())
+}
+
+/// Whether shim or keeper still hold what the edge listens on.
+async fn keeps_listeners(supervisor: &Supervisor, view: &InstanceView) -> bool {
+    match supervisor.held(&view.id).await {
+        Ok(held) => {
+            [LISTEN_EXTERNAL, LISTEN_CONTROL].iter().all(|wanted| held.iter().any(|(name, _)| name == wanted))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "nobody can say what the edge listens on");
+            false
+        }
+    }
 }
 
 fn running(supervisor: &Supervisor) -> Option<InstanceView> {

@@ -1,49 +1,120 @@
-//! `agentctl check FILE`
+//! `agentctl check`: every problem of a stack file, by line, without asking the agent.
 
-use std::fmt::Write;
-use std::path::Path;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use agentd_document::{Format, Located, read};
 use agentd_protocol::exit_code::Exit;
-use serde_json::json;
+use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Kind, Stack};
+use anyhow::Context as _;
+use serde_json::{Value, json};
 
-/// The text to print and the exit code.
-pub(crate) fn run(path: &Path, as_json: bool) -> Result<(String, Exit), String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    match read(&text, Format::of(path)) {
-        Ok(stack) if as_json => {
-            Ok((json!({ "valid": true, "services": stack.service.len() }).to_string() + "\n", Exit::Ok))
+use crate::out::Out;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Stack file, TOML, or JSON when its name ends in .json
+    file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<Exit> {
+    let text = text_of(&args.file)?;
+    let outcome = read(&text, Format::of(&args.file));
+    match (&outcome, args.json) {
+        (outcome, true) => out.line(as_json(&args.file, outcome)),
+        (Ok(stack), false) => out.line(format_args!("{}: valid: {}", args.file.display(), counts(stack))),
+        (Err(problems), false) => {
+            for located in problems {
+                out.line(format_args!("{}:{located}", args.file.display()));
+            }
+            out.line(many(problems.len(), "problem"));
         }
-        Ok(stack) => {
-            let text = format!("{}: valid, {} services\n", path.display(), stack.service.len());
-            Ok((text, Exit::Ok))
+    }
+    Ok(if outcome.is_ok() { Exit::Ok } else { Exit::Invalid })
+}
+
+/// One byte more than a document may have is enough to know that it is too large.
+fn text_of(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("cannot open the stack file {shown}"))?;
+    let bytes_max = u64::try_from(DOCUMENT_BYTES_MAX).context("the size limit of a document")? + 1;
+    let mut bytes = Vec::new();
+    file.take(bytes_max).read_to_end(&mut bytes).with_context(|| format!("cannot read the stack file {shown}"))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        // The cut may have gone through a character; the size is what is wrong then.
+        Err(bad) if bad.as_bytes().len() > DOCUMENT_BYTES_MAX => {
+            anyhow::bail!("the stack file {shown} is larger than {DOCUMENT_BYTES_MAX} bytes")
         }
-        Err(problems) if as_json => Ok((as_object(&problems).to_string() + "\n", Exit::Invalid)),
-        Err(problems) => Ok((page(path, &problems), Exit::Invalid)),
+        Err(bad) => {
+            let good = bad.as_bytes()[..bad.utf8_error().valid_up_to()].iter();
+            let line = good.filter(|byte| **byte == b'\n').count() + 1;
+            anyhow::bail!("the stack file {shown} is not UTF-8 text: see line {line}")
+        }
     }
 }
 
-fn page(path: &Path, problems: &[Located]) -> String {
-    let mut out = String::new();
-    for problem in problems {
-        writeln!(out, "{}:{problem}", path.display()).expect("a String takes every write");
-    }
-    let noun = if problems.len() == 1 { "problem" } else { "problems" };
-    writeln!(out, "{} {noun}", problems.len()).expect("a String takes every write");
-    out
+fn counts(stack: &Stack) -> String {
+    let services = stack.service.len();
+    let workers = stack.service.iter().filter(|service| service.kind == Kind::Worker).count();
+    let routes = stack.service.iter().filter(|service| service.public && service.path.is_some()).count();
+    let instances: usize =
+        stack.service.iter().map(|service| usize::try_from(service.replicas).unwrap_or(usize::MAX)).sum();
+    format!(
+        "stack \"{}\", {} ({} web, {workers} worker), {}, {}",
+        stack.stack.name,
+        many(services, "service"),
+        services - workers,
+        many(routes, "route"),
+        many(instances, "instance")
+    )
 }
 
-fn as_object(problems: &[Located]) -> serde_json::Value {
-    let one = |located: &Located| {
+fn many(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+fn as_json(path: &Path, outcome: &Result<Stack, Vec<Located>>) -> Value {
+    let problem = |located: &Located| {
         json!({
             "line": located.line,
             "column": located.column,
-            "key": located.problem.key,
             "pointer": located.problem.pointer,
+            "key": located.problem.key,
             "found": located.problem.found,
             "expected": located.problem.expected,
             "nearest": located.problem.nearest,
         })
     };
-    json!({ "valid": false, "problems": problems.iter().map(one).collect::<Vec<_>>() })
+    let problems: Vec<Value> = outcome.as_ref().err().into_iter().flatten().map(problem).collect();
+    json!({ "file": path.display().to_string(), "valid": outcome.is_ok(), "problems": problems })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_text_names_its_line() {
+        let path = std::env::temp_dir().join(format!("agentctl-check-{}.toml", std::process::id()));
+        File::create(&path).unwrap().write_all(b"schema = 1\n\xff").unwrap();
+        let error = text_of(&path).unwrap_err().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.ends_with("is not UTF-8 text: see line 2"), "{error}");
+    }
+
+    #[test]
+    fn counts_say_what_would_run() {
+        let text = "schema = 1\n[stack]\nname = \"s\"\n[[service]]\nname = \"a\"\nrepo = \"file:///a\"\nref = \"m\"\n\
+                    run = \"x\"\npath = \"/\"\nreplicas = 2\n";
+        let stack = read(text, Format::Toml).unwrap();
+        assert_eq!(counts(&stack), "stack \"s\", 1 service (1 web, 0 worker), 1 route, 2 instances");
+    }
 }

@@ -1,49 +1,48 @@
-//! `agentctl explain [KEY]`: the table of keys, for people.
+//! `agentctl explain`: the table of keys, for people.
 
-use std::fmt::Write;
+use agentd_document::reference;
+use agentd_protocol::exit_code::Exit;
+use agentd_protocol::keys::{self, KEYS, Key, NOT_YET, Support};
 
-use agentd_protocol::keys::{self, KEYS, Key, Support};
+use crate::out::Out;
 
-use crate::status::columns;
-
-/// One key in full, or the list of all.
-pub(crate) fn run(name: Option<&str>) -> Result<String, String> {
-    let Some(name) = name else { return Ok(list()) };
-    // People write what they see in the document: [[service]] and service[api] both mean `service`.
-    let name = name.trim_matches(['[', ']']);
-    match keys::find(name) {
-        Some(key) => Ok(one(key)),
-        None => {
-            let near = keys::nearest(name, KEYS.iter().map(|key| key.name));
-            let near = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
-            Err(format!("there is no key `{name}`{near}; `agentctl explain` lists them all"))
-        }
-    }
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Key with dots, such as service.health.path; without it, all keys are listed
+    key: Option<String>,
+    /// Print the reference page
+    #[arg(long, conflicts_with = "key")]
+    markdown: bool,
 }
 
-fn one(key: &Key) -> String {
-    let mut out = String::new();
-    let mut line = |text: String| writeln!(out, "{text}").expect("a String takes every write");
-    line(key.name.to_owned());
-    line(format!("  {}", key.meaning));
-    line(format!("  type:    {}", key.kind.expected()));
-    line(format!("  default: {}", key.default));
-    if !key.example.is_empty() {
-        line(format!("  example: {} = {}", keys::leaf(key.name), key.example));
+pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<Exit> {
+    match &args.key {
+        None if args.markdown => out.line(reference::markdown().trim_end()),
+        None => list(KEYS.iter(), out),
+        Some(name) => return Ok(one(name, out)),
     }
-    if key.support == Support::NotYet {
-        line(format!("  {}", keys::NOT_YET));
-    }
-    out
+    Ok(Exit::Ok)
 }
 
-fn list() -> String {
-    let row = |key: &Key| {
-        let meaning = match key.support {
-            Support::Supported => key.meaning.to_owned(),
-            Support::NotYet => format!("({}) {}", keys::NOT_YET, key.meaning),
-        };
-        vec![key.name.to_owned(), meaning]
+fn one(name: &str, out: &mut Out) -> Exit {
+    let Some(key) = keys::find(name) else {
+        let near = keys::nearest_name(name).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+        out.complain(format_args!("agentctl: there is no key `{name}`{near}; the keys are:"));
+        list(KEYS.iter(), out);
+        return Exit::NotFound;
     };
-    columns(&KEYS.iter().map(row).collect::<Vec<_>>())
+    out.line(reference::explain(key));
+    let mut inside = keys::children(key.name).peekable();
+    if inside.peek().is_some() {
+        out.line("  keys:");
+        list(inside, out);
+    }
+    Exit::Ok
+}
+
+fn list(listed: impl Iterator<Item = &'static Key>, out: &mut Out) {
+    for key in listed {
+        let later = if key.support == Support::NotYet { format!(" ({NOT_YET})") } else { String::new() };
+        out.line(format_args!("{:<30} {}{later}", key.name, key.meaning));
+    }
 }

@@ -1,11 +1,16 @@
-//! `agentctl`: talks to the manager of one home, and reads stack files without one. One verb a file.
+//! agentctl: asks the agent, and checks what a person wrote before the agent sees it.
+//!
+//! One verb a file; this one parses the command line and hands over. What a verb prints goes through [`out::Out`],
+//! how it ended is an [`Exit`]; an error is printed here with all of its causes.
 
 mod check;
 mod client;
 mod down;
 mod explain;
+mod git_key;
 mod out;
 mod plan;
+mod schema;
 mod service;
 mod status;
 
@@ -14,16 +19,15 @@ use std::process::ExitCode;
 
 use agentd_protocol::exit_code::Exit;
 use clap::{Parser, Subcommand};
-
-use client::{Client, Error};
+use out::Out;
 
 /// Where a packaged agent keeps its state.
 const HOME: &str = "/var/lib/agentd";
 const HOME_ENV: &str = "AGENTD_HOME";
 
-/// Asks and tells the agent of a host.
+/// Talk to the agentd on this host.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "agentctl", version)]
 struct Cli {
     /// The agent's home [default: $AGENTD_HOME, else /var/lib/agentd]
     #[arg(long, global = true, value_name = "DIR")]
@@ -34,83 +38,88 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Says everything that is wrong with a stack file; needs no running agent.
-    Check {
-        file: PathBuf,
-        #[arg(long)]
-        json: bool,
-    },
-    /// Explains a key of the stack file, or lists them all.
-    Explain { key: Option<String> },
-    /// Shows what runs and what is wrong.
-    Status {
-        #[arg(long)]
-        json: bool,
-    },
-    /// Shows what applying the newest stack would do, removals first.
-    Plan {
-        #[arg(long)]
-        json: bool,
-    },
-    /// Stops a service until it is started again.
-    Stop { service: String },
-    /// Starts a stopped service.
-    Start { service: String },
-    /// Replaces a service's instances by new ones of the same release.
-    Restart { service: String },
-    /// Goes back to a kept release and pins it.
-    Rollback {
-        service: String,
-        /// Its number; without it the newest one before the release that runs.
-        #[arg(long)]
-        release: Option<u64>,
-    },
-    /// Ends a pin: the service follows the document again.
-    Unpin { service: String },
-    /// Removes releases and data of a service that has left the stack.
-    Prune { service: String },
-    /// Stops everything on this home, keeper and manager included.
+    /// Check a stack file and print every problem in it
+    Check(check::Args),
+    /// Say what a key of a stack file means
+    Explain(explain::Args),
+    /// Print the JSON Schema of stack files
+    Schema(schema::Args),
+    /// Show what runs and what is wrong
+    Status(status::Args),
+    /// Show what applying the newest stack would do, removals first
+    Plan(plan::Args),
+    /// Stop a service until it is started again
+    Stop(service::Args),
+    /// Start a stopped service
+    Start(service::Args),
+    /// Replace a service's instances by new ones of the same release
+    Restart(service::Args),
+    /// Go back to a kept release and pin it
+    Rollback(service::RollbackArgs),
+    /// End a pin: the service follows the document again
+    Unpin(service::Args),
+    /// Remove releases and data of a service that has left the stack
+    Prune(service::Args),
+    /// Make a deploy key, or pin a server's host key
+    GitKey(git_key::Args),
+    /// Stop everything on this home, keeper and manager included
     Down,
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let home = cli.home.or_else(|| std::env::var_os(HOME_ENV).map(PathBuf::from)).unwrap_or_else(|| HOME.into());
-    let exit = match cli.verb {
-        Verb::Check { file, json } => match check::run(&file, json) {
-            Ok((text, exit)) => out::print(&text, exit),
-            Err(text) => out::fail(&text, Exit::Failed),
-        },
-        Verb::Explain { key } => match explain::run(key.as_deref()) {
-            Ok(text) => out::print(&text, Exit::Ok),
-            Err(text) => out::fail(&text, Exit::NotFound),
-        },
-        verb => match ask(&home, verb) {
-            Ok((text, exit)) => out::print(&text, exit),
-            Err(error) => out::fail(&error.text(), error.exit()),
-        },
+    let mut out = Out::new();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return command_line(&usage, &mut out).into(),
     };
+    let ended = match &cli.verb {
+        Verb::Check(args) => check::run(args, &mut out),
+        Verb::Explain(args) => explain::run(args, &mut out),
+        Verb::Schema(args) => schema::run(args, &mut out),
+        verb => ask(cli.home, verb, &mut out),
+    };
+    // The alternate form of an anyhow error is the whole chain on one line.
+    let exit = ended.and_then(|exit| out.finish().map(|()| exit)).unwrap_or_else(|error| {
+        out.complain(format_args!("agentctl: {error:#}"));
+        Exit::Failed
+    });
     exit.into()
 }
 
-/// The verbs that need a running agent.
-fn ask(home: &std::path::Path, verb: Verb) -> Result<(String, Exit), Error> {
-    let broken = |error: std::io::Error| Error::Broken { cause: error.to_string() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
-    runtime.block_on(async {
-        let client = Client::new(home)?;
-        let text = match verb {
-            Verb::Status { json } => return status::run(&client, json).await,
-            Verb::Plan { json } => plan::run(&client, json).await?,
-            Verb::Stop { service } => service::run(&client, &service, "stop").await?,
-            Verb::Start { service } => service::run(&client, &service, "start").await?,
-            Verb::Restart { service } => service::run(&client, &service, "restart").await?,
-            Verb::Unpin { service } => service::run(&client, &service, "unpin").await?,
-            Verb::Prune { service } => service::run(&client, &service, "prune").await?,
-            Verb::Rollback { service, release } => service::rollback(&client, &service, release).await?,
-            Verb::Down => down::run(&client).await?,
-            Verb::Check { .. } | Verb::Explain { .. } => unreachable!("answered without an agent"),
-        };
-        Ok((text, Exit::Ok))
-    })
+/// The verbs that need a running agent. Its refusals are answers: they are said here, with the exit code they stand for.
+fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit> {
+    let home = home.or_else(|| std::env::var_os(HOME_ENV).map(PathBuf::from)).unwrap_or_else(|| HOME.into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let client = client::Client::new(&home)?;
+        match verb {
+            Verb::Status(args) => status::run(&client, args, out).await,
+            Verb::Plan(args) => plan::run(&client, args, out).await,
+            Verb::Stop(args) => service::run(&client, args, "stop", out).await,
+            Verb::Start(args) => service::run(&client, args, "start", out).await,
+            Verb::Restart(args) => service::run(&client, args, "restart", out).await,
+            Verb::Unpin(args) => service::run(&client, args, "unpin", out).await,
+            Verb::Prune(args) => service::run(&client, args, "prune", out).await,
+            Verb::Rollback(args) => service::rollback(&client, args, out).await,
+            Verb::GitKey(args) => git_key::run(&client, args, out).await,
+            Verb::Down => down::run(&client, out).await,
+            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) => unreachable!("answered without an agent"),
+        }
+    });
+    Ok(ended.unwrap_or_else(|error| {
+        out.complain(format_args!("agentctl: {}", error.text()));
+        error.exit()
+    }))
+}
+
+/// Help and version are answers; anything else about the command line is a complaint.
+fn command_line(usage: &clap::Error, out: &mut Out) -> Exit {
+    let text = usage.render();
+    let text = text.to_string();
+    if usage.use_stderr() {
+        out.complain(text.trim_end());
+        return Exit::Usage;
+    }
+    out.line(text.trim_end());
+    out.finish().map_or(Exit::Failed, |()| Exit::Ok)
 }

@@ -1,22 +1,47 @@
-//! The one writer: a reader that went away is no failure.
+//! The one writer. A reader that went away (`agentctl explain | head`) ends the output, not the program.
 
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 
-use agentd_protocol::exit_code::Exit;
+use anyhow::Context as _;
 
-/// Writes to stdout; a closed pipe ends quietly, as programs in a pipeline do.
-pub(crate) fn print(text: &str, exit: Exit) -> Exit {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => exit,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit,
-        Err(_) => Exit::Failed,
-    }
+/// Lines to standard output, complaints to standard error.
+#[derive(Debug)]
+pub(crate) struct Out {
+    stdout: BufWriter<Stdout>,
+    /// The first failure; nothing is written after it.
+    failed: Option<io::Error>,
 }
 
-/// A failure, on stderr.
-pub(crate) fn fail(text: &str, exit: Exit) -> Exit {
-    // Nobody is left to tell when stderr is closed; the exit code still says it.
-    let _ = writeln!(io::stderr().lock(), "agentctl: {text}");
-    exit
+impl Out {
+    pub(crate) fn new() -> Self {
+        Self { stdout: BufWriter::new(io::stdout()), failed: None }
+    }
+
+    pub(crate) fn line(&mut self, text: impl Display) {
+        if self.failed.is_none() {
+            self.failed = writeln!(self.stdout, "{text}").err();
+        }
+    }
+
+    /// For what went wrong with the command itself. There is nowhere to report a failure to write it.
+    pub(crate) fn complain(&mut self, text: impl Display) {
+        self.flush();
+        writeln!(io::stderr(), "{text}").unwrap_or_default();
+    }
+
+    /// Writes out what is left. Fails for a full disk, not for a closed pipe.
+    pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
+        self.flush();
+        match self.failed.take() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.failed.is_none() {
+            self.failed = self.stdout.flush().err();
+        }
+    }
 }

@@ -1,27 +1,35 @@
 //! `agentctl plan`
 
-use std::fmt::Write;
-
 use agentd_protocol::api::Plan;
+use agentd_protocol::exit_code::Exit;
 
 use crate::client::{Client, Error};
+use crate::out::Out;
 use crate::status::{columns, word};
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The whole plan as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 /// What applying the newest document would do, removals first.
-pub(crate) async fn run(client: &Client, json: bool) -> Result<String, Error> {
+pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
     let plan: Plan = client.get("/v1/plan").await?;
-    if json {
-        return Ok(serde_json::to_string_pretty(&plan).expect("a plan is plain JSON") + "\n");
+    if args.json {
+        out.line(serde_json::to_string_pretty(&plan).expect("a plan is plain JSON"));
+        return Ok(Exit::Ok);
     }
-    let mut out = if plan.steps.is_empty() {
-        "nothing to do\n".to_owned()
+    if plan.steps.is_empty() {
+        out.line("nothing to do");
     } else {
         let rows: Vec<Vec<String>> =
             plan.steps.iter().map(|step| vec![word(&step.act), step.service.to_string(), step.why.clone()]).collect();
-        columns(&rows)
-    };
-    for note in &plan.notes {
-        writeln!(out, "note: {note}").expect("a String takes every write");
+        out.line(columns(&rows).trim_end());
     }
-    Ok(out)
+    for note in &plan.notes {
+        out.line(format_args!("note: {note}"));
+    }
+    Ok(Exit::Ok)
 }

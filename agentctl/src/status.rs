@@ -6,20 +6,27 @@ use agentd_protocol::api::{ProbeOutcome, Problem, ServiceStatus, Status, Verdict
 use agentd_protocol::exit_code::Exit;
 
 use crate::client::{Client, Error};
+use crate::out::Out;
 
-/// The text to print and the exit code: `Degraded` when something is not as the document wants it.
-pub(crate) async fn run(client: &Client, json: bool) -> Result<(String, Exit), Error> {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The whole status as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Ends with `Degraded` when something is not as the document wants it.
+pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
     let status: Status = client.get("/v1/status").await?;
-    let exit = match status.stack.verdict {
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&status).expect("a status is plain JSON"),
+        false => page(&status),
+    };
+    out.line(text.trim_end());
+    Ok(match status.stack.verdict {
         Verdict::Empty | Verdict::Applying | Verdict::Applied => Exit::Ok,
         Verdict::Degraded => Exit::Degraded,
-    };
-    let text = if json {
-        serde_json::to_string_pretty(&status).expect("a status is plain JSON") + "\n"
-    } else {
-        page(&status)
-    };
-    Ok((text, exit))
+    })
 }
 
 fn page(status: &Status) -> String {

@@ -1,12 +1,14 @@
-//! JSON as RFC 8259 has it, with spans: no comments, no trailing commas.
+//! JSON into a [`Tree`]: strict JSON, nothing of its dialects.
 
-use jsonc_parser::ast;
+use std::str::FromStr;
+
+use jsonc_parser::ast::{Object, Value as Node};
 use jsonc_parser::common::Ranged;
+use jsonc_parser::errors::{ParseError, ParseErrorKind};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
-use crate::Parsed;
-use crate::lines::{Lines, child};
+use crate::tree::{Broken, Fault, Place, Tree, child, dotted};
 
 const STRICT: ParseOptions = ParseOptions {
     allow_comments: false,
@@ -21,58 +23,73 @@ const STRICT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
-pub(crate) fn parse(text: &str) -> Parsed {
-    let mut reader = Reader { lines: Lines::default(), syntax: Vec::new() };
-    let tree = match parse_to_ast(text, &CollectOptions::default(), &STRICT) {
-        Ok(parsed) => parsed.value.map_or(Value::Null, |root| reader.value(&root, "")),
-        Err(error) => {
-            reader.syntax.push((error.range().start, error.kind().to_string()));
-            Value::Object(Map::new())
+pub(crate) fn parse(text: &str) -> Tree {
+    let mut tree = Tree::default();
+    tree.stands("", Place { key: 0, value: 0 });
+    match parse_to_ast(text, &CollectOptions::default(), &STRICT) {
+        Ok(parsed) => match parsed.value {
+            Some(node) => tree.value = value(&node, "", &mut tree),
+            None => tree.broken.push(Broken { at: 0, fault: fault("no value", Some("an object")) }),
+        },
+        Err(error) => tree.broken.push(broken(&error)),
+    }
+    tree
+}
+
+/// In words of our own where the parser's would quote the text.
+fn broken(error: &ParseError) -> Broken {
+    let fault = match error.kind() {
+        ParseErrorKind::CommentsNotAllowed => fault("a comment", Some("none: JSON has no comments, TOML has")),
+        ParseErrorKind::String(_) => fault("a string with an unknown escape or without end", None),
+        kind => {
+            let words = kind.to_string();
+            let mut letters = words.chars();
+            let lower = letters.next().map(|first| first.to_lowercase().chain(letters).collect::<String>());
+            fault(&lower.unwrap_or_default(), None)
         }
     };
-    Parsed { tree, lines: reader.lines, syntax: reader.syntax }
+    Broken { at: error.range().start, fault }
 }
 
-struct Reader {
-    lines: Lines,
-    syntax: Vec<(usize, String)>,
+fn fault(found: &str, expected: Option<&str>) -> Fault {
+    Fault::Syntax { found: found.to_owned(), expected: expected.map(str::to_owned) }
 }
 
-impl Reader {
-    fn value(&mut self, from: &ast::Value<'_>, pointer: &str) -> Value {
-        match from {
-            ast::Value::StringLit(text) => Value::String(text.value.to_string()),
-            ast::Value::NumberLit(number) => {
-                serde_json::from_str(number.value).unwrap_or_else(|_| Value::String(number.value.to_owned()))
-            }
-            ast::Value::BooleanLit(value) => Value::Bool(value.value),
-            ast::Value::NullKeyword(_) => Value::Null,
-            ast::Value::Array(list) => {
-                let mut read = Vec::new();
-                for (index, element) in list.elements.iter().enumerate() {
-                    let pointer = format!("{pointer}/{index}");
-                    self.lines.put(&pointer, None, element.start());
-                    read.push(self.value(element, &pointer));
-                }
-                Value::Array(read)
-            }
-            ast::Value::Object(object) => self.object(object, pointer),
+fn object(from: &Object<'_>, pointer: &str, tree: &mut Tree) -> Map<String, Value> {
+    let mut map = Map::new();
+    for property in &from.properties {
+        let name = property.name.as_str();
+        let pointer = child(pointer, name);
+        let key = property.range.start;
+        if map.contains_key(name) {
+            tree.broken.push(Broken { at: key, fault: Fault::Duplicate(Some(dotted(&pointer))) });
+            continue;
         }
+        tree.stands(&pointer, Place { key, value: property.value.range().start });
+        let value = value(&property.value, &pointer, tree);
+        map.insert(name.to_owned(), value);
     }
+    map
+}
 
-    fn object(&mut self, object: &ast::Object<'_>, pointer: &str) -> Value {
-        let mut members = Map::new();
-        for property in &object.properties {
-            let name = property.name.as_str();
-            let pointer = child(pointer, name);
-            if members.contains_key(name) {
-                self.syntax.push((property.range.start, format!("the key `{name}` a second time")));
-                continue;
-            }
-            self.lines.put(&pointer, Some(property.range.start), property.value.start());
-            let value = self.value(&property.value, &pointer);
-            members.insert(name.to_owned(), value);
+fn value(node: &Node<'_>, pointer: &str, tree: &mut Tree) -> Value {
+    match node {
+        Node::StringLit(text) => Value::String(text.value.to_string()),
+        Node::NumberLit(number) => match Number::from_str(number.value) {
+            Ok(number) => Value::Number(number),
+            Err(_) => tree.foreign(pointer, "a number out of range"),
+        },
+        Node::BooleanLit(flag) => Value::Bool(flag.value),
+        Node::NullKeyword(_) => Value::Null,
+        Node::Object(inner) => Value::Object(object(inner, pointer, tree)),
+        Node::Array(list) => {
+            let each = list.elements.iter().enumerate().map(|(index, node)| {
+                let pointer = child(pointer, &index.to_string());
+                let start = node.range().start;
+                tree.stands(&pointer, Place { key: start, value: start });
+                value(node, &pointer, tree)
+            });
+            Value::Array(each.collect())
         }
-        Value::Object(members)
     }
 }

@@ -1,19 +1,26 @@
-//! Text of a desired state, TOML or JSON, to a validated stack, or to every problem with its line.
+//! What a person writes, TOML or JSON, read into a [`Stack`]: every problem at once, each with its line.
 //!
-//! Owns: the two parsers and the way from a pointer to a line. The rules are `agentd_protocol::validate`'s. Never
-//! quotes a line of the document: it may hold secrets.
+//! Owns: syntax, lines and columns, and what is printed from the table of keys (JSON Schema, reference page).
+//! Must never know: files, what a key means (that is [`agentd_protocol::validate`]).
+//! No problem quotes the text of the document: it may hold secrets, also in lines that do not parse.
 
 mod json;
 mod lines;
-mod toml_text;
+pub mod reference;
+pub mod schema;
+mod toml;
+mod tree;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
+use agentd_protocol::keys;
 use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
-use agentd_protocol::validate::{At, Problem, validate};
+use agentd_protocol::validate::{Locus, PROBLEMS_MAX, Problem, validate};
 
 use lines::Lines;
+use tree::{Broken, Tree};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -22,14 +29,22 @@ pub enum Format {
 }
 
 impl Format {
-    /// By the file's name: `.json` is JSON, everything else TOML.
+    /// JSON when the name ends in `.json`, TOML otherwise.
     pub fn of(path: &Path) -> Self {
         let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         if json { Self::Json } else { Self::Toml }
     }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Toml => "TOML",
+            Self::Json => "JSON",
+        }
+    }
 }
 
-/// A problem and where it stands, both from 1; column in characters.
+/// A problem and its place, both counted from 1, columns in characters. Written after `FILE:` it reads
+/// `FILE:LINE: key: found X, expected Y`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
     pub line: usize,
@@ -38,65 +53,60 @@ pub struct Located {
 }
 
 impl fmt::Display for Located {
-    /// `LINE:COLUMN: KEY: found ..., expected ...`; the caller puts the file's name in front.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.problem)
+        write!(f, "{}: {}", self.line, self.problem)
     }
 }
 
-/// A document's tree with the places of its keys and values.
-struct Parsed {
-    tree: serde_json::Value,
-    lines: Lines,
-    /// What the parser could not read, with byte offsets.
-    syntax: Vec<(usize, String)>,
-}
+/// Key under which broken syntax is reported.
+const SYNTAX: &str = "syntax";
 
-/// Parses and validates. Problems are in the order of the text.
+/// Reads a whole document; on failure every problem in it, in the order of lines, never none.
 pub fn read(text: &str, format: Format) -> Result<Stack, Vec<Located>> {
     if text.len() > DOCUMENT_BYTES_MAX {
         let found = format!("{} bytes", text.len());
-        return Err(vec![Located { line: 1, column: 1, problem: of_document(found, "at most 4 MiB") }]);
+        let problem = whole(found, format!("at most {DOCUMENT_BYTES_MAX}"));
+        return Err(vec![Located { line: 1, column: 1, problem }]);
     }
-    let parsed = match format {
-        Format::Toml => toml_text::parse(text),
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = Lines::new(text);
+    let tree = match format {
+        Format::Toml => toml::parse(text),
         Format::Json => json::parse(text),
     };
-    let mut located: Vec<Located> = Vec::new();
-    for (offset, message) in &parsed.syntax {
-        let (line, column) = lines::position(text, *offset);
-        located.push(Located { line, column, problem: of_document(message.clone(), "correct syntax") });
-    }
-    let outcome = validate(&parsed.tree);
-    // What is missing after a syntax error may stand in the part that could not be read.
-    let judged = if located.is_empty() { Judge::All } else { Judge::Present };
-    for problem in outcome.as_ref().err().into_iter().flatten() {
-        if judged == Judge::Present && problem.found.starts_with("nothing") {
-            continue;
-        }
-        let (line, column) = lines::position(text, parsed.lines.offset(&problem.pointer, problem.at));
-        located.push(Located { line, column, problem: problem.clone() });
-    }
-    located.sort_by_key(|located| (located.line, located.column));
+    let outcome = validate(&tree.value);
+    // The parser stumbles over the same fault several times; the first one on a line says enough.
+    let mut broken_lines = BTreeSet::new();
+    let first_on_lines = tree.broken.iter().filter(|broken| broken_lines.insert(lines.line(broken.at)));
+    let mut located: Vec<Located> =
+        first_on_lines.take(PROBLEMS_MAX).map(|broken| lines.locate(broken.at, broken.problem(format))).collect();
+    broken_lines.extend(tree.broken.iter().map(|broken| lines.line(broken.at)));
+    let structured = tree.broken.iter().all(Broken::keeps_structure);
     match outcome {
-        Ok(stack) if located.is_empty() => Ok(stack),
-        Ok(_) | Err(_) => Err(located),
+        Ok(stack) if located.is_empty() => return Ok(stack),
+        Ok(_) => {}
+        Err(problems) => {
+            let problems = problems.into_iter().filter(|problem| {
+                let line = lines.line(tree.place(&problem.pointer, problem.at));
+                structured || (is_certain(problem, &tree) && !broken_lines.contains(&line))
+            });
+            located.extend(problems.map(|problem| {
+                let at = tree.place(&problem.pointer, problem.at);
+                lines.locate(at, tree.with_type(problem))
+            }));
+        }
     }
+    located.sort_by_key(|one| (one.line, one.column));
+    Err(located)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judge {
-    All,
-    Present,
+/// Whether a problem would also be one if the broken syntax elsewhere were mended. A parser that goes on after an
+/// error reads pieces of values as keys, so then only what stands under a known key, outside `env` and on a line of
+/// its own, is told: anything else could be noise, or a piece of a secret.
+fn is_certain(problem: &Problem, tree: &Tree) -> bool {
+    tree.holds(&problem.pointer) && keys::find(&problem.key).is_some() && problem.key != "service.env"
 }
 
-fn of_document(found: String, expected: &str) -> Problem {
-    Problem {
-        pointer: String::new(),
-        key: "document".to_owned(),
-        found,
-        expected: expected.to_owned(),
-        nearest: None,
-        at: At::Value,
-    }
+fn whole(found: String, expected: String) -> Problem {
+    Problem { pointer: String::new(), key: String::new(), found, expected, nearest: None, at: Locus::Value }
 }

@@ -1,57 +1,31 @@
-//! From a pointer into the tree to a place in the text.
+//! From byte offsets to lines and columns.
 
-use std::collections::HashMap;
+use agentd_protocol::validate::Problem;
 
-use agentd_protocol::validate::At;
+use crate::Located;
 
-/// Byte offsets of keys and values by pointer (RFC 6901).
-#[derive(Debug, Default)]
-pub(crate) struct Lines {
-    keys: HashMap<String, usize>,
-    values: HashMap<String, usize>,
+/// Where each line starts.
+pub(crate) struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
 }
 
-impl Lines {
-    pub(crate) fn put(&mut self, pointer: &str, key: Option<usize>, value: usize) {
-        if let Some(key) = key {
-            self.keys.insert(pointer.to_owned(), key);
-        }
-        self.values.insert(pointer.to_owned(), value);
+impl<'t> Lines<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
     }
 
-    /// Where the pointer's key or value starts; where it does not exist, its nearest ancestor.
-    pub(crate) fn offset(&self, pointer: &str, at: At) -> usize {
-        let mut pointer = pointer;
-        loop {
-            let (first, second) = match at {
-                At::Key => (&self.keys, &self.values),
-                At::Value => (&self.values, &self.keys),
-            };
-            if let Some(offset) = first.get(pointer).or_else(|| second.get(pointer)) {
-                return *offset;
-            }
-            match pointer.rsplit_once('/') {
-                Some((parent, _)) => pointer = parent,
-                None => return 0,
-            }
-        }
+    /// Line of a byte, from 1; a byte past the end is on the last line.
+    pub(crate) fn line(&self, at: usize) -> usize {
+        self.starts.partition_point(|start| *start <= at)
     }
-}
 
-pub(crate) fn child(pointer: &str, leaf: &str) -> String {
-    format!("{pointer}/{}", leaf.replace('~', "~0").replace('/', "~1"))
-}
-
-/// Line and column from 1; an offset past the end is the end.
-pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
-    let mut offset = offset.min(text.len());
-    while !text.is_char_boundary(offset) {
-        offset -= 1;
+    pub(crate) fn locate(&self, at: usize, problem: Problem) -> Located {
+        let line = self.line(at);
+        let before = self.text.get(self.starts[line - 1]..at).unwrap_or_default();
+        Located { line, column: before.chars().count() + 1, problem }
     }
-    let before = &text[..offset];
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    (line, column)
 }
 
 #[cfg(test)]
@@ -59,10 +33,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_count_characters_from_one() {
-        assert_eq!(position("ab\ncd", 0), (1, 1));
-        assert_eq!(position("ab\ncd", 4), (2, 2));
-        assert_eq!(position("ä\nöx", 5), (2, 2));
-        assert_eq!(position("ab", 99), (1, 3));
+    fn lines_and_columns_count_from_one() {
+        let lines = Lines::new("a\nbä = 1\n");
+        assert_eq!([0, 1, 2, 9, 99].map(|at| lines.line(at)), [1, 1, 2, 2, 3]);
+        let at = "a\nbä = ".len();
+        assert_eq!(lines.locate(at, crate::whole(String::new(), String::new())).column, 6);
     }
 }

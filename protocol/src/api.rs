@@ -9,6 +9,7 @@
 //! | POST /v1/services/NAME/rollback?release=N | [`Accepted`] |
 //! | POST /v1/services/NAME/unpin | [`Accepted`] |
 //! | POST /v1/services/NAME/prune | [`Accepted`]: removes the data of a service that left the document |
+//! | POST /v1/git-keys/NAME | [`GitKey`]: a new deploy key |
 //! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
 
 use std::net::SocketAddr;
@@ -28,6 +29,15 @@ pub struct Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     pub message: String,
+}
+
+/// A deploy key made on this host; its private half never leaves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitKey {
+    /// One line as OpenSSH has it.
+    pub public: String,
+    /// Where the private half lies.
+    pub private_file: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,321 +1,249 @@
-//! Every key of the desired state, in one table: what validation knows, `agentctl explain` prints and editors are told.
+//! Every key of the desired state, once: what it means, what it may hold, and whether this version has it.
+//!
+//! Validation takes types, ranges, defaults and suggestions from here; `agentctl explain`, the JSON Schema and the
+//! reference page are printed from here. Rules that need code (what a path may look like) live in [`crate::validate`].
 
-/// Where a key stands and what it means.
+mod table;
+
+pub use table::KEYS;
+
+/// One key, by the dotted name a person would say: `service.health.path`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// Dotted, `service` for each `[[service]]`.
     pub name: &'static str,
-    pub kind: KeyKind,
+    pub shape: Shape,
+    pub absent: Absent,
     pub meaning: &'static str,
-    /// In words where there is no fixed value.
-    pub default: &'static str,
+    /// Right-hand side in TOML.
     pub example: &'static str,
     pub support: Support,
 }
 
+/// What may stand behind a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyKind {
-    Section,
-    /// `[[service]]`
-    Sections,
-    Text,
-    /// Whole number between the two, inclusive.
-    Number(u64, u64),
-    Switch,
-    Span,
-    /// Text, one of these.
-    Word(&'static [&'static str]),
-    /// Table of text values under names of the user's.
-    Variables,
-    TextList,
-    /// `512M` or a number of bytes.
-    Size,
-    Decimal,
+pub enum Shape {
+    /// A string; the words say which.
+    Text(&'static str),
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Number,
+    Bool,
+    /// A duration as text; bounds in milliseconds.
+    Span {
+        min_ms: u64,
+        max_ms: u64,
+    },
+    Choice(&'static [Choice]),
+    Strings,
+    Table,
+    /// An array of tables: `[[service]]`.
+    Tables,
+    /// A table of names the user chooses, with text values.
+    Environment,
 }
 
-impl KeyKind {
-    /// For messages: "expected ...".
-    pub fn expected(self) -> String {
-        match self {
-            Self::Section => "a table".to_owned(),
-            Self::Sections => "a list of tables".to_owned(),
-            Self::Text => "text".to_owned(),
-            Self::Number(least, most) => format!("a whole number from {least} to {most}"),
-            Self::Switch => "true or false".to_owned(),
-            Self::Span => "a duration such as \"500ms\", \"15s\", \"5m\" or \"2h\"".to_owned(),
-            Self::Word(words) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
-            Self::Variables => "a table of texts".to_owned(),
-            Self::TextList => "a list of texts".to_owned(),
-            Self::Size => "a size such as \"512M\"".to_owned(),
-            Self::Decimal => "a number".to_owned(),
-        }
-    }
+/// One word of a closed set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    pub word: &'static str,
+    pub support: Support,
+}
+
+/// What it means that a key is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// It must be there.
+    Required,
+    /// Stands for this text (or duration, or word).
+    Text(&'static str),
+    Integer(i64),
+    Bool(bool),
+    /// Has no value; the words say what happens then.
+    Nothing(&'static str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     Supported,
-    /// A valid key whose effect this version does not have: refused, never accepted and ignored.
+    /// Known, checked by name, and refused: see [`NOT_YET`].
     NotYet,
 }
 
-/// What a refused key is told.
+/// How a key of a later version is refused, word for word.
 pub const NOT_YET: &str = "not supported by this version";
 
-const fn key(
-    name: &'static str,
-    kind: KeyKind,
-    default: &'static str,
-    example: &'static str,
-    meaning: &'static str,
-) -> Key {
-    Key { name, kind, meaning, default, example, support: Support::Supported }
-}
+/// Beyond this distance (0 to 1, Jaro-Winkler) a suggestion confuses more than it helps.
+const SIMILARITY_MIN: f64 = 0.8;
+/// Longest text a suggestion is looked for, bytes: longer than any key; bounds the work on hostile input.
+const SUGGEST_BYTES_MAX: usize = 64;
 
-const fn not_yet(name: &'static str, kind: KeyKind, example: &'static str, meaning: &'static str) -> Key {
-    Key { name, kind, meaning, default: "none", example, support: Support::NotYet }
-}
-
-use KeyKind::{Decimal, Number, Section, Sections, Size, Span, Switch, Text, TextList, Variables, Word};
-
-/// Most of the numbers a person may set for counts of things to wait for.
-const COUNT_MAX: u64 = 1_000;
-
-/// In the order of the reference.
-pub const KEYS: &[Key] = &[
-    key("schema", Number(1, 1), "required", "1", "Version of this format."),
-    key("stack", Section, "required", "", "The stack itself."),
-    key("stack.name", Text, "required", "\"shop\"", "Name of the stack: a DNS label."),
-    key(
-        "stack.poll_interval",
-        Span,
-        "15s",
-        "\"15s\"",
-        "How often the repositories are asked for new commits on followed refs.",
-    ),
-    key("proxy", Section, "all defaults", "", "How the host is reached from outside."),
-    key("proxy.port", Number(1, 65_535), "8080", "8080", "Port of the external listener."),
-    key(
-        "proxy.health_path",
-        Text,
-        "none",
-        "\"/-/healthy\"",
-        "Path that the proxy itself answers with 200, for load balancers.",
-    ),
-    not_yet("dns", Section, "", "Names of services."),
-    not_yet("dns.suffix", Text, "\"svc.internal\"", "Zone under which every service has a name."),
-    key("security", Section, "all defaults", "", "What the host lets in."),
-    key(
-        "security.mode",
-        Word(&["open", "daemon-port", "tunnel"]),
-        "open",
-        "\"open\"",
-        "How far the host's inbound side is shut; this version knows \"open\" alone: no firewall change.",
-    ),
-    not_yet(
-        "security.ssh",
-        TextList,
-        "[\"203.0.113.0/24\"]",
-        "Networks from which SSH is let in, in mode daemon-port.",
-    ),
-    key("service", Sections, "none", "", "One service of the stack; repeated."),
-    key("service.name", Text, "required", "\"api\"", "Name of the service: a DNS label, unique in the stack."),
-    key(
-        "service.kind",
-        Word(&["web", "worker", "job", "static"]),
-        "web",
-        "\"worker\"",
-        "web listens on a port; worker does not. job and static are not supported by this version.",
-    ),
-    key(
-        "service.repo",
-        Text,
-        "required",
-        "\"https://git.example.com/shop/api\"",
-        "Git repository: https, ssh or file URL, or git@host:path.",
-    ),
-    key("service.ref", Text, "one of ref and commit", "\"main\"", "Branch or tag to follow."),
-    key(
-        "service.commit",
-        Text,
-        "one of ref and commit",
-        "\"0123456789abcdef0123456789abcdef01234567\"",
-        "Exact commit, 40 hexadecimal digits.",
-    ),
-    key(
-        "service.dir",
-        Text,
-        "the repository's root",
-        "\"apps/api\"",
-        "Folder of the service in its repository. A commit that leaves it untouched rebuilds nothing.",
-    ),
-    key(
-        "service.git_auth",
-        Text,
-        "the credential of the repository's host, if any",
-        "\"shop-key\"",
-        "Name of a credential in the host's settings.",
-    ),
-    key("service.build", Text, "none", "\"npm ci\"", "Shell command that builds a release, in `dir`."),
-    key("service.run", Text, "required", "\"node server.js\"", "Shell command that runs the service, in `dir`."),
-    key(
-        "service.port",
-        Number(1, 65_535),
-        "a free port, given as $PORT",
-        "3000",
-        "Fixed port the service listens on. Leave out and listen on $PORT for replacement without downtime and for replicas.",
-    ),
-    key(
-        "service.host",
-        Text,
-        "any",
-        "\"api.example.com\"",
-        "Host name this service's path is served under; an exact host beats any.",
-    ),
-    key(
-        "service.path",
-        Text,
-        "none: not reached from outside",
-        "\"/api\"",
-        "Path prefix, on segment boundaries; the longest wins.",
-    ),
-    key(
-        "service.strip_prefix",
-        Switch,
-        "false",
-        "true",
-        "Take the path prefix off before the service sees the request.",
-    ),
-    key("service.public", Switch, "true", "false", "false: never reached from outside, whatever its path."),
-    key("service.replicas", Number(1, 64), "1", "2", "Instances that run side by side."),
-    not_yet("service.depends_on", TextList, "[\"db-proxy\"]", "Services that must be ready first."),
-    key(
-        "service.env",
-        Variables,
-        "empty",
-        "{ LOG_LEVEL = \"info\" }",
-        "Environment variables; they win over agentd's own and over env_file. Values are never shown.",
-    ),
-    key(
-        "service.env_file",
-        Text,
-        "none",
-        "\"/etc/agentd/shop-api.env\"",
-        "File on the host with NAME=value lines, mode 0600, read at every deploy.",
-    ),
-    key(
-        "service.health",
-        Section,
-        "a TCP connect to the port",
-        "{ path = \"/healthz\" }",
-        "How a new instance proves that it is ready, and how a running one is watched.",
-    ),
-    key("service.health.path", Text, "none", "\"/healthz\"", "GET here must answer 200 to 399."),
-    key(
-        "service.health.host",
-        Text,
-        "127.0.0.1:PORT",
-        "\"shop.example.com\"",
-        "Host header of the probe, for frameworks that refuse unknown hosts.",
-    ),
-    key("service.health.interval", Span, "10s", "\"10s\"", "Between probes of a running instance."),
-    key("service.health.timeout", Span, "5s", "\"5s\"", "Longest wait for a probe's answer."),
-    key(
-        "service.health.start_deadline",
-        Span,
-        "60s",
-        "\"60s\"",
-        "From start to ready; past it the release has failed.",
-    ),
-    key(
-        "service.health.failures",
-        Number(1, COUNT_MAX),
-        "3",
-        "3",
-        "Failures in a row until an instance gets no more requests.",
-    ),
-    key("service.health.restart", Switch, "true", "false", "Restart an instance that keeps failing for over a minute."),
-    key(
-        "service.restart",
-        Word(&["always", "on-failure", "never"]),
-        "always",
-        "\"on-failure\"",
-        "When a program that ended is started again.",
-    ),
-    key(
-        "service.stop",
-        Section,
-        "all defaults",
-        "{ signal = \"SIGQUIT\", timeout = \"10s\" }",
-        "How an instance is stopped.",
-    ),
-    key(
-        "service.stop.signal",
-        Word(&["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH"]),
-        "SIGTERM",
-        "\"SIGQUIT\"",
-        "Signal that asks the program to end.",
-    ),
-    key("service.stop.timeout", Span, "30s", "\"30s\"", "From the signal to the kill of the whole process tree."),
-    key("service.drain", Span, "30s", "\"30s\"", "How long requests in flight may go on when an instance is replaced."),
-    not_yet("service.limits", Section, "", "Limits of one instance."),
-    not_yet("service.limits.memory", Size, "\"512M\"", "Most memory."),
-    not_yet("service.limits.cpu", Decimal, "1.5", "Most processors."),
-    not_yet("service.limits.pids", Number(1, 4_194_304), "512", "Most processes."),
-    not_yet("service.schedule", Text, "\"*/5 * * * *\"", "When a job runs."),
-    not_yet("service.root", Text, "\"dist\"", "Folder a static site is served from."),
-    not_yet("service.fallback", Text, "\"index.html\"", "File a static site answers unknown paths with."),
+/// What other tools call our keys.
+const KNOWN_AS: [(&str, &str); 14] = [
+    ("branch", "ref"),
+    ("tag", "ref"),
+    ("sha", "commit"),
+    ("url", "repo"),
+    ("git", "repo"),
+    ("command", "run"),
+    ("start", "run"),
+    ("environment", "env"),
+    ("instances", "replicas"),
+    ("scale", "replicas"),
+    ("healthcheck", "health"),
+    ("domain", "host"),
+    ("type", "kind"),
+    ("cwd", "dir"),
 ];
 
-/// The key of that dotted name.
+impl Key {
+    /// The last part of the name: `path`.
+    pub fn leaf(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(_, leaf)| leaf)
+    }
+
+    /// The name of the table it stands in: `service.health`; empty for the document itself.
+    pub fn table(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+}
+
+impl Shape {
+    /// What is expected, in words that follow "expected".
+    pub fn words(&self) -> String {
+        match self {
+            Self::Text(what) => (*what).to_owned(),
+            Self::Integer { min, max } if min == max => min.to_string(),
+            Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Number => "a number".to_owned(),
+            Self::Bool => "true or false".to_owned(),
+            Self::Span { min_ms, max_ms } => {
+                format!("a duration from {} to {}, such as \"500ms\", \"15s\" or \"5m\"", span(*min_ms), span(*max_ms))
+            }
+            Self::Choice(choices) => {
+                let words: Vec<String> = supported(choices).map(|word| format!("\"{word}\"")).collect();
+                match words.split_last() {
+                    Some((last, [])) => last.clone(),
+                    Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+                    None => String::new(),
+                }
+            }
+            Self::Strings => "a list of strings".to_owned(),
+            Self::Table => "a table".to_owned(),
+            Self::Tables => "a list of tables".to_owned(),
+            Self::Environment => "a table of names with text values".to_owned(),
+        }
+    }
+}
+
+/// The words of a choice that this version takes.
+pub fn supported(choices: &[Choice]) -> impl Iterator<Item = &'static str> + '_ {
+    choices.iter().filter(|choice| choice.support == Support::Supported).map(|choice| choice.word)
+}
+
+fn span(ms: u64) -> String {
+    format!("\"{}\"", crate::stack::Span(std::time::Duration::from_millis(ms)))
+}
+
+/// The key of this dotted name.
 pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The keys directly under a section (`""` is the document).
-pub fn children(section: &str) -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(move |key| match key.name.rsplit_once('.') {
-        Some((parent, _)) => parent == section,
-        None => section.is_empty(),
-    })
+/// The keys that may stand directly in a table; `""` is the document.
+pub fn children(table: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.table() == table)
 }
 
-/// The last part of a dotted name.
-pub fn leaf(name: &str) -> &str {
-    name.rsplit_once('.').map_or(name, |(_, leaf)| leaf)
+/// The key a person most likely meant by `leaf` in `table`: a similar one there, what another tool calls so, or the
+/// same word in another table. Leaf name when it stands in `table`, dotted name otherwise.
+pub fn nearest(table: &str, leaf: &str) -> Option<&'static str> {
+    let here = || children(table).map(Key::leaf);
+    let known_as = || KNOWN_AS.iter().find(|(theirs, _)| *theirs == leaf).map(|(_, ours)| *ours);
+    let elsewhere = || KEYS.iter().find(|key| key.leaf() == leaf).map(|key| key.name);
+    known_as()
+        .filter(|ours| here().any(|key| key == *ours))
+        .or_else(|| nearest_word(leaf, here()).filter(|word| strsim::jaro_winkler(leaf, word) > 0.9))
+        .or_else(elsewhere)
+        .or_else(|| nearest_word(leaf, here()))
 }
 
-/// Of `candidates`, what was probably meant.
-pub fn nearest<'a>(found: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    /// Less alike than this is a guess, not a help.
-    const LIKENESS_MIN: f64 = 0.7;
-    candidates
-        .map(|candidate| (strsim::jaro_winkler(found, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
+/// The key a person most likely meant by a dotted name, or by its last part alone.
+pub fn nearest_name(name: &str) -> Option<&'static str> {
+    let by_leaf = || KEYS.iter().find(|key| key.leaf() == name).map(|key| key.name);
+    let (table, leaf) = name.rsplit_once('.').unwrap_or(("service", name));
+    let in_table =
+        || nearest(table, leaf).map(|near| KEYS.iter().find(|key| key.table() == table && key.leaf() == near));
+    by_leaf()
+        .or_else(|| in_table().flatten().map(|key| key.name))
+        .or_else(|| nearest_word(name, KEYS.iter().map(|key| key.name)))
+}
+
+/// The most similar of `words`, if any is similar enough to be worth naming.
+pub fn nearest_word<'w>(found: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    if found.len() > SUGGEST_BYTES_MAX {
+        return None;
+    }
+    let lower = found.to_lowercase();
+    words
+        .map(|word| (strsim::jaro_winkler(&lower, &word.to_lowercase()), word))
+        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, word)| word)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::stack::Span;
 
     #[test]
-    fn every_key_stands_under_a_section() {
+    fn every_name_stands_once_and_in_a_table_that_exists() {
+        let names: BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
+        assert_eq!(names.len(), KEYS.len());
         for key in KEYS {
-            if let Some((parent, _)) = key.name.rsplit_once('.') {
-                let parent = find(parent).unwrap_or_else(|| panic!("{} has no section", key.name));
-                assert!(matches!(parent.kind, Section | Sections), "{}", key.name);
-            }
-            assert_eq!(KEYS.iter().filter(|other| other.name == key.name).count(), 1, "{}", key.name);
+            let table = key.table();
+            let holds = |shape| matches!(shape, Shape::Table | Shape::Tables);
+            assert!(table.is_empty() || find(table).is_some_and(|parent| holds(parent.shape)), "{}", key.name);
         }
     }
 
     #[test]
-    fn typing_errors_find_their_key() {
-        let names = || children("service").map(|key| leaf(key.name));
-        assert_eq!(nearest("prot", names()), Some("port"));
-        assert_eq!(nearest("replica", names()), Some("replicas"));
-        assert_eq!(nearest("zzz", names()), None);
+    fn defaults_fit_their_shapes() {
+        for key in KEYS {
+            let fits = match (key.absent, key.shape) {
+                (Absent::Text(text), Shape::Span { min_ms, max_ms }) => {
+                    text.parse::<Span>().is_ok_and(|span| (min_ms..=max_ms).contains(&span.as_ms()))
+                }
+                (Absent::Text(text), Shape::Choice(choices)) => supported(choices).any(|word| word == text),
+                (Absent::Integer(number), Shape::Integer { min, max }) => (min..=max).contains(&number),
+                (Absent::Bool(_), Shape::Bool) | (Absent::Text(_), Shape::Text(_)) => true,
+                (Absent::Required | Absent::Nothing(_), _) => true,
+                _ => false,
+            };
+            assert!(fits, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn suggestions_find_typos_other_tools_words_and_other_tables() {
+        let table = [
+            ("service", "helth", Some("health")),
+            ("service", "Port", Some("port")),
+            ("service", "branch", Some("ref")),
+            ("service", "interval", Some("service.health.interval")),
+            ("service", "poll_interval", Some("stack.poll_interval")),
+            ("", "services", Some("service")),
+            ("service.health", "intervall", Some("interval")),
+            ("service", "zzz", None),
+        ];
+        for (place, found, wanted) in table {
+            assert_eq!(nearest(place, found), wanted, "{place} {found}");
+        }
+        assert_eq!(nearest_name("service.helth.path"), Some("service.health.path"));
+        assert_eq!(nearest_name("replicas"), Some("service.replicas"));
     }
 }

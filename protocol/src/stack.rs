@@ -42,7 +42,8 @@ pub struct Proxy {
     pub health_path: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Debug shows the names of `env`, not the values.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     pub name: ServiceName,
@@ -84,6 +85,115 @@ pub struct Service {
     pub restart: Restart,
     pub stop: Stop,
     pub drain: Span,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Taken apart without `..`, so that a new field cannot be forgotten here.
+        let Self {
+            name,
+            kind,
+            repo,
+            source,
+            dir,
+            git_auth,
+            build,
+            run,
+            port,
+            host,
+            path,
+            strip_prefix,
+            public,
+            replicas,
+            env,
+            env_file,
+            health,
+            start_deadline,
+            restart,
+            stop,
+            drain,
+        } = self;
+        f.debug_struct("Service")
+            .field("name", name)
+            .field("kind", kind)
+            .field("repo", repo)
+            .field("source", source)
+            .field("dir", dir)
+            .field("git_auth", git_auth)
+            .field("build", build)
+            .field("run", run)
+            .field("port", port)
+            .field("host", host)
+            .field("path", path)
+            .field("strip_prefix", strip_prefix)
+            .field("public", public)
+            .field("replicas", replicas)
+            .field("env", &env.keys())
+            .field("env_file", env_file)
+            .field("health", health)
+            .field("start_deadline", start_deadline)
+            .field("restart", restart)
+            .field("stop", stop)
+            .field("drain", drain)
+            .finish()
+    }
+}
+
+/// The values of every service's variables: the object that travels beside the stack, which keeps the names alone.
+/// Debug shows names only.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EnvObject(pub BTreeMap<ServiceName, BTreeMap<String, String>>);
+
+impl fmt::Debug for EnvObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|(service, env)| (service.as_str(), env.keys()))).finish()
+    }
+}
+
+/// An env object that does not belong to the stack: the two differ in this variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvMismatch {
+    pub service: ServiceName,
+    pub variable: String,
+}
+
+impl fmt::Display for EnvMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "variable `{}` of service `{}` stands in the stack or in its env object alone",
+            self.variable, self.service
+        )
+    }
+}
+
+impl std::error::Error for EnvMismatch {}
+
+/// Takes the values out of a stack, in its published form: every name stays, with an empty value.
+pub fn split_env(mut stack: Stack) -> (Stack, EnvObject) {
+    let mut object = EnvObject::default();
+    for service in stack.service.iter_mut().filter(|service| !service.env.is_empty()) {
+        let names = service.env.keys().map(|name| (name.clone(), String::new())).collect();
+        object.0.insert(service.name.clone(), std::mem::replace(&mut service.env, names));
+    }
+    (stack, object)
+}
+
+/// Puts the values back. Both must name the same variables of the same services.
+pub fn join_env(mut stack: Stack, mut object: EnvObject) -> Result<Stack, EnvMismatch> {
+    for service in &mut stack.service {
+        let values = object.0.remove(&service.name).unwrap_or_default();
+        let lone = |one: &BTreeMap<String, String>, other: &BTreeMap<String, String>| {
+            one.keys().find(|name| !other.contains_key(*name)).cloned()
+        };
+        if let Some(variable) = lone(&service.env, &values).or_else(|| lone(&values, &service.env)) {
+            return Err(EnvMismatch { service: service.name.clone(), variable });
+        }
+        service.env = values;
+    }
+    let left = object.0.into_iter().find_map(|(service, env)| Some((service, env.into_keys().next()?)));
+    left.map_or(Ok(stack), |(service, variable)| Err(EnvMismatch { service, variable }))
 }
 
 /// What to run of the repository.

@@ -7,7 +7,7 @@ mod listener;
 mod routes;
 
 pub use listener::{Callers, bind};
-pub use routes::{Api, serve};
+pub use routes::{Api, MakeGitKey, serve};
 
 use std::io;
 use std::path::PathBuf;

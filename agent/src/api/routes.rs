@@ -1,22 +1,32 @@
 //! Paths to calls of the reconciler, and its errors to statuses.
 
-use agentd_protocol::api::{Accepted, Failure, Plan, Status};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agentd_protocol::api::{Accepted, Failure, GitKey, Plan, Status};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{Callers, Error};
 use crate::reconcile;
 
+/// The app's way to a new deploy key: the answer is the key, or a sentence for the operator.
+pub type MakeGitKey = Arc<dyn Fn(String) -> BoxFuture<'static, Result<(PathBuf, String), String>> + Send + Sync>;
+
 /// What the API calls.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "holds a closure")]
 pub struct Api {
     pub reconcile: reconcile::Handle,
+    /// Makes a deploy key of that name; the file of its private half and the public one.
+    pub new_git_key: MakeGitKey,
     /// Cancelled by `POST /v1/down`: the app then takes everything down and ends.
     pub down: CancellationToken,
 }
@@ -32,6 +42,7 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
         .route("/v1/services/{name}/rollback", post(rollback))
         .route("/v1/services/{name}/unpin", post(unpin))
         .route("/v1/services/{name}/prune", post(prune))
+        .route("/v1/git-keys/{name}", post(git_key))
         .route("/v1/down", post(down))
         .fallback(unknown)
         .with_state(api);
@@ -119,6 +130,13 @@ async fn unpin(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accep
 async fn prune(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {
     let name = service(name)?;
     accepted(api.reconcile.prune(&name).await, format!("the releases and data of {name} are removed"))
+}
+
+async fn git_key(State(api): State<Api>, Path(name): Path<String>) -> Answer<GitKey> {
+    match (api.new_git_key)(name).await {
+        Ok((private, public)) => Ok(Json(GitKey { public, private_file: private.display().to_string() })),
+        Err(text) => Err(refused(StatusCode::CONFLICT, text)),
+    }
 }
 
 /// Answers before everything is down, since this process ends with it: the caller watches the socket go away.

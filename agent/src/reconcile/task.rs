@@ -155,10 +155,17 @@ impl Handle {
     }
 }
 
+/// The way to one worker.
+struct Orders {
+    wanted: watch::Sender<Wanted>,
+    /// Ends that worker alone, for a service that is pruned.
+    cancel: CancellationToken,
+}
+
 struct Task {
     rooms: Rooms,
     facts: status::Facts,
-    workers: BTreeMap<ServiceName, watch::Sender<Wanted>>,
+    workers: BTreeMap<ServiceName, Orders>,
     latest: Option<StoredVersion>,
     /// Counts orders.
     ticket: u64,
@@ -304,7 +311,7 @@ impl Task {
             pinned: service.pinned.map(|pin| pin.release),
         };
         match self.workers.get(&service.name) {
-            Some(orders) => drop(orders.send_replace(wanted)),
+            Some(orders) => drop(orders.wanted.send_replace(wanted)),
             None => self.start_worker(&service.name, wanted),
         }
         Ticket { number: self.ticket, limit }
@@ -313,9 +320,10 @@ impl Task {
     fn start_worker(&mut self, name: &ServiceName, wanted: Wanted) {
         let worker = Worker { name: name.clone(), rooms: self.rooms.clone() };
         worker.report(&wanted, |report| report.since_unix_ms = unix_ms());
-        let (orders, queue) = watch::channel(wanted);
-        lifecycle::spawn_essential("service", self.cancel.clone(), worker.run(queue, self.cancel.clone()));
-        self.workers.insert(name.clone(), orders);
+        let (wanted, queue) = watch::channel(wanted);
+        let cancel = self.cancel.child_token();
+        lifecycle::spawn_essential("service", cancel.clone(), worker.run(queue, cancel.clone()));
+        self.workers.insert(name.clone(), Orders { wanted, cancel });
     }
 
     async fn known(&self, name: &ServiceName) -> Result<StoredService, Error> {
@@ -381,7 +389,9 @@ impl Task {
         if !service.is_removed() {
             return Err(Error::StillWanted(name.clone()));
         }
-        self.workers.remove(name);
+        if let Some(orders) = self.workers.remove(name) {
+            orders.cancel.cancel();
+        }
         self.rooms.source.prune(name).await?;
         self.rooms.store.prune_service(name).await?;
         self.rooms.reports.send_modify(|reports| drop(reports.remove(name)));
@@ -393,7 +403,7 @@ impl Task {
         for (name, orders) in &self.workers {
             self.ticket += 1;
             let mut limit = COMMAND_SLACK;
-            orders.send_modify(|wanted| {
+            orders.wanted.send_modify(|wanted| {
                 wanted.ticket = self.ticket;
                 if let Some(entry) = &wanted.entry {
                     wanted.run = RunWish::Stop;
@@ -410,7 +420,7 @@ impl Task {
         let Some(latest) = self.latest.as_mut().filter(|latest| !latest.applied) else { return };
         let reports = self.reports.borrow_and_update().clone();
         let all = self.workers.iter().all(|(name, orders)| {
-            let ticket = orders.borrow().ticket;
+            let ticket = orders.wanted.borrow().ticket;
             reports.get(name).is_some_and(|report| {
                 report.ticket == ticket
                     && matches!(report.doing, Doing::Settled(Settled::Running | Settled::Stopped | Settled::Removed))

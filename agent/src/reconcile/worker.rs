@@ -199,7 +199,11 @@ impl Worker {
                 since_unix_ms: unix_ms(),
             });
             let before = report.doing;
-            report.ticket = wanted.ticket;
+            if report.ticket != wanted.ticket {
+                // Whoever waits for this order must not take the last one's end for its own.
+                report.ticket = wanted.ticket;
+                report.doing = Doing::Pending;
+            }
             change(report);
             if report.doing != before {
                 report.since_unix_ms = unix_ms();

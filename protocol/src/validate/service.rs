@@ -1,252 +1,227 @@
-//! One `[[service]]`: its values by their rules. The shape has been checked; what is of the wrong type is passed over
-//! here, since it has its problem already.
+//! One `[[service]]`.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::rules::{self, Rule};
-use super::shape::{Place, quoted};
-use super::{At, Problem};
-use crate::ids::{Commit, ServiceName};
-use crate::keys;
+use super::across::Claim;
+use super::open::{Flaw, Problems, Table, brief, kind_of};
+use super::{ENV_BYTES_MAX, ENV_VALUE_BYTES_MAX, Locus, rules};
+use crate::keys::{self, Absent};
 use crate::stack::{Health, Kind, Restart, Revision, Service, Span, Stop, StopSignal};
 
-/// Reads values and collects what is wrong with them.
-pub(super) struct Reader<'a> {
-    pub(super) place: Place,
-    pub(super) value: &'a Value,
-    pub(super) problems: &'a mut Vec<Problem>,
+/// Everything is read even after a problem, so that all of them are noted; `None` only when one was.
+pub(super) fn read(index: usize, table: &Table<'_>, problems: &mut Problems) -> (Claim, Option<Service>) {
+    let name = table.ruled("name", problems, rules::name);
+    let kind = kind(table, problems);
+    let repo = table.ruled("repo", problems, rules::repo);
+    let source = revision(table, problems);
+    let dir = table.ruled("dir", problems, rules::dir);
+    let git_auth = table.ruled("git_auth", problems, rules::git_auth);
+    let build = table.ruled("build", problems, rules::command);
+    // A kind of a later version may need none; it has been refused already.
+    let run = kind.and_then(|_| table.ruled("run", problems, rules::command));
+    let port = table.port("port", problems);
+    let host = table.ruled("host", problems, rules::host);
+    let path = table.ruled("path", problems, rules::route_path);
+    let strip_prefix = table.flag("strip_prefix", problems);
+    let public = table.flag("public", problems);
+    let replicas = table.count("replicas", problems);
+    let env = env(table, problems);
+    let env_file = table.ruled("env_file", problems, rules::env_file);
+    let (health, start_deadline) = health(table, problems);
+    let restart = restart(table, problems);
+    let stop = stop(table, problems);
+    let drain = table.span("drain", problems);
+    table.table("limits", problems);
+    fits_kind(kind, table, problems);
+    fits_together(port, replicas, table, problems);
+
+    let routed = public && kind != Some(Kind::Worker) && table.has("host") == host.is_some();
+    let claim = Claim { index, name: name.clone(), port, host: host.clone(), path: path.clone().filter(|_| routed) };
+    let service = (|| {
+        Some(Service {
+            name: name?,
+            kind: kind?,
+            repo: repo?,
+            source: source?,
+            dir,
+            git_auth,
+            build,
+            run: run?,
+            port,
+            host,
+            path,
+            strip_prefix,
+            public,
+            replicas: replicas?,
+            env,
+            env_file,
+            health,
+            start_deadline,
+            restart: restart?,
+            stop: stop?,
+            drain,
+        })
+    })();
+    (claim, service)
 }
 
-impl Reader<'_> {
-    pub(super) fn text(&self, leaf: &str) -> Option<&str> {
-        self.value.get(leaf).and_then(Value::as_str)
-    }
-
-    pub(super) fn number<T: TryFrom<u64>>(&self, leaf: &str) -> Option<T> {
-        self.value.get(leaf).and_then(Value::as_u64).and_then(|number| T::try_from(number).ok())
-    }
-
-    fn switch(&self, leaf: &str, default: bool) -> bool {
-        self.value.get(leaf).and_then(Value::as_bool).unwrap_or(default)
-    }
-
-    pub(super) fn span(&self, leaf: &str, default_s: u64) -> Span {
-        self.text(leaf).and_then(|text| text.parse().ok()).unwrap_or(Span::from_secs(default_s))
-    }
-
-    /// The text if it keeps the rule; a problem that quotes it if not.
-    pub(super) fn ruled(&mut self, leaf: &str, rule: fn(&str) -> Rule) -> Option<String> {
-        let text = self.text(leaf)?.to_owned();
-        match rule(&text) {
-            Ok(()) => Some(text),
-            Err(expected) => {
-                self.problem(leaf, quoted(&text), expected);
-                None
-            }
-        }
-    }
-
-    pub(super) fn problem(&mut self, leaf: &str, found: impl Into<String>, expected: impl Into<String>) {
-        let problem = self.place.child(leaf).problem(found, expected);
-        self.problems.push(problem);
-    }
-
-    pub(super) fn name(&mut self) -> Option<ServiceName> {
-        let text = self.text("name")?.to_owned();
-        match ServiceName::new(text.clone()) {
-            Ok(name) => Some(name),
-            Err(_) => {
-                self.problem("name", quoted(&text), ServiceName::RULE);
-                None
-            }
-        }
-    }
-}
-
-pub(super) fn read(mut reader: Reader<'_>) -> Option<Service> {
-    let name = reader.name();
-    let kind = kind(&mut reader);
-    let repo = repo(&mut reader);
-    let source = revision(&mut reader);
-    let run = reader.ruled("run", rules::command);
-    let health = health(&mut reader);
-    let start_deadline = start_deadline(&reader);
-    let env = env(&mut reader);
-    let path = reader.ruled("path", rules::route_path).map(|path| normal_path(&path));
-    let host = reader.ruled("host", rules::host_name).map(|host| host.to_ascii_lowercase());
-    let stop = stop(&reader);
-    let service = Service {
-        name: name?,
-        kind,
-        repo: repo?,
-        source: source?,
-        dir: reader.ruled("dir", |text| rules::dir(text.trim_end_matches('/'))).map(|dir| trimmed(&dir)),
-        git_auth: reader.text("git_auth").map(str::to_owned),
-        build: reader.ruled("build", rules::command),
-        run: run?,
-        port: reader.number("port"),
-        host,
-        path,
-        strip_prefix: reader.switch("strip_prefix", false),
-        public: reader.switch("public", true),
-        replicas: reader.number("replicas").unwrap_or(1),
-        env,
-        env_file: reader.ruled("env_file", rules::absolute_file),
-        health,
-        start_deadline,
-        restart: restart(&reader),
-        stop,
-        drain: reader.span("drain", 30),
-    };
-    between_keys(&mut reader, &service);
-    Some(service)
-}
-
-fn trimmed(dir: &str) -> String {
-    dir.trim_end_matches('/').to_owned()
-}
-
-/// Without a trailing `/`, but for the root.
-pub(super) fn normal_path(path: &str) -> String {
-    match path.trim_end_matches('/') {
-        "" => "/".to_owned(),
-        trimmed => trimmed.to_owned(),
+fn kind(table: &Table<'_>, problems: &mut Problems) -> Option<Kind> {
+    match table.choice("kind", problems)? {
+        "web" => Some(Kind::Web),
+        "worker" => Some(Kind::Worker),
+        other => unreachable!("`{other}` is in the table of keys and not read here"),
     }
 }
 
-fn kind(reader: &mut Reader<'_>) -> Kind {
-    match reader.text("kind") {
-        Some("worker") => Kind::Worker,
-        Some(text @ ("job" | "static")) => {
-            let found = quoted(text);
-            reader.problem("kind", found, format!("\"web\" or \"worker\": the others are {}", keys::NOT_YET));
-            Kind::Worker
-        }
-        Some(_) | None => Kind::Web,
+fn restart(table: &Table<'_>, problems: &mut Problems) -> Option<Restart> {
+    match table.choice("restart", problems)? {
+        "always" => Some(Restart::Always),
+        "on-failure" => Some(Restart::OnFailure),
+        "never" => Some(Restart::Never),
+        other => unreachable!("`{other}` is in the table of keys and not read here"),
     }
 }
 
-/// The URL is not quoted when it may hold a secret.
-fn repo(reader: &mut Reader<'_>) -> Option<String> {
-    let text = reader.text("repo")?.to_owned();
-    match rules::repo(&text) {
-        Ok(()) => Some(text),
-        Err(expected) => {
-            let found = if text.contains('@') { "a URL with a user in it".to_owned() } else { quoted(&text) };
-            reader.problem("repo", found, expected);
+fn revision(table: &Table<'_>, problems: &mut Problems) -> Option<Revision> {
+    let branch = table.ruled("ref", problems, rules::git_ref);
+    let commit = table.ruled("commit", problems, rules::commit);
+    match (table.has("ref"), table.has("commit")) {
+        (true, true) => {
+            table.note("commit", Flaw::plain("both `ref` and `commit`", "one of them"), Locus::Key, problems);
             None
         }
-    }
-}
-
-fn revision(reader: &mut Reader<'_>) -> Option<Revision> {
-    match (reader.text("ref").map(str::to_owned), reader.text("commit").map(str::to_owned)) {
-        (Some(_), Some(_)) => {
-            reader.problem("commit", "both ref and commit", "one of the two");
+        (false, false) => {
+            let flaw = Flaw::plain("neither `ref` nor `commit`", "a branch or tag under `ref`, or a `commit`");
+            table.note("ref", flaw, Locus::Key, problems);
             None
         }
-        (None, None) => {
-            if reader.value.get("ref").is_none() && reader.value.get("commit").is_none() {
-                let problem = reader.place.child("ref").problem("neither ref nor commit", "one of the two");
-                let pointer = reader.place.pointer.clone();
-                reader.problems.push(Problem { pointer, at: At::Key, ..problem });
-            }
-            None
-        }
-        (Some(_), None) => reader.ruled("ref", rules::reference).map(Revision::Ref),
-        (None, Some(text)) => match Commit::new(text.clone()) {
-            Ok(commit) => Some(Revision::Commit(commit)),
-            Err(_) => {
-                reader.problem("commit", quoted(&text), Commit::RULE);
-                None
-            }
-        },
+        (true, false) => branch.map(Revision::Ref),
+        (false, true) => commit.map(Revision::Commit),
     }
 }
 
-fn sub<'a>(reader: &'a mut Reader<'_>, leaf: &str) -> Option<Reader<'a>> {
-    let value = reader.value.get(leaf).filter(|value| value.is_object())?;
-    Some(Reader { place: reader.place.child(leaf), value, problems: reader.problems })
-}
-
-fn health(reader: &mut Reader<'_>) -> Option<Health> {
-    let mut section = sub(reader, "health")?;
-    if section.value.get("path").is_none() {
-        let only_deadline =
-            section.value.as_object().is_some_and(|keys| keys.keys().all(|key| key == "start_deadline"));
-        if !only_deadline {
-            let problem = section.place.child("path").problem("nothing", "a path such as \"/healthz\"");
-            let pointer = section.place.pointer.clone();
-            section.problems.push(Problem { pointer, at: At::Key, ..problem });
-        }
-        return None;
-    }
-    let path = section.ruled("path", rules::url_path)?;
-    Some(Health {
-        path,
-        host: section.ruled("host", |text| rules::host_name(text.split_once(':').map_or(text, |(host, _)| host))),
-        interval: section.span("interval", 10),
-        timeout: section.span("timeout", 5),
-        failures: section.number("failures").unwrap_or(3),
-        restart: section.switch("restart", true),
-    })
-}
-
-fn start_deadline(reader: &Reader<'_>) -> Span {
-    let text = reader.value.get("health").and_then(|health| health.get("start_deadline")).and_then(Value::as_str);
-    text.and_then(|text| text.parse().ok()).unwrap_or(Span::from_secs(60))
-}
-
-fn stop(reader: &Reader<'_>) -> Stop {
-    let text = |leaf: &str| reader.value.get("stop").and_then(|stop| stop.get(leaf)).and_then(Value::as_str);
-    let named = text("signal").and_then(|name| StopSignal::ALL.into_iter().find(|(_, known)| *known == name));
-    Stop {
-        signal: named.map_or(StopSignal::Term, |(signal, _)| signal),
-        timeout: text("timeout").and_then(|text| text.parse().ok()).unwrap_or(Span::from_secs(30)),
-    }
-}
-
-fn restart(reader: &Reader<'_>) -> Restart {
-    match reader.text("restart") {
-        Some("on-failure") => Restart::OnFailure,
-        Some("never") => Restart::Never,
-        Some(_) | None => Restart::Always,
-    }
-}
-
-fn env(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
+/// Names and types are told, values never: they are secrets until proven otherwise.
+fn env(table: &Table<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
-    let place = reader.place.child("env");
-    for (name, value) in reader.value.get("env").and_then(Value::as_object).into_iter().flatten() {
-        let Some(value) = value.as_str() else { continue };
-        let place = place.child(name);
-        if let Err(expected) = rules::variable_name(name) {
-            reader.problems.push(Problem { at: At::Key, ..place.problem(quoted(name), expected) });
-        } else if let Err(expected) = rules::variable_value(value) {
-            reader.problems.push(place.problem("other text", expected));
-        } else {
-            env.insert(name.clone(), value.to_owned());
+    let Some(map) = table.free("env", problems) else { return env };
+    let bytes: usize = map.iter().map(|(name, value)| name.len() + value.as_str().map_or(0, str::len)).sum();
+    if bytes > ENV_BYTES_MAX {
+        let flaw = Flaw::plain(format!("{bytes} bytes"), format!("at most {ENV_BYTES_MAX}"));
+        table.note("env", flaw, Locus::Key, problems);
+    }
+    let pointer = table.pointer_to("env");
+    for (name, value) in map {
+        // Of `NAME=value` written as a name, the value is not shown either.
+        let shown = format!("service.env.{}", brief(name.split('=').next().unwrap_or_default()));
+        let mut note =
+            |flaw, at| problems.note(format!("{pointer}/{}", super::open::escape(name)), shown.clone(), flaw, at);
+        if let Err(flaw) = rules::env_name(name) {
+            note(flaw, Locus::Key);
+        }
+        match value {
+            Value::String(text) if text.contains('\0') => {
+                note(Flaw::plain("a string with a NUL character", "one without"), Locus::Value);
+            }
+            Value::String(text) if text.len() > ENV_VALUE_BYTES_MAX => {
+                let expected = format!("at most {ENV_VALUE_BYTES_MAX}");
+                note(Flaw::plain(format!("a string of {} bytes", text.len()), expected), Locus::Value);
+            }
+            Value::String(text) => {
+                env.insert(name.clone(), text.clone());
+            }
+            Value::Number(_) | Value::Bool(_) => {
+                note(Flaw::plain(kind_of(value), "a string: put it between quotes"), Locus::Value);
+            }
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                note(Flaw::plain(kind_of(value), "a string"), Locus::Value);
+            }
         }
     }
     env
 }
 
-/// What one key says of another in the same service.
-fn between_keys(reader: &mut Reader<'_>, service: &Service) {
-    if service.port.is_some() && service.replicas > 1 {
-        let found = format!("{} replicas of a service with a fixed port", service.replicas);
-        reader.problem("replicas", found, "1, or no `port`: the service then listens on $PORT");
+fn health(service: &Table<'_>, problems: &mut Problems) -> (Option<Health>, Span) {
+    let Some(table) = service.table("health", problems) else {
+        return (None, default_span("service.health.start_deadline"));
+    };
+    let path = table.ruled("path", problems, rules::request_path);
+    let deadline = table.span("start_deadline", problems);
+    let host = table.ruled("host", problems, rules::host);
+    let interval = table.span("interval", problems);
+    let timeout = table.span("timeout", problems);
+    let failures = table.count("failures", problems);
+    let restart = table.flag("restart", problems);
+    let needs_path = ["host", "interval", "timeout", "failures", "restart"].iter().any(|leaf| table.has(leaf));
+    if !table.has("path") && (needs_path || table.is_empty()) {
+        table.note("path", Flaw::plain("nothing", "a path that starts with `/`"), Locus::Key, problems);
     }
-    if service.kind == Kind::Worker {
-        for leaf in ["path", "host", "port", "health"] {
-            if reader.value.get(leaf).is_some() && reader.text("kind") == Some("worker") {
-                reader.problem(leaf, "the key", "none of it: a worker is not reached by requests");
+    let health = path.zip(failures).map(|(path, failures)| Health { path, host, interval, timeout, failures, restart });
+    (health, deadline)
+}
+
+fn default_span(name: &str) -> Span {
+    match keys::find(name).map(|key| key.absent) {
+        Some(Absent::Text(text)) => text.parse().expect("a test parses every default"),
+        _ => panic!("{name} has no default duration"),
+    }
+}
+
+fn stop(service: &Table<'_>, problems: &mut Problems) -> Option<Stop> {
+    let absent = serde_json::Map::new();
+    let table = service
+        .table("stop", problems)
+        .unwrap_or_else(|| Table::open(&absent, service.pointer_to("stop"), "service.stop", &mut Problems::default()));
+    let timeout = table.span("timeout", problems);
+    let word = table.choice("signal", problems)?;
+    let signal = StopSignal::ALL.into_iter().find(|(_, name)| *name == word).map(|(signal, _)| signal);
+    Some(Stop { signal: signal.expect("a test compares the signals with the table of keys"), timeout })
+}
+
+fn fits_kind(kind: Option<Kind>, table: &Table<'_>, problems: &mut Problems) {
+    if kind != Some(Kind::Worker) {
+        return;
+    }
+    for leaf in ["path", "host", "port", "health"].into_iter().filter(|leaf| table.has(leaf)) {
+        let flaw = Flaw::plain(format!("`{leaf}` in a worker"), "none: a worker has no port and no route");
+        table.note(leaf, flaw, Locus::Key, problems);
+    }
+}
+
+fn fits_together(port: Option<u16>, replicas: Option<u32>, table: &Table<'_>, problems: &mut Problems) {
+    if let (Some(port), Some(replicas @ 2..)) = (port, replicas) {
+        let found = format!("{replicas} with the fixed port {port}");
+        let flaw = Flaw::plain(found, "1, or no `port` and a service that listens on $PORT");
+        table.note("replicas", flaw, Locus::Value, problems);
+    }
+    if table.has("host") && !table.has("path") {
+        let flaw = Flaw::plain("`host` without `path`", "a `path` beside it").near(Some("path = \"/\""));
+        table.note("host", flaw, Locus::Key, problems);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{Shape, Support};
+
+    /// Every word the table of keys calls supported is read here, and every signal is in the table.
+    #[test]
+    fn words_of_the_table_are_read() {
+        for leaf in ["kind", "restart"] {
+            for word in words(leaf) {
+                let map = serde_json::json!({ leaf: word });
+                let mut problems = Problems::default();
+                let table = Table::open(map.as_object().unwrap(), String::new(), "service", &mut problems);
+                assert!(kind(&table, &mut problems).is_some() && restart(&table, &mut problems).is_some(), "{word}");
             }
         }
+        assert_eq!(words("stop.signal"), StopSignal::ALL.map(|(_, name)| name));
     }
-    if service.host.is_some() && service.path.is_none() && reader.value.get("path").is_none() {
-        reader.problem("host", "a host without a path", "path as well: \"/\" for all of it");
+
+    fn words(leaf: &str) -> Vec<&'static str> {
+        let Shape::Choice(choices) = keys::find(&format!("service.{leaf}")).unwrap().shape else { panic!("{leaf}") };
+        choices.iter().filter(|choice| choice.support == Support::Supported).map(|choice| choice.word).collect()
     }
 }
