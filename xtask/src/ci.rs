@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::command::Line;
 use crate::console::say;
-use crate::{doors, setup, tidy};
+use crate::doors::{self, BUILD};
+use crate::{setup, tidy};
 
 /// Cloning the database of advisories takes seconds where there is a network; without one it may hang.
 const ADVISORIES_TIMEOUT_SECS: u32 = 60;
@@ -26,7 +27,11 @@ const STAGES: &[Stage] = &[
     Stage { name: "tidy", repeat: "cargo xtask tidy", act: |root| tidy::run(root).map(quiet) },
     Stage { name: "clippy", repeat: CLIPPY, act: |root| line(root, CLIPPY) },
     Stage { name: "deny", repeat: DENY, act: deny },
-    Stage { name: "docs", repeat: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked", act: docs },
+    Stage {
+        name: "docs",
+        repeat: "RUSTDOCFLAGS='-Dwarnings -Arustdoc::private_intra_doc_links' cargo doc --workspace --no-deps --document-private-items --locked",
+        act: docs,
+    },
     Stage { name: "build", repeat: BUILD, act: |root| line(root, BUILD) },
     Stage { name: "test", repeat: "cargo xtask test", act: |root| doors::rootless(root, &[]).map(tests) },
     Stage { name: "test-root", repeat: "cargo xtask test-root", act: |root| doors::root(root, &[]).map(tests) },
@@ -34,7 +39,9 @@ const STAGES: &[Stage] = &[
 
 const FMT: &str = "cargo fmt --all -- --check";
 const CLIPPY: &str = "cargo clippy --workspace --all-targets --locked -- -D warnings";
-const BUILD: &str = "cargo build --workspace --all-targets --locked";
+const DOCS: &str = "cargo doc --workspace --no-deps --document-private-items --locked";
+/// A link to a private item leads somewhere, as those are documented.
+const DOC_FLAGS: &str = "-Dwarnings -Arustdoc::private_intra_doc_links";
 const DENY: &str = "cargo deny --locked check bans licenses sources";
 const ADVISORIES: &str = "cargo deny --locked check advisories";
 
@@ -80,9 +87,9 @@ fn line(root: &Path, text: &str) -> Result<String> {
     Line::new(text).run(root).map(quiet)
 }
 
-/// Rustdoc's warnings are errors; its flags are no compiler flags, so nothing is built anew for them.
+/// Private items too: the readers are those who work on the tree. Rustdoc's warnings are errors; its flags are no compiler flags, so nothing is built anew for them.
 fn docs(root: &Path) -> Result<String> {
-    Line::new("cargo doc --workspace --no-deps --locked").set("RUSTDOCFLAGS", "-D warnings").run(root).map(quiet)
+    Line::new(DOCS).set("RUSTDOCFLAGS", DOC_FLAGS).run(root).map(quiet)
 }
 
 /// Licences, bans and sources are decided by what is in the tree. Advisories need a database from the network, so

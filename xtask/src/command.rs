@@ -41,7 +41,7 @@ impl Line {
     pub(crate) fn run(&self, root: &Path) -> Result<()> {
         let status = self.command(root).status().with_context(|| format!("start {}", self.program))?;
         if !status.success() {
-            bail!("{status}; repeat with: {self}");
+            bail!("`{self}` ended with {status}");
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn failure_names_the_command() {
         let error = Line::new("false --really").run(Path::new("/")).unwrap_err();
-        assert!(error.to_string().ends_with("repeat with: false --really"), "{error}");
+        assert!(error.to_string().starts_with("`false --really` ended with"), "{error}");
         assert!(Line::new("true").succeeds(Path::new("/")));
         assert!(!Line::new("no-such-program-here").succeeds(Path::new("/")));
     }

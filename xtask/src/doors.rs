@@ -3,14 +3,18 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 use crate::command::Line;
 use crate::setup;
 
+/// As much as the tests need, and what makes them find nothing left to compile.
+pub(crate) const BUILD: &str = "cargo build --workspace --all-targets --locked";
+/// Where nextest leaves its JUnit report (.config/nextest.toml); its terminal output stays untouched. Its store stands
+/// in the workspace wherever the target directory is.
+const REPORT: &str = "target/nextest/default/junit.xml";
 const ROOTLESS: &str = "not binary(/^root_/)";
 const ROOT: &str = "binary(/^root_/)";
 
@@ -39,7 +43,9 @@ pub(crate) fn is_root() -> Result<bool> {
 
 fn door(root: &Path, expression: &str, filters: &[String]) -> Result<Count> {
     setup::ensure_nextest(root)?;
-    let report = report_path(root)?;
+    // The programs that cross-process tests start are no dependency of those tests to cargo.
+    Line::new(BUILD).run(root)?;
+    let report = root.join(REPORT);
     // An old report must not pass for this run's.
     if report.exists() {
         fs::remove_file(&report).with_context(|| format!("remove {}", report.display()))?;
@@ -48,20 +54,6 @@ fn door(root: &Path, expression: &str, filters: &[String]) -> Result<Count> {
     filters.iter().fold(line, |line, filter| line.argument(filter.as_str())).run(root)?;
     let text = fs::read_to_string(&report).with_context(|| format!("read {}", report.display()))?;
     count(&text).with_context(|| format!("find the number of tests in {}", report.display()))
-}
-
-/// Where nextest leaves its JUnit report (.config/nextest.toml); its terminal output stays untouched.
-fn report_path(root: &Path) -> Result<PathBuf> {
-    let metadata = Command::new("cargo")
-        .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
-        .current_dir(root)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("start cargo metadata")?;
-    let text = String::from_utf8(metadata.stdout).context("read cargo metadata")?;
-    let target = between(&text, "\"target_directory\":\"", "\"").context("cargo metadata names no target directory")?;
-    Ok(Path::new(target).join("nextest/default/junit.xml"))
 }
 
 /// The total in the report's root element.
