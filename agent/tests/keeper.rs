@@ -61,7 +61,7 @@ async fn is_gone(pid: u32) {
     let since = Instant::now();
     while process::stat(pid).is_some_and(|stat| stat.state != 'Z') {
         assert!(since.elapsed() < CAP, "pid {pid} lives on");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await; // poll: capped above
     }
 }
 

@@ -276,7 +276,7 @@ async fn a_new_keeper_serves_what_the_old_one_left() {
     let since = Instant::now();
     while supervisor.keeper_pid() == Some(old) {
         assert!(since.elapsed() < CAP, "no new keeper");
-        sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(5)).await; // poll: capped above
     }
     home.keeper = supervisor.keeper_pid();
     supervisor.stop(&id, None).await.unwrap();

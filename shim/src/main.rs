@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 
 /// One line on stderr. Nobody is there to be told when that fails.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "agentd-shim[{}]: {text}", std::process::id());
+    let _ = writeln!(std::io::stderr(), "agentd-shim[{}]: {text}", std::process::id()); // nobody is there to be told
 }
 
 /// The error and its causes on one line.

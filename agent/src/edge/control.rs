@@ -78,8 +78,8 @@ impl Control {
                             Ok(())
                         }
                         Life::Drained { connections_left } => {
-                            let _ = tell(&mut manager, &FromEdge::Drained { connections_left }).await;
                             // The process ends now, told or not.
+                            let _ = tell(&mut manager, &FromEdge::Drained { connections_left }).await;
                             return;
                         }
                     }

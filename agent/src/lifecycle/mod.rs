@@ -1,5 +1,6 @@
-//! Starting and ending of tasks. Owns: the only calls that start one. Knows nothing of any other room; all rooms may
-//! use it. Nothing here survives a restart.
+//! Starting and ending of tasks. Owns: the only calls that start one, and the signals that end the manager.
+//! Must never know: any other room; all rooms may use it.
+//! Nothing here survives a restart.
 
 mod signals;
 mod tasks;

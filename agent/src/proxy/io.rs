@@ -170,7 +170,7 @@ impl ClientIo {
         // Nothing is in the send queue at this point but the ends of earlier answers; a client whose queue is full
         // reads none, so it does without this one too.
         let _ = self.stream.get_ref().try_write(&answer);
-        let _ = socket2::SockRef::from(self.stream.get_ref()).shutdown(std::net::Shutdown::Write);
+        let _ = socket2::SockRef::from(self.stream.get_ref()).shutdown(std::net::Shutdown::Write); // closed by the client already, or by this
         self.head = Vec::new();
         self.phase = Phase::Refused { left: LINGER_BYTES_MAX };
         self.timer.as_mut().reset(Instant::now() + LINGER_TIMEOUT);

@@ -196,7 +196,7 @@ impl InstanceTask {
                 if let Some(told) = self.welcomed.take() {
                     // Published first: who is told may look at the view at once. Gone: nobody waits any more.
                     self.room.publish(self.tracked.view());
-                    let _ = told.send(());
+                    let _ = told.send(()); // nobody waits any more
                 }
                 self.plan_probe(running);
                 self.act(running, effect).await;

@@ -194,9 +194,9 @@ fn child(plan: &Plan, stdio: &[File; 3], mut gate: File, mut status: File) -> ! 
     // The log is where people look first, the pipe is what the shim goes by; a failure of either changes nothing.
     let program = plan.argv.first().map(|arg| arg.to_string_lossy()).unwrap_or_default();
     let text = format!("agentd-shim: cannot start {program}: {}: {}\n", failure.what, failure.errno.desc());
-    let _ = (&stdio[2]).write_all(text.as_bytes());
+    let _ = (&stdio[2]).write_all(text.as_bytes()); // see above
     let errno = io::Error::from(failure.errno).raw_os_error().unwrap_or_default();
-    let _ = status.write_all(&errno.to_le_bytes());
+    let _ = status.write_all(&errno.to_le_bytes()); // see above
     leave(EXEC_FAILED)
 }
 

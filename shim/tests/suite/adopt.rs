@@ -136,7 +136,7 @@ fn a_start_cut_short_at_any_moment_never_leads_to_two_copies() {
     for kill in 0..KILLS {
         instance.spawn_shim();
         // Not for luck: the moments of the kills are spread over the shim's first steps.
-        std::thread::sleep(Duration::from_micros(kill * 7_919 % 12_000));
+        std::thread::sleep(Duration::from_micros(kill * 7_919 % 12_000)); // poll: spreads the kills over the first steps
         instance.kill_shim();
     }
     instance.spawn_shim();
@@ -165,7 +165,7 @@ fn no_line_is_lost_or_doubled_however_often_the_shim_is_killed() {
     for kill in 0..KILLS {
         instance.spawn_shim();
         // Not for luck: the moments of the kills are spread over the shim's life.
-        std::thread::sleep(Duration::from_micros(kill * 7_919 % 40_000));
+        std::thread::sleep(Duration::from_micros(kill * 7_919 % 40_000)); // poll: spreads the kills over a life
         instance.kill_shim();
     }
     let mut session = instance.start();

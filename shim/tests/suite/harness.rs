@@ -53,7 +53,7 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<T, String
             Ok(found) => return found,
             Err(seen) => assert!(begun.elapsed() < CAP, "waited for {what}; last seen: {seen}"),
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2)); // poll: capped above
     }
 }
 

@@ -352,7 +352,7 @@ async fn no_request_fails_while_edges_replace_each_other() {
     for round in 1..=4 {
         within("more answers", async {
             while answered.load(Ordering::Relaxed) < round * 100 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await; // poll: capped by `within`
             }
         })
         .await;

@@ -48,7 +48,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended as it should.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.child.wait(); // reaped if it was there
     }
 }
 

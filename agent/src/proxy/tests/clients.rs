@@ -19,7 +19,7 @@ async fn a_head_that_drips_in_is_cut_off() {
     for byte in request.as_bytes() {
         // Writing fails once the proxy has closed; the answer is what counts.
         let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, &[*byte]).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await; // poll: the slow client itself
         if started.elapsed() > Duration::from_millis(700) {
             break;
         }

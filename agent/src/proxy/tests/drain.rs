@@ -103,7 +103,7 @@ async fn a_drain_closes_idle_connections_last_and_waits_for_requests() {
     slow.send(get("/slow")).await;
     within("the slow request to begin", async {
         while !slow_began.load(Ordering::Acquire) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await; // poll: capped by `within`
         }
     })
     .await;
@@ -112,7 +112,7 @@ async fn a_drain_closes_idle_connections_last_and_waits_for_requests() {
     let drain = lifecycle::spawn("test drain", async move { proxy.drain(soft, deadline).await });
     within("the listener to close", async {
         while tokio::net::TcpStream::connect(rig.address).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await; // poll: capped by `within`
         }
     })
     .await;

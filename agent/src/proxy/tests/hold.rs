@@ -12,7 +12,7 @@ async fn held(rig: &Rig, count: usize) {
     let table = rig.registry.table().load_full();
     within("requests to be held", async {
         while table.services[0].held.count() != count {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await; // poll: capped by `within`
         }
     })
     .await;

@@ -82,7 +82,7 @@ impl Rig {
     pub(super) async fn leases(&self, count: u64) {
         let table = self.registry.table().load_full();
         while table.services[0].backends[0].leases() != count {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await; // poll: capped by the caller's `within`
         }
     }
 

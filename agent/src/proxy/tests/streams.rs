@@ -44,7 +44,7 @@ async fn silence_kills_neither_websocket_nor_events() {
                 .send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
                 .await;
         }
-        tokio::time::sleep(silence).await;
+        tokio::time::sleep(silence).await; // poll: the silence that is tested
         client.send("4\r\nlate\r\n").await;
     })
     .await;
