@@ -51,13 +51,18 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
     axum::serve(callers, router).with_graceful_shutdown(cancel.cancelled_owned()).await.map_err(Error::Serve)
 }
 
-type Answer<T> = Result<Json<T>, Response>;
+type Answer<T> = Result<Json<T>, Refused>;
 
-fn refused(status: StatusCode, error: String) -> Response {
-    (status, Json(Failure { error })).into_response()
+/// A no, with the sentence for the operator.
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(Failure { error: self.1 })).into_response()
+    }
 }
 
-fn failed(error: &reconcile::Error) -> Response {
+fn failed(error: &reconcile::Error) -> Refused {
     use reconcile::Error as E;
     let status = match error {
         E::Ended => StatusCode::SERVICE_UNAVAILABLE,
@@ -75,11 +80,11 @@ fn failed(error: &reconcile::Error) -> Response {
         text = format!("{text}: {inner}");
         cause = inner.source();
     }
-    refused(status, text)
+    Refused(status, text)
 }
 
-fn service(name: String) -> Result<ServiceName, Response> {
-    ServiceName::new(name).map_err(|bad| refused(StatusCode::NOT_FOUND, bad.to_string()))
+fn service(name: String) -> Result<ServiceName, Refused> {
+    ServiceName::new(name).map_err(|bad| Refused(StatusCode::NOT_FOUND, bad.to_string()))
 }
 
 fn accepted(outcome: Result<(), reconcile::Error>, message: String) -> Answer<Accepted> {
@@ -141,7 +146,7 @@ async fn prune(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accep
 async fn git_key(State(api): State<Api>, Path(name): Path<String>) -> Answer<GitKey> {
     match (api.new_git_key)(name).await {
         Ok((private, public)) => Ok(Json(GitKey { public, private_file: private.display().to_string() })),
-        Err(text) => Err(refused(StatusCode::CONFLICT, text)),
+        Err(text) => Err(Refused(StatusCode::CONFLICT, text)),
     }
 }
 
@@ -151,6 +156,6 @@ async fn down(State(api): State<Api>) -> Json<Accepted> {
     Json(Accepted { message: "going down".to_owned() })
 }
 
-async fn unknown() -> Response {
-    refused(StatusCode::NOT_FOUND, "no such call; agentctl and agentd may be of different versions".to_owned())
+async fn unknown() -> Refused {
+    Refused(StatusCode::NOT_FOUND, "no such call; agentctl and agentd may be of different versions".to_owned())
 }

@@ -40,8 +40,10 @@ impl Worker {
             return Err(self.halt(DeployPhase::Document, "its ref was never resolved to a commit".to_owned()));
         };
         // From here on the entry carries the complete environment, so that a rollback needs no file of today's.
-        let env = user_env(entry)
-            .map_err(|cause| Halt { problem: self.problem(DeployPhase::Document, cause), again: Again::Later })?;
+        let env = user_env(entry).map_err(|cause| Halt {
+            problem: Box::new(self.problem(DeployPhase::Document, cause)),
+            again: Again::Later,
+        })?;
         let entry = &Service { env, ..entry.clone() };
         let tree = self.tree(wanted, entry, commit, active).await?;
         let build = build_digest(&tree, entry);
@@ -132,7 +134,7 @@ impl Worker {
         {
             halt.problem.commit = Some(commit);
             halt.problem.release = Some(number);
-            let failed = ReleaseState::Failed(Box::new(halt.problem.clone()));
+            let failed = ReleaseState::Failed(halt.problem.clone());
             let failed = self.rooms.store.set_release_state(&self.name, number, failed);
             self.fallible(wanted, DeployPhase::Build, failed).await?;
             return Err(halt);

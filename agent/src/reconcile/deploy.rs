@@ -234,7 +234,7 @@ impl Worker {
             user: RunAs::Configured,
         };
         supervisor.launch(launch).await.map_err(|error| Halt {
-            problem: self.problem(DeployPhase::Start, super::worker::chain(&error)),
+            problem: Box::new(self.problem(DeployPhase::Start, super::worker::chain(&error))),
             again: Again::Later,
         })
     }

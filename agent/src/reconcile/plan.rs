@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn only_what_a_program_sees_replaces_it() {
-        let cases: [(fn(&mut Service), PlanAct); 4] = [
+        type Edit = fn(&mut Service);
+        let cases: [(Edit, PlanAct); 4] = [
             (|e| e.path = Some("/other".into()), PlanAct::Route),
             (|e| e.replicas = 3, PlanAct::Scale),
             (|e| e.run = "y".into(), PlanAct::Replace),

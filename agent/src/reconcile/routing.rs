@@ -193,7 +193,10 @@ impl Publisher {
                 tracing::warn!(%error, "the edge does not route by the newest table yet");
             }
             for reply in waiting {
-                let answer = published.as_ref().map(|()| ()).map_err(|error| Error::Route { cause: error.to_string() });
+                let answer = match &published {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(Error::Route { cause: super::worker::chain(error) }),
+                };
                 // A worker that no longer waits has been overtaken by a newer order.
                 let _ = reply.send(answer);
             }

@@ -105,7 +105,8 @@ pub(super) enum Settled {
 /// Why a pass ended early.
 #[derive(Debug)]
 pub(super) struct Halt {
-    pub(super) problem: Problem,
+    /// Boxed: it travels through every step's result.
+    pub(super) problem: Box<Problem>,
     pub(super) again: Again,
 }
 
@@ -180,7 +181,7 @@ impl Worker {
             Err(halt) => {
                 tracing::warn!(service = %self.name, phase = ?halt.problem.phase, cause = %halt.problem.cause, "not as wanted");
                 report.doing = Doing::Settled(Settled::Failed);
-                report.problem = Some(halt.problem);
+                report.problem = Some(*halt.problem);
             }
         });
     }
@@ -329,11 +330,10 @@ impl Worker {
     }
 
     pub(super) async fn commit(&self, _wanted: &Wanted) -> Result<(), Halt> {
-        self.rooms
-            .routing
-            .commit()
-            .await
-            .map_err(|error| Halt { problem: self.problem(DeployPhase::Route, chain(&error)), again: Again::Later })
+        self.rooms.routing.commit().await.map_err(|error| Halt {
+            problem: Box::new(self.problem(DeployPhase::Route, chain(&error))),
+            again: Again::Later,
+        })
     }
 
     pub(super) async fn fallible<T, E: std::error::Error>(
@@ -342,11 +342,11 @@ impl Worker {
         phase: DeployPhase,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Halt> {
-        work.await.map_err(|error| Halt { problem: self.problem(phase, chain(&error)), again: Again::Later })
+        work.await.map_err(|error| Halt { problem: Box::new(self.problem(phase, chain(&error))), again: Again::Later })
     }
 
     pub(super) fn halt(&self, phase: DeployPhase, cause: String) -> Halt {
-        Halt { problem: self.problem(phase, cause), again: Again::WhenChanged }
+        Halt { problem: Box::new(self.problem(phase, cause)), again: Again::WhenChanged }
     }
 
     pub(super) fn problem(&self, phase: DeployPhase, cause: String) -> Problem {
