@@ -13,7 +13,7 @@ use crate::source::Credential;
 
 /// Ports of instances when agentd.toml does not say (DESIGN §7).
 const INSTANCE_PORTS: RangeInclusive<u16> = 20_000..=29_999;
-/// Port the internal listener will have in dev; part of every SERVICE_<NAME>_URL.
+/// Port the internal listener will have in dev; part of every `SERVICE_<NAME>_URL`.
 const INTERNAL_PORT_DEV: u16 = 8081;
 
 #[derive(Debug, thiserror::Error)]
