@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
+use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::exit_code::Exit;
-use agentd_protocol::ids::{Commit, Version};
+use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use agentd_sys::files::{Lock, NotLocked};
 use tokio::sync::{mpsc, watch};
@@ -385,9 +386,27 @@ impl Bridge {
                 self.port
             )
         });
-        let services = status.unresolved.into_iter().chain(status.stale).collect();
-        self.document.send_replace(DocumentProblems { file: status.file_problem.or(port), services });
+        self.document.send_modify(|told| {
+            let troubles = status.unresolved.into_iter().chain(status.stale);
+            let services = troubles.map(|(service, cause)| unresolved(service, cause, &told.services)).collect();
+            *told = DocumentProblems { file: status.file_problem.or(port), services };
+        });
     }
+}
+
+/// A ref that cannot be resolved now; what was told before keeps its time.
+fn unresolved(service: ServiceName, cause: String, told: &[Problem]) -> Problem {
+    let before = told.iter().find(|problem| problem.service.as_ref() == Some(&service) && problem.cause == cause);
+    before.cloned().unwrap_or_else(|| Problem {
+        service: Some(service),
+        phase: DeployPhase::Fetch,
+        cause,
+        commit: None,
+        release: None,
+        probes: Vec::new(),
+        log_tail: Vec::new(),
+        since_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
+    })
 }
 
 /// Refs are resolved by asking the repository.
