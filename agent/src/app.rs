@@ -196,7 +196,7 @@ impl App {
             supervisor: supervisor.clone(),
             edge,
             naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
-            path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            path: search_path(run_user.as_ref()),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.root.display().to_string(),
@@ -269,6 +269,15 @@ fn read(text: &str, path: &Path) -> Result<Stack, Vec<String>> {
         problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect()
     };
     agentd_document::read(text, Format::of(path)).map_err(located)
+}
+
+/// Our own PATH, as far as services can use it.
+fn search_path(run_user: Option<&RunUser>) -> String {
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
+    match run_user {
+        Some(user) => user.search_path(&path),
+        None => path,
+    }
 }
 
 fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Result<Source, Error> {

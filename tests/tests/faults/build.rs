@@ -28,9 +28,7 @@ fn a_build_that_fails_is_shown_with_its_last_lines() {
 
 /// A build that hangs, seen as such; the pids of its processes.
 fn hanging(world: &World) -> Vec<u32> {
-    world.until("the build runs", |world| {
-        state(world) == Some(ServiceState::Building) && !sleepers(world).is_empty()
-    });
+    world.until("the build runs", |world| state(world) == Some(ServiceState::Building) && !sleepers(world).is_empty());
     let told = world.ctl(&["status"]);
     assert!(told.stdout.lines().any(|line| line.starts_with("bad") && line.contains("building")), "{told:?}");
     undisturbed(world);
@@ -43,9 +41,8 @@ fn state(world: &World) -> Option<ServiceState> {
 }
 
 fn sleepers(world: &World) -> Vec<u32> {
-    let sleeps = |pid: &u32| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x0086397\0")
-    };
+    let sleeps =
+        |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x0086397\0");
     world.processes().into_iter().filter(sleeps).collect()
 }
 
@@ -61,7 +58,6 @@ fn a_build_that_never_ends_is_ended_by_a_stop_and_by_a_newer_commit() {
     assert_eq!(world.service("bad").state, ServiceState::Stopped);
     assert!(sleepers(&world).is_empty(), "nothing of the build is left");
     repo.commit(&[("note", "another")]);
-    let commit = repo.git(&["rev-parse", "HEAD"]).trim().to_owned();
     world.until("the new commit is known", |world| world.status().stack.version.is_some_and(|v| v.0 >= 3));
     // Started, it hangs again; `start` waits for it, so it is given up in favour of the newer commit.
     let starting = std::thread::scope(|scope| {
@@ -74,7 +70,7 @@ fn a_build_that_never_ends_is_ended_by_a_stop_and_by_a_newer_commit() {
         repo.commit(&[("build.sh", "exit 0\n"), ("web.py", &web("b2"))]);
         start.join().unwrap()
     });
-    assert_eq!(starting.code, 0, "{starting:?} at {commit}");
+    assert_eq!(starting.code, 0, "{starting:?}");
     world.serves("/bad", "b2");
     assert!(sleepers(&world).is_empty());
     world.applied();

@@ -28,7 +28,13 @@ fn faults(world: &World) -> Vec<Fault> {
     let fixed = format!("port = {port}");
     vec![
         fault(world, "unknown key", &service("bad", url, "helth = { path = \"/\" }"), "helth", &["helth", "health"]),
-        fault(world, "wrong type", &service("bad", url, "replicas = \"two\""), "replicas", &["replicas", "found a string", "expected a whole number"]),
+        fault(
+            world,
+            "wrong type",
+            &service("bad", url, "replicas = \"two\""),
+            "replicas",
+            &["replicas", "found a string", "expected a whole number"],
+        ),
         fault(
             world,
             "duplicate name",

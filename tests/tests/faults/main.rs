@@ -23,7 +23,9 @@ const READ_LIMIT: Duration = Duration::from_secs(20);
 fn service(name: &str, repo: &str, more: &str) -> String {
     let run = if more.contains("run =") { "" } else { "run = \"python3 web.py\"\n" };
     let source = if more.contains("commit =") { "" } else { "ref = \"main\"\n" };
-    format!("[[service]]\nname = \"{name}\"\nrepo = \"{repo}\"\npath = \"/{name}\"\ndrain = \"2s\"\n{source}{run}{more}\n")
+    format!(
+        "[[service]]\nname = \"{name}\"\nrepo = \"{repo}\"\npath = \"/{name}\"\ndrain = \"2s\"\n{source}{run}{more}\n"
+    )
 }
 
 /// The healthy service that no fault may disturb.

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use agentd_protocol::api::{DeployPhase, Problem, ProbeOutcome, ServiceState, Verdict};
+use agentd_protocol::api::{DeployPhase, ProbeOutcome, Problem, ServiceState, Verdict};
 use agentd_tests::{World, free_port, web};
 
 use super::{good, healthy, service, trouble, undisturbed};
@@ -77,7 +77,8 @@ fn a_program_that_listens_on_another_port() {
 #[test]
 fn a_health_check_that_answers_500() {
     let more = "health = { path = \"/healthz\", start_deadline = \"2s\" }";
-    let problem = fails("touch $DATA_DIR/broken && exec python3 web.py", more, &["answers 500", "200 to 399 would pass"]);
+    let problem =
+        fails("touch $DATA_DIR/broken && exec python3 web.py", more, &["answers 500", "200 to 399 would pass"]);
     assert_eq!(problem.phase, DeployPhase::Health);
     assert_eq!(problem.probes.last().unwrap().outcome, ProbeOutcome::Status { status: 500 });
 }
@@ -123,10 +124,7 @@ fn the_proxys_port_that_a_stranger_has() {
     let stranger = TcpListener::bind(("127.0.0.1", world.port)).unwrap();
     let run = world.run_to_end(&[]);
     assert_eq!(run.code, 9, "{run:?}");
-    super::says(&run.stderr, &[
-        &format!("port {} is taken by pid {}", world.port, std::process::id()),
-        "proxy.port",
-    ]);
+    super::says(&run.stderr, &[&format!("port {} is taken by pid {}", world.port, std::process::id()), "proxy.port"]);
     drop(stranger);
     world.start();
     world.applied();
@@ -186,7 +184,10 @@ fn a_tree_that_tries_to_get_away_is_gone_after_stop_and_after_down() {
 fn a_program_that_keeps_ending_later_does_not_take_others_along() {
     let mut world = healthy();
     let repo = world.repo("bad");
-    let dies = web("b1").replace("elif last == \"env\":", "elif last == \"die\":\n            os._exit(5)\n        elif last == \"env\":");
+    let dies = web("b1").replace(
+        "elif last == \"env\":",
+        "elif last == \"die\":\n            os._exit(5)\n        elif last == \"env\":",
+    );
     repo.commit(&[("web.py", &dies)]);
     world.stack(&(good(&world) + &service("bad", &repo.url(), "")));
     world.serves("/bad", "b1");

@@ -21,7 +21,8 @@ fn ambiguous_and_oversized_requests_are_refused() {
     assert!(huge.starts_with("HTTP/1.1 431 "), "{}", &huge[..huge.len().min(300)]);
     let many = format!("GET /good HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Many: 1\r\n".repeat(500));
     assert!(raw(&world, many.as_bytes()).starts_with("HTTP/1.1 431 "));
-    let clash = raw(&world, b"POST /good HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let clash =
+        raw(&world, b"POST /good HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n");
     assert!(clash.starts_with("HTTP/1.1 400 "), "{clash}");
     assert!(raw(&world, line("/good/a..b").as_bytes()).starts_with("HTTP/1.1 200 "), "dots within a name are fine");
     undisturbed(&world);
