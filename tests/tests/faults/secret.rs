@@ -118,6 +118,29 @@ fn a_file_that_others_may_read_is_refused_until_chmod() {
 }
 
 #[test]
+fn a_file_that_breaks_later_fails_the_restart_and_not_the_service() {
+    let mut world = healthy();
+    write(&world, &good_text(), 0o600);
+    stack(&world);
+    mended(&world);
+    let pid = world.service("bad").instances[0].pid;
+    write(&world, &good_text(), 0o640);
+    let restarted = world.ctl(&["restart", "bad"]);
+    assert_eq!(restarted.code, 1, "{restarted:?}");
+    says(&restarted.stderr, &["env_file", "can be read by others", "chmod 600"]);
+    trouble(&world, &["can be read by others"]);
+    assert_eq!(world.get("/bad").status, 200);
+    assert_eq!(world.service("bad").instances[0].pid, pid, "the old program was left alone");
+    write(&world, &good_text(), 0o600);
+    world.until("the restart is made up for", |world| {
+        let instances = world.service("bad").instances;
+        instances.len() == 1 && instances[0].ready && instances[0].pid != pid
+    });
+    mended(&world);
+    world.down();
+}
+
+#[test]
 fn a_bad_line_is_named_by_number_and_never_quoted() {
     let mut world = healthy();
     write(&world, &format!("GOOD=1\n{SECRET}\n"), 0o600);
