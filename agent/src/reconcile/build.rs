@@ -122,7 +122,11 @@ impl Worker {
 
     async fn build(&self, wanted: &Wanted, entry: &Service, mut release: NewRelease) -> Result<StoredRelease, Halt> {
         self.doing(wanted, Doing::Building);
-        let _permit = self.rooms.builds.acquire().await.expect("the semaphore is never closed");
+        // Only commands take turns: a service without one must not wait for another's build that hangs.
+        let _permit = match &entry.build {
+            Some(_) => Some(self.rooms.builds.acquire().await.expect("the semaphore is never closed")),
+            None => None,
+        };
         let (commit, number) = (release.commit.clone(), release.number);
         let checkout = self.rooms.source.checkout(&self.name, number, &entry.repo, &commit, entry.dir.as_deref());
         let checkout = self.of_commit(&commit, self.fallible(wanted, DeployPhase::Fetch, checkout).await)?;

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use agentd_protocol::api::{Agent, Edge, InstanceStatus, ServiceState, ServiceStatus, StackStatus, Status, Verdict};
-use agentd_protocol::ids::{ServiceName, Version};
+use agentd_protocol::api::{
+    Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, Verdict,
+};
+use agentd_protocol::ids::Version;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::Service;
 use tokio::sync::watch;
@@ -30,7 +32,7 @@ pub struct Facts {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DocumentProblems {
     pub file: Option<String>,
-    pub services: Vec<(ServiceName, String)>,
+    pub services: Vec<Problem>,
 }
 
 pub(super) struct Seen<'a> {
@@ -60,8 +62,8 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
             verdict: verdict(seen, &services, &document),
             version: seen.latest.map(|latest| latest.version),
             applied_version: seen.applied,
+            problems: problems(seen.reports, &document),
             file_problem: document.file,
-            problems: seen.reports.values().filter_map(|report| report.problem.clone()).collect(),
         },
         edge: Edge {
             pid: seen.edge.edge.as_ref().map(|edge| edge.pid),
@@ -71,6 +73,11 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         services,
         limitations: seen.facts.limitations.clone(),
     }
+}
+
+/// What sync says comes along: a service whose ref was never resolved is in no version, so no worker speaks for it.
+fn problems(reports: &Reports, document: &DocumentProblems) -> Vec<Problem> {
+    reports.values().filter_map(|report| report.problem.as_ref()).chain(&document.services).cloned().collect()
 }
 
 fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProblems) -> Verdict {
@@ -102,7 +109,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         instances.iter().filter(|view| view.is_ready() && release_of(view) == active.as_ref().map(|a| a.release));
     let ready = u32::try_from(ready.count()).unwrap_or(u32::MAX);
     let wanted = if service.stopped { 0 } else { entry.map_or(0, |entry| entry.replicas) };
-    let unresolved = document.services.iter().find(|(name, _)| *name == service.name).map(|(_, cause)| cause.clone());
+    let mut unresolved = document.services.iter().filter(|problem| problem.service.as_ref() == Some(&service.name));
     ServiceStatus {
         name: service.name.clone(),
         state: state(report, &instances, ready, wanted),
@@ -114,7 +121,10 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         restarts: instances.iter().map(|view| view.restarts).sum(),
         url: entry.and_then(|entry| url(entry, seen.facts.external)),
         since_unix_ms: report.map_or(0, |report| report.since_unix_ms),
-        last_error: report.and_then(|report| report.problem.as_ref()).map(|p| p.cause.clone()).or(unresolved),
+        last_error: report
+            .and_then(|report| report.problem.as_ref())
+            .or(unresolved.next())
+            .map(|problem| problem.cause.clone()),
         warnings: instances.iter().flat_map(|view| view.warnings.clone()).collect(),
         instances: instances.into_iter().filter_map(instance).collect(),
     }
