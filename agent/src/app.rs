@@ -93,17 +93,6 @@ impl std::fmt::Display for DocumentError {
 }
 
 impl Error {
-    /// The error and everything under it.
-    pub fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
-        }
-        text
-    }
-
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } => Exit::Home,

@@ -10,6 +10,7 @@ use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::{Kind, Restart, Service};
+use agentd_sys::causes::chain;
 
 use super::command;
 use super::environment::{Sources, environment};
@@ -234,7 +235,7 @@ impl Worker {
             user: RunAs::Configured,
         };
         supervisor.launch(launch).await.map_err(|error| Halt {
-            problem: Box::new(self.problem(DeployPhase::Start, super::worker::chain(&error))),
+            problem: Box::new(self.problem(DeployPhase::Start, chain(&error))),
             again: Again::Later,
         })
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use agentd_protocol::edge::{Absent, Backend, Route, Service, Snapshot};
 use agentd_protocol::ids::{Generation, InstanceId, ServiceName, Version};
 use agentd_protocol::shim::state::Phase;
+use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -195,7 +196,7 @@ impl Publisher {
             for reply in waiting {
                 let answer = match &published {
                     Ok(()) => Ok(()),
-                    Err(error) => Err(Error::Route { cause: super::worker::chain(error) }),
+                    Err(error) => Err(Error::Route { cause: chain(error) }),
                 };
                 // A worker that no longer waits has been overtaken by a newer order.
                 let _ = reply.send(answer);

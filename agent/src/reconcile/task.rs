@@ -7,6 +7,7 @@ use std::time::Duration;
 use agentd_protocol::api::{Plan, Status};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
+use agentd_sys::causes::chain;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -253,7 +254,7 @@ impl Task {
         match command {
             Command::Apply { version } => {
                 if let Err(error) = self.apply(version).await {
-                    tracing::error!(%version, error = super::worker::chain(&error), "version cannot be applied");
+                    tracing::error!(%version, error = chain(&error), "version cannot be applied");
                 }
             }
             Command::Order { service, act, reply } => drop(reply.send(self.order(&service, act).await)),
@@ -441,7 +442,7 @@ impl Task {
                 latest.applied = true;
                 tracing::info!(version = %latest.version, "applied");
             }
-            Err(error) => tracing::error!(error = super::worker::chain(&error), "applied, but not noted in the store"),
+            Err(error) => tracing::error!(error = chain(&error), "applied, but not noted in the store"),
         }
     }
 

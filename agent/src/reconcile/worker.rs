@@ -10,6 +10,7 @@ use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Service;
+use agentd_sys::causes::chain;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -125,17 +126,6 @@ pub(super) struct Worker {
 
 pub(super) fn unix_ms() -> u64 {
     agentd_sys::clock::real_ns() / 1_000_000
-}
-
-/// The text of an error and of everything under it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 impl Worker {

@@ -88,7 +88,7 @@ struct Entry {
 }
 
 impl Supervisor {
-    /// Ensures the keeper and adopts every instance that is found, at most [`ADOPTION_TIMEOUT`] long.
+    /// Ensures the keeper and adopts every instance that is found, at most ten seconds long.
     pub async fn start(config: Config, cancel: CancellationToken) -> Result<Self, Error> {
         let layout = Layout::prepare(&config.run_dir, &config.log_dir)?;
         let keeper_log = config.log_dir.join(KEEPER_LOG);
