@@ -183,7 +183,9 @@ impl Worker {
             probe: ProbePolicy::default(),
             user: RunAs::Configured,
         };
-        let id = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.launch(launch)).await?;
+        let supervisor = self.rooms.supervisor.clone();
+        let launched = self.uncut(async move { supervisor.launch(launch).await });
+        let id = self.fallible(wanted, DeployPhase::Build, launched).await?;
         let last = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.finished(&id)).await?;
         let tail = self.log_tail(&id);
         self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.remove(&id)).await?;

@@ -37,10 +37,13 @@ pub(super) fn judge(ids: &[InstanceId], views: &Views) -> Verdict {
             all_ready = false;
             continue;
         };
+        if view.is_ready() {
+            continue;
+        }
         if let Some((phase, cause)) = failure(view) {
             return Verdict::Failed(Failed { instance: id.clone(), phase, cause });
         }
-        all_ready &= view.is_ready();
+        all_ready = false;
     }
     if all_ready { Verdict::Passed } else { Verdict::Waiting }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentd_protocol::edge::{Absent, Backend, Route, Service, Snapshot};
-use agentd_protocol::ids::{Generation, InstanceId, ServiceName, Version};
+use agentd_protocol::ids::{Generation, Incarnation, InstanceId, ServiceName, Version};
 use agentd_protocol::shim::state::Phase;
 use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -112,7 +112,32 @@ fn absent(entry: &Entry, views: &Views) -> Absent {
 pub(super) struct Routing {
     table: Arc<Mutex<Table>>,
     health_path: Arc<Mutex<Option<String>>>,
+    known: Arc<Mutex<Known>>,
     requests: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// What the edge may have given requests to, in this manager's life or before it.
+#[derive(Debug, Default)]
+struct Known {
+    /// Found at start: a manager before this one may have routed to them, and the edge may be draining them still.
+    found: BTreeSet<InstanceId>,
+    sent: BTreeSet<(InstanceId, Incarnation)>,
+}
+
+impl Known {
+    fn note(&mut self, snapshot: &Snapshot, views: &Views) {
+        self.found.retain(|id| views.contains_key(id));
+        self.sent.retain(|(id, _)| views.contains_key(id));
+        self.sent.extend(snapshot.services.iter().flat_map(|service| &service.backends).map(key));
+    }
+
+    fn has(&self, backend: &Backend) -> bool {
+        self.found.contains(&backend.instance) || self.sent.contains(&key(backend))
+    }
+}
+
+fn key(backend: &Backend) -> (InstanceId, Incarnation) {
+    (backend.instance.clone(), backend.incarnation)
 }
 
 /// The end of [`Routing`] that publishes.
@@ -129,7 +154,9 @@ pub(super) struct Publisher {
 impl Routing {
     pub(super) fn new(views: watch::Receiver<Arc<Views>>, edge: EdgeClient, store: Store) -> (Self, Publisher) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-        let routing = Self { table: Arc::default(), health_path: Arc::default(), requests };
+        let found = views.borrow().keys().cloned().collect();
+        let known = Arc::new(Mutex::new(Known { found, sent: BTreeSet::new() }));
+        let routing = Self { table: Arc::default(), health_path: Arc::default(), known, requests };
         let publisher = Publisher { routing: routing.clone(), requests: queue, views, edge, store, last: None };
         (routing, publisher)
     }
@@ -155,6 +182,11 @@ impl Routing {
 
     pub(super) fn get(&self, name: &ServiceName) -> Option<Entry> {
         self.table.lock().expect("no holder panics").get(name).cloned()
+    }
+
+    /// `false`: the edge was never told of this backend, so there is nothing to drain.
+    pub(super) fn may_know(&self, backend: &Backend) -> bool {
+        self.known.lock().expect("no holder panics").has(backend)
     }
 
     /// Returns when the edge routes by the table as it stands now, or says why it does not.
@@ -210,6 +242,7 @@ impl Publisher {
         if self.last.as_ref().is_some_and(|last| same_but_generation(last, &snapshot)) {
             return Ok(());
         }
+        self.routing.known.lock().expect("no holder panics").note(&snapshot, &views);
         snapshot.generation = self.store.next_generation().await?;
         let sent = self.edge.publish(snapshot.clone()).await;
         self.last = sent.is_ok().then_some(snapshot);

@@ -219,7 +219,7 @@ impl Task {
         let Some(latest) = self.rooms.store.latest_version().await? else { return Ok(()) };
         for service in self.rooms.store.services().await?.iter().filter(|service| !service.is_removed()) {
             let Some(active) = self.rooms.store.active_release(&service.name).await? else { continue };
-            let worker = Worker { name: service.name.clone(), rooms: self.rooms.clone() };
+            let worker = Worker::new(service.name.clone(), self.rooms.clone());
             let entry = Entry {
                 version: latest.version,
                 route: route_of(&active.entry),
@@ -326,7 +326,7 @@ impl Task {
     }
 
     fn start_worker(&mut self, name: &ServiceName, wanted: Wanted) {
-        let worker = Worker { name: name.clone(), rooms: self.rooms.clone() };
+        let worker = Worker::new(name.clone(), self.rooms.clone());
         worker.report(&wanted, |report| report.since_unix_ms = unix_ms());
         let (wanted, queue) = watch::channel(wanted);
         let cancel = self.cancel.child_token();
