@@ -66,7 +66,7 @@ impl IntoResponse for Refused {
 fn failed(error: &reconcile::Error) -> Refused {
     use reconcile::Error as E;
     let status = match error {
-        E::Ended => StatusCode::SERVICE_UNAVAILABLE,
+        E::Ended | E::GoingDown => StatusCode::SERVICE_UNAVAILABLE,
         E::NoService(_) | E::NoRelease { .. } | E::NothingEarlier(_) => StatusCode::NOT_FOUND,
         E::StillWanted(_) => StatusCode::CONFLICT,
         E::NotDone { .. } => StatusCode::UNPROCESSABLE_ENTITY,

@@ -54,6 +54,14 @@ impl Worker {
         let found = self.rooms.store.find_built(&self.name, &build);
         let built = self.fallible(wanted, DeployPhase::Build, found).await?;
         let reusable = built.filter(|release| self.release_dir(release).is_dir());
+        // Built for this very program and never served since: tried again under its own number, or every try would push
+        // a good release out of those that are kept.
+        let untried = |release: &&StoredRelease| {
+            release.program_digest == program && active.is_none_or(|active| release.number > active.number)
+        };
+        if let Some(again) = reusable.as_ref().filter(untried) {
+            return self.same_program(wanted, entry, commit, again).await;
+        }
         let number = self.rooms.store.next_release(&self.name);
         let number = self.fallible(wanted, DeployPhase::Build, number).await?;
         let mut release = NewRelease {

@@ -18,15 +18,42 @@ use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
 use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of, stands};
 use crate::edge::Idleness;
-use crate::store::{ReleaseState, StoredRelease};
+use crate::store::{DeployEnd, NewDeploy, ReleaseState, StoredRelease};
 use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs};
 
 /// Releases of a service that stay on disk (DESIGN §7).
 const RELEASES_KEPT: usize = 5;
 
 impl Worker {
-    /// From what runs now to instances of `target`.
+    /// From what runs now to instances of `target`; the store keeps how it ended.
     pub(super) async fn replace(
+        &self,
+        wanted: &Wanted,
+        active: Option<&StoredRelease>,
+        target: &StoredRelease,
+    ) -> Result<(), Halt> {
+        let store = &self.rooms.store;
+        let from = active.map(|active| active.number);
+        let deploy = NewDeploy { service: self.name.clone(), from, to: target.number, phase: DeployPhase::Start };
+        let id = self.fallible(wanted, DeployPhase::Start, store.start_deploy(deploy)).await?;
+        let outcome = self.replace_by_port(wanted, active, target).await;
+        let end = match &outcome {
+            Ok(()) => DeployEnd::Done,
+            Err(halt) => DeployEnd::Failed(halt.problem.clone()),
+        };
+        self.fallible(wanted, DeployPhase::Drain, store.end_deploy(id, end)).await?;
+        let (kind, cause) = match &outcome {
+            Ok(()) => ("deploy.done", serde_json::json!({ "from": from })),
+            Err(halt) => (
+                "deploy.failed",
+                serde_json::json!({ "from": from, "phase": halt.problem.phase, "cause": halt.problem.cause }),
+            ),
+        };
+        self.note(Some(target.number), kind, cause).await;
+        outcome
+    }
+
+    async fn replace_by_port(
         &self,
         wanted: &Wanted,
         active: Option<&StoredRelease>,
@@ -38,6 +65,7 @@ impl Worker {
         }
         let new = self.bring_up(wanted, target).await?;
         self.swap(wanted, target, new).await?;
+        self.fresh_done(wanted);
         self.doing(wanted, Doing::Draining);
         self.retire(wanted, old).await
     }
@@ -55,6 +83,7 @@ impl Worker {
             self.withdraw(wanted, Absent::Replacing).await?;
         }
         if let Some(active) = active.filter(|active| active.number == target.number) {
+            self.fresh_done(wanted);
             return self.keep_running(wanted, active).await;
         }
         let failed = match self.bring_up(wanted, target).await {

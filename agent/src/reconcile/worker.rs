@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentd_protocol::api::{DeployPhase, Problem};
@@ -20,7 +21,7 @@ use super::routing::{Entry, RouteWish, Routing};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{Store, StoredRelease};
+use crate::store::{NewEvent, Store, StoredRelease};
 use crate::supervisor::{self, InstanceView, Label, Supervisor};
 
 /// Log lines kept with a problem.
@@ -126,6 +127,8 @@ pub(super) struct Worker {
     pub(super) rooms: Rooms,
     /// Held shared by acts that a newer order must not cut in two; a pass begins when none is left.
     uncut: Arc<RwLock<()>>,
+    /// Ticket of the last order whose fresh instances are there: carried on, it asks for no others.
+    fresh_done: AtomicU64,
 }
 
 pub(super) fn unix_ms() -> u64 {
@@ -134,7 +137,7 @@ pub(super) fn unix_ms() -> u64 {
 
 impl Worker {
     pub(super) fn new(name: ServiceName, rooms: Rooms) -> Self {
-        Self { name, rooms, uncut: Arc::default() }
+        Self { name, rooms, uncut: Arc::default(), fresh_done: AtomicU64::new(0) }
     }
 
     pub(super) async fn run(self, mut orders: watch::Receiver<Wanted>, cancel: CancellationToken) {
@@ -236,13 +239,18 @@ impl Worker {
             self.rooms.routing.set(&self.name, None);
             self.commit(wanted).await?;
             self.fallible(wanted, DeployPhase::Document, store.mark_removed(&self.name)).await?;
+            self.note(active.map(|active| active.number), "service.removed", serde_json::Value::Null).await;
             return Ok(Settled::Removed);
         };
         // A removal that this order overtook may have been noted after the version that brings the service back.
         self.fallible(wanted, DeployPhase::Document, store.ensure_service(&self.name)).await?;
         if wanted.run == RunWish::Stop {
+            let runs = !self.instances().is_empty();
             self.announce(wanted, entry, active.as_ref(), Absent::Stopped);
             self.withdraw(wanted, Absent::Stopped).await?;
+            if runs {
+                self.note(active.map(|active| active.number), "service.stopped", serde_json::Value::Null).await;
+            }
             return Ok(Settled::Stopped);
         }
         self.announce(wanted, entry, active.as_ref(), Absent::Starting);
@@ -254,7 +262,8 @@ impl Worker {
             None => self.release_for(wanted, entry, active.as_ref()).await?,
         };
         let same = active.as_ref().is_some_and(|active| active.number == target.number);
-        if same && wanted.run == RunWish::Run {
+        let fresh = wanted.run == RunWish::RunFresh && self.fresh_done.load(Ordering::Relaxed) != wanted.ticket;
+        if same && !fresh {
             self.keep_running(wanted, &target).await?;
         } else {
             self.replace(wanted, active.as_ref(), &target).await?;
@@ -311,6 +320,10 @@ impl Worker {
 
     pub(super) fn ids_of(&self, release: ReleaseNumber) -> BTreeSet<InstanceId> {
         self.instances().into_iter().filter(|view| release_of(view) == Some(release)).map(|view| view.id).collect()
+    }
+
+    pub(super) fn fresh_done(&self, wanted: &Wanted) {
+        self.fresh_done.store(wanted.ticket, Ordering::Relaxed);
     }
 
     /// The instances that run, or will again by themselves.
@@ -381,6 +394,14 @@ impl Worker {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Halt> {
         work.await.map_err(|error| Halt { problem: Box::new(self.problem(phase, chain(&error))), again: Again::Later })
+    }
+
+    /// Tells the event log; a log that cannot be written stops nothing.
+    pub(super) async fn note(&self, release: Option<ReleaseNumber>, kind: &str, cause: serde_json::Value) {
+        let event = NewEvent { service: Some(self.name.clone()), release, kind: kind.to_owned(), cause };
+        if let Err(error) = self.rooms.store.record_event(event).await {
+            tracing::warn!(service = %self.name, kind, error = chain(&error), "not noted in the event log");
+        }
     }
 
     pub(super) fn halt(&self, phase: DeployPhase, cause: String) -> Halt {
