@@ -103,7 +103,7 @@ impl Worker {
     pub(super) async fn keep_running(&self, wanted: &Wanted, target: &StoredRelease) -> Result<(), Halt> {
         let replicas = usize::try_from(target.entry.replicas).unwrap_or(usize::MAX);
         let (mut standing, mut surplus): (Vec<_>, Vec<_>) =
-            self.instances().into_iter().partition(|view| stands(&view.phase, target.entry.restart));
+            self.instances().into_iter().partition(|view| stands(&view.phase, view.last_exit, target.entry.restart));
         standing.sort_by_key(InstanceView::standing);
         surplus.extend(standing.split_off(replicas.min(standing.len())));
         let mut ids: Vec<InstanceId> = standing.into_iter().map(|view| view.id).collect();
@@ -354,5 +354,42 @@ fn probe_policy(entry: &Service) -> ProbePolicy {
             start_deadline,
             restart: health.restart,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::ids::ReleaseNumber;
+
+    use super::super::testing::{commit, entry, name};
+    use super::*;
+    use crate::store::Digest;
+
+    fn release(number: u64, state: ReleaseState) -> StoredRelease {
+        StoredRelease {
+            service: name("api"),
+            number: ReleaseNumber(number),
+            commit: commit('a'),
+            tree: String::new(),
+            dir_name: format!("{number}-aaaaaaa"),
+            build_digest: Digest::of(b""),
+            program_digest: Digest::of(b""),
+            entry: entry("api", 'a'),
+            env_sha256: Digest::of(b""),
+            state,
+            created_unix_ms: 0,
+            built_unix_ms: None,
+        }
+    }
+
+    #[test]
+    fn the_newest_five_stay_and_the_active_one_however_old() {
+        let mut all: Vec<StoredRelease> = (1..=8).rev().map(|number| release(number, ReleaseState::Built)).collect();
+        all[0].state = ReleaseState::Building;
+        all[1].state = ReleaseState::Gone;
+        let (kept, old) = divide(&all, &release(1, ReleaseState::Built));
+        let numbers = |releases: &[&StoredRelease]| releases.iter().map(|release| release.number.0).collect::<Vec<_>>();
+        assert_eq!(numbers(&kept), [6, 5, 4, 3, 2, 1]);
+        assert_eq!(numbers(&old), [8], "a build that was cut short");
     }
 }

@@ -17,6 +17,8 @@ mod plan;
 mod routing;
 mod status;
 mod task;
+#[cfg(test)]
+mod testing;
 mod upkeep;
 mod worker;
 

@@ -253,3 +253,76 @@ impl Publisher {
 fn same_but_generation(a: &Snapshot, b: &Snapshot) -> bool {
     (&a.health_path, &a.routes, &a.services) == (&b.health_path, &b.routes, &b.services)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{failing, id, name, not_ready, ready, views};
+    use super::*;
+
+    fn entry(version: u64, path: &str, instances: &[char]) -> Entry {
+        let route = Some(RouteWish { host: None, path: path.into(), strip_prefix: false });
+        let instances = instances.iter().map(|letter| id(*letter)).collect();
+        Entry { version: Version(version), route, instances, absent: Absent::Starting }
+    }
+
+    fn table(entries: &[(&str, Entry)]) -> Table {
+        entries.iter().map(|(service, entry)| (name(service), entry.clone())).collect()
+    }
+
+    fn routed(table: &Table, seen: &Views) -> Vec<InstanceId> {
+        snapshot(table, seen, None).services[0].backends.iter().map(|backend| backend.instance.clone()).collect()
+    }
+
+    #[test]
+    fn requests_go_to_the_ready_instances_on_the_table_and_to_no_other() {
+        let one = table(&[("api", entry(1, "/", &['a', 'b', 'c']))]);
+        assert_eq!(routed(&one, &views([ready('a'), not_ready('b'), failing('c'), ready('d')])), [id('a')]);
+    }
+
+    #[test]
+    fn when_all_fail_those_that_were_ready_before_go_on_serving() {
+        let one = table(&[("api", entry(1, "/", &['a', 'b', 'c']))]);
+        let down = InstanceView { phase: Phase::Down, ..failing('c') };
+        assert_eq!(routed(&one, &views([failing('a'), not_ready('b'), down])), [id('a')]);
+    }
+
+    #[test]
+    fn a_path_that_moves_stays_with_who_can_answer_until_the_newer_one_can() {
+        let seen = views([ready('a'), ready('b')]);
+        let owner = |table: &Table| snapshot(table, &seen, None).routes[0].service.clone();
+        let old = ("old", entry(1, "/", &['a']));
+        assert_eq!(owner(&table(&[old.clone(), ("new", entry(2, "/", &[]))])), name("old"));
+        assert_eq!(owner(&table(&[old.clone(), ("new", entry(2, "/", &['b']))])), name("new"));
+        let both = table(&[old, ("new", entry(2, "/", &['b']))]);
+        assert_eq!(snapshot(&both, &seen, None).routes.len(), 1, "a path has one owner");
+    }
+
+    #[test]
+    fn why_nobody_answers() {
+        let absent = |absent, view| {
+            let one = table(&[("api", Entry { absent, ..entry(1, "/", &['a']) })]);
+            snapshot(&one, &views([view]), None).services[0].absent
+        };
+        let backoff = || InstanceView { phase: Phase::Backoff { retry_at_boot_ms: 1 }, ..not_ready('a') };
+        assert_eq!(absent(Absent::Starting, not_ready('a')), Absent::Starting);
+        assert_eq!(absent(Absent::Starting, backoff()), Absent::Failing);
+        assert_eq!(absent(Absent::Replacing, backoff()), Absent::Replacing);
+        assert_eq!(absent(Absent::Stopped, backoff()), Absent::Stopped);
+    }
+
+    #[test]
+    fn only_what_the_edge_may_have_routed_to_is_drained() {
+        let seen = views([ready('a'), ready('b'), ready('c')]);
+        let sent = snapshot(&table(&[("api", entry(1, "/", &['b']))]), &seen, None);
+        let mut known = Known { found: BTreeSet::from([id('a')]), sent: BTreeSet::new() };
+        known.note(&sent, &seen);
+        let has = |known: &Known, letter| known.has(&backend(&ready(letter)).unwrap());
+        assert!(has(&known, 'a'), "found at start: an edge may be draining it");
+        assert!(has(&known, 'b'), "was in a snapshot");
+        assert!(!has(&known, 'c'), "never routed");
+        let crashed = InstanceView { incarnation: Incarnation(2), ..ready('b') };
+        assert!(!known.has(&backend(&crashed).unwrap()), "its next incarnation never was");
+        known.note(&sent, &views([ready('c')]));
+        assert!(!has(&known, 'a'), "what is gone is forgotten");
+    }
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber, ServiceName, Version};
-use agentd_protocol::shim::state::{AfterStop, Phase};
+use agentd_protocol::shim::state::{LastExit, Phase};
 use agentd_protocol::stack::{Restart, Service};
 use agentd_sys::causes::chain;
 use tokio::sync::{RwLock, Semaphore, watch};
@@ -329,7 +329,7 @@ impl Worker {
     /// The instances that run, or will again by themselves.
     pub(super) fn standing(&self, entry: &Service) -> Vec<InstanceView> {
         let mut standing = self.instances();
-        standing.retain(|view| stands(&view.phase, entry.restart));
+        standing.retain(|view| stands(&view.phase, view.last_exit, entry.restart));
         standing
     }
 
@@ -433,13 +433,18 @@ pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
     }
 }
 
-/// Whether an instance in this phase runs or starts again by itself. One that is down for good stands only where the
-/// policy says that ending is what it does.
-pub(super) fn stands(phase: &Phase, restart: Restart) -> bool {
+/// Whether an instance runs or starts again by itself. One that has ended and is down stands only where its policy says
+/// that ending is what it does. One that is stopping still stands: a restart looks the same until it ends. One that
+/// never ended is about to start, or its shim has not been heard yet.
+pub(super) fn stands(phase: &Phase, last: Option<LastExit>, restart: Restart) -> bool {
     match phase {
-        Phase::Starting { .. } | Phase::Up { .. } | Phase::Backoff { .. } | Phase::Quarantined { .. } => true,
-        Phase::Stopping { then, .. } | Phase::Clearing { then, .. } => *then != AfterStop::StayDown,
-        Phase::Down => restart != Restart::Always,
+        Phase::Starting { .. }
+        | Phase::Up { .. }
+        | Phase::Stopping { .. }
+        | Phase::Clearing { .. }
+        | Phase::Backoff { .. }
+        | Phase::Quarantined { .. } => true,
+        Phase::Down => last.is_none() || restart != Restart::Always,
     }
 }
 
@@ -451,18 +456,19 @@ pub(super) fn route_of(entry: &Service) -> Option<RouteWish> {
 
 #[cfg(test)]
 mod tests {
+    use agentd_protocol::shim::state::{AfterStop, Exit};
+
     use super::*;
 
     #[test]
     fn an_instance_that_was_stopped_does_not_count_unless_ending_is_its_nature() {
-        let stopping = |then| Phase::Clearing { kill_at_boot_ms: 1, then };
-        assert!(!stands(&Phase::Down, Restart::Always));
-        assert!(stands(&Phase::Down, Restart::Never));
-        assert!(stands(&Phase::Down, Restart::OnFailure));
-        assert!(!stands(&stopping(AfterStop::StayDown), Restart::Always));
-        assert!(!stands(&stopping(AfterStop::StayDown), Restart::Never));
-        assert!(stands(&stopping(AfterStop::StartAgain), Restart::Always));
-        assert!(stands(&stopping(AfterStop::Policy), Restart::Always));
-        assert!(stands(&Phase::Quarantined { retry_at_boot_ms: 1 }, Restart::Always));
+        let ended = Some(LastExit { exit: Exit::Code(0), at_real_ns: 1, incarnation: 1, uptime_ms: 1 });
+        assert!(!stands(&Phase::Down, ended, Restart::Always));
+        assert!(stands(&Phase::Down, None, Restart::Always), "its shim has not been heard yet");
+        assert!(stands(&Phase::Down, ended, Restart::Never));
+        assert!(stands(&Phase::Down, ended, Restart::OnFailure));
+        let clearing = Phase::Clearing { kill_at_boot_ms: 1, then: AfterStop::StayDown };
+        assert!(stands(&clearing, ended, Restart::Always), "a restart is seen as this too");
+        assert!(stands(&Phase::Quarantined { retry_at_boot_ms: 1 }, ended, Restart::Always));
     }
 }
