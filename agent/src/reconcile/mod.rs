@@ -14,6 +14,7 @@ mod digest;
 mod environment;
 mod gate;
 mod plan;
+mod rollback;
 mod routing;
 mod status;
 mod task;

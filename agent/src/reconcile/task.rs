@@ -15,6 +15,7 @@ use super::Error;
 use super::build;
 use super::environment::Naming;
 use super::plan::{self, Known};
+use super::rollback;
 use super::routing::{Entry, Routing};
 use super::status;
 use super::upkeep;
@@ -22,7 +23,7 @@ use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, rou
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{DeployEnd, Store, StoredDeploy, StoredService, StoredVersion, entry_digest};
+use crate::store::{Store, StoredService, StoredVersion, entry_digest};
 use crate::supervisor::{Label, Supervisor};
 
 /// Commands that may wait; each caller waits for its answer, so more than the connections of the API is never needed.
@@ -443,7 +444,7 @@ impl Task {
             None => {
                 let active = self.rooms.store.active_release(name).await?.map(|active| active.number);
                 let deploys = self.rooms.store.deploys(name, DEPLOYS_LOOKED_AT).await?;
-                earlier(&built, active, &deploys).ok_or_else(|| Error::NothingEarlier(name.clone()))
+                rollback::earlier(&built, active, &deploys).ok_or_else(|| Error::NothingEarlier(name.clone()))
             }
         }
     }
@@ -549,63 +550,5 @@ impl Task {
             });
         }
         Ok(plan::plan(&known, &wanted, version))
-    }
-}
-
-/// The newest built release before the active one whose last deploy, where one is remembered, got it ready. `deploys`
-/// are newest first.
-fn earlier(built: &[ReleaseNumber], active: Option<ReleaseNumber>, deploys: &[StoredDeploy]) -> Option<ReleaseNumber> {
-    let never_ready = |number: ReleaseNumber| {
-        let ends = deploys.iter().filter(|deploy| deploy.to == number).filter_map(|deploy| deploy.end.as_ref());
-        let mut ends = ends.filter(|end| **end != DeployEnd::Superseded);
-        ends.next().is_some_and(|end| *end != DeployEnd::Done)
-    };
-    built.iter().copied().filter(|number| Some(*number) < active && !never_ready(*number)).max()
-}
-
-#[cfg(test)]
-mod tests {
-    use agentd_protocol::api::{DeployPhase, Problem};
-
-    use super::*;
-    use crate::store::DeployId;
-
-    fn deploy(to: u64, end: Option<DeployEnd>) -> StoredDeploy {
-        StoredDeploy {
-            id: DeployId(to),
-            service: ServiceName::new("api").unwrap(),
-            from: None,
-            to: ReleaseNumber(to),
-            phase: DeployPhase::Start,
-            started_unix_ms: 0,
-            end,
-            ended_unix_ms: None,
-        }
-    }
-
-    fn failed() -> Option<DeployEnd> {
-        Some(DeployEnd::Failed(Box::new(Problem {
-            service: None,
-            phase: DeployPhase::Health,
-            cause: "x".into(),
-            commit: None,
-            release: None,
-            probes: Vec::new(),
-            log_tail: Vec::new(),
-            since_unix_ms: 0,
-        })))
-    }
-
-    #[test]
-    fn a_rollback_passes_over_releases_that_never_got_ready() {
-        let built = [4, 3, 2, 1].map(ReleaseNumber);
-        let four = Some(ReleaseNumber(4));
-        assert_eq!(earlier(&built, four, &[]), Some(ReleaseNumber(3)), "nothing is remembered against it");
-        assert_eq!(earlier(&built, four, &[deploy(3, failed()), deploy(2, None)]), Some(ReleaseNumber(2)));
-        let served_before =
-            [deploy(3, Some(DeployEnd::Superseded)), deploy(3, Some(DeployEnd::Done)), deploy(3, failed())];
-        assert_eq!(earlier(&built, four, &served_before), Some(ReleaseNumber(3)));
-        assert_eq!(earlier(&built, Some(ReleaseNumber(1)), &[]), None);
-        assert_eq!(earlier(&built, None, &[]), None);
     }
 }
