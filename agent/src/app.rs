@@ -94,17 +94,6 @@ impl std::fmt::Display for DocumentError {
 }
 
 impl Error {
-    /// The error and everything under it.
-    pub fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
-        }
-        text
-    }
-
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } => Exit::Home,
@@ -187,7 +176,7 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public);
-        edge_launch::ensure(&supervisor, &place).await?;
+        let external = edge_launch::ensure(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(DocumentProblems::default());
         let reconcile = reconcile::start(reconcile::Setup {
@@ -201,14 +190,14 @@ impl App {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.root.display().to_string(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
-                external: place.external,
+                external,
                 limitations: limitations(run_user.as_ref()),
                 document: document_seen,
             },
             cancel: cancel.clone(),
         })
         .await?;
-        follow(options, &home, store, source, place.external.port(), document, &reconcile, &cancel)?;
+        follow(options, &home, store, source, external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let callers = api::bind(&home.run_dir)?;
         let serving = api::serve(
@@ -221,7 +210,7 @@ impl App {
                 tracing::error!(%error, "the API ended");
             }
         });
-        tracing::info!(home = %home.root.display(), external = %place.external, "agentd runs");
+        tracing::info!(home = %home.root.display(), %external, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
 

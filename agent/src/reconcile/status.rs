@@ -170,3 +170,103 @@ fn instance(view: &InstanceView) -> Option<InstanceStatus> {
         log_dir: view.log_dir.display().to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::ids::{ReleaseNumber, Version};
+    use agentd_protocol::stack::{Proxy, SCHEMA, Span, Stack, StackSection};
+
+    use super::super::testing::{commit, entry, failing, name, ready, views};
+    use super::super::worker::Active;
+    use super::*;
+    use crate::edge::EdgeProcess;
+
+    fn report(doing: Doing) -> Report {
+        let active = Some(Active { release: ReleaseNumber(1), commit: commit('a') });
+        Report { ticket: 1, doing, problem: None, active, since_unix_ms: 1 }
+    }
+
+    fn state_of(doing: Doing, seen: &[&InstanceView], ready: u32) -> ServiceState {
+        state(Some(&report(doing)), seen, ready, 2)
+    }
+
+    #[test]
+    fn a_settled_service_is_as_good_as_its_instances() {
+        let running = Doing::Settled(Settled::Running);
+        let up = ready('a');
+        let looping = InstanceView { phase: Phase::Quarantined { retry_at_boot_ms: 1 }, ..failing('b') };
+        assert_eq!(state(None, &[], 0, 2), ServiceState::Pending);
+        assert_eq!(state_of(running, &[&up, &up], 2), ServiceState::Ready);
+        assert_eq!(state_of(running, &[&up, &looping], 1), ServiceState::Partial);
+        assert_eq!(state_of(running, &[&looping], 0), ServiceState::CrashLoop);
+        assert_eq!(state_of(running, &[], 0), ServiceState::Failing);
+        assert_eq!(
+            state_of(Doing::Settled(Settled::Failed), &[&up, &up], 2),
+            ServiceState::Ready,
+            "the old one serves"
+        );
+        assert_eq!(state_of(Doing::Settled(Settled::Stopped), &[], 0), ServiceState::Stopped);
+        assert_eq!(state_of(Doing::Building, &[&up, &up], 2), ServiceState::Building);
+    }
+
+    fn verdict_of(document: DocumentProblems, report: Report, edge: Option<EdgeProcess>) -> Verdict {
+        let (sender, receiver) = watch::channel(document);
+        let facts = Facts {
+            version: String::new(),
+            home: String::new(),
+            started_unix_ms: 0,
+            external: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            limitations: Vec::new(),
+            document: receiver,
+        };
+        let stack = Stack {
+            schema: SCHEMA,
+            stack: StackSection { name: name("s"), poll_interval: Span::from_secs(15) },
+            proxy: Proxy { port: 8080, health_path: None },
+            service: vec![entry("api", 'a')],
+        };
+        let latest = StoredVersion {
+            version: Version(1),
+            sha256: crate::store::Digest::of(b""),
+            stack,
+            refs: crate::store::Refs::new(),
+            received_unix_ms: 0,
+            applied: true,
+        };
+        let service = StoredService {
+            name: name("api"),
+            first_seen_unix_ms: 0,
+            removed_unix_ms: None,
+            stopped: false,
+            active: Some(ReleaseNumber(1)),
+            pinned: None,
+        };
+        let seen = Seen {
+            facts: &facts,
+            latest: Some(&latest),
+            applied: None,
+            services: &[service],
+            reports: &Reports::from([(name("api"), report)]),
+            views: &views([ready('a')]),
+            edge: &EdgeView { edge, ..EdgeView::default() },
+            keeper_pid: None,
+        };
+        let verdict = status(&seen).stack.verdict;
+        drop(sender);
+        verdict
+    }
+
+    #[test]
+    fn the_verdict_is_applied_only_when_nothing_is_amiss() {
+        let edge = || Some(EdgeProcess { pid: 1, build: String::new() });
+        let running = || report(Doing::Settled(Settled::Running));
+        let none = DocumentProblems::default;
+        assert_eq!(verdict_of(none(), running(), edge()), Verdict::Applied);
+        assert_eq!(verdict_of(none(), report(Doing::Building), edge()), Verdict::Applying);
+        assert_eq!(verdict_of(none(), running(), None), Verdict::Degraded, "no edge");
+        let broken = DocumentProblems { file: Some("line 3".into()), services: Vec::new() };
+        assert_eq!(verdict_of(broken, running(), edge()), Verdict::Degraded);
+        let unresolved = DocumentProblems { file: None, services: vec![(name("api"), "no such ref".into())] };
+        assert_eq!(verdict_of(unresolved, running(), edge()), Verdict::Degraded);
+    }
+}
