@@ -30,7 +30,7 @@ const ADOPTED: usize = 50;
 const ADOPTION_ROUNDS: usize = 5;
 
 pub(crate) fn run(root: &Path) -> Result<()> {
-    Line::new("cargo build --locked --package agentd --package agentctl").run(root)?;
+    Line::new("cargo build --workspace --locked").run(root)?;
     let own = std::env::current_exe().context("find our own program")?;
     let programs_dir = own.parent().context("our program lies in a folder")?;
     let mut host = Host::new(programs_dir)?;
