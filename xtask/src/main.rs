@@ -5,6 +5,7 @@ mod ci;
 mod command;
 mod console;
 mod doors;
+mod figures;
 mod setup;
 mod tidy;
 
@@ -20,6 +21,7 @@ usage: cargo xtask VERB
   ci         everything a change has to pass: format, tidy, lints, build, licences, docs, both test doors
   test       every test that needs no root
   test-root  every test that needs root; refuses to start without it
+  figures    measures memory, idle CPU, restarts, adoption and redeploys under load on this machine; takes 4 min
   tidy       rules about the tree: arrows between rooms, sizes, banned calls and words
   setup      installs what is missing on this machine";
 
@@ -42,6 +44,7 @@ fn run(arguments: &[String]) -> Result<()> {
         (Some("test"), filters) => doors::rootless(&root, filters).map(drop),
         (Some("test-root"), filters) => doors::root(&root, filters).map(drop),
         (Some("ci"), []) => ci::run(&root),
+        (Some("figures"), []) => figures::run(&root),
         (Some("tidy"), []) => tidy::run(&root),
         (Some("setup"), []) => setup::run(&root),
         (Some("help" | "--help" | "-h"), _) => {

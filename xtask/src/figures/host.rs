@@ -1,0 +1,238 @@
+//! A home of its own in a temp folder: repositories, a stack file, a manager; everything goes down with it.
+
+use std::fs::{self, File, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::http;
+
+/// Longest wait for anything.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How exact the times are.
+const POLL: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+pub(super) struct Host {
+    dir: PathBuf,
+    programs_dir: PathBuf,
+    pub(super) port: u16,
+    manager: Option<Child>,
+}
+
+/// What `GET /v1/status` says, as far as it is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) manager: u32,
+    pub(super) keeper: u32,
+    pub(super) edge: u32,
+    pub(super) applied: bool,
+    pub(super) instances: Vec<Instance>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Instance {
+    /// 0 while there is none.
+    pub(super) program: u32,
+    pub(super) shim: u32,
+    pub(super) is_ready: bool,
+}
+
+impl Host {
+    pub(super) fn new(programs_dir: &Path) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("agentd-figures-{}", std::process::id()));
+        fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+        // Root's services run as an unprivileged user, who must be able to come here.
+        fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        Ok(Self { dir, programs_dir: programs_dir.to_owned(), port, manager: None })
+    }
+
+    /// Commits the service with this version to a repository, made where missing.
+    pub(super) fn commit(&self, repo: &str, version: &str) -> Result<()> {
+        let dir = self.dir.join(repo);
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("app.py"), include_str!("app.py").replace("VERSION_MARK", version))?;
+        let identity = ["-c", "user.name=figures", "-c", "user.email=figures@example.com"];
+        let lines: [&[&str]; 3] = [&["init", "-q", "-b", "main"], &["add", "."], &["commit", "-qm", version]];
+        for line in lines {
+            let mut git = Command::new("git");
+            quiet(git.current_dir(&dir).args(identity).args(line), &format!("git {}", line.join(" ")))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn service(&self, name: &str, repo: &str, more: &str) -> String {
+        format!(
+            "[[service]]\nname = \"{name}\"\nrepo = \"file://{}\"\nref = \"main\"\nrun = \"exec python3 app.py\"\n\
+             path = \"/{name}\"\nhealth = {{ path = \"/\" }}\n{more}\n",
+            self.dir.join(repo).display()
+        )
+    }
+
+    /// Writes the stack file, by rename as editors do.
+    pub(super) fn stack(&self, services: &[String]) -> Result<()> {
+        let head = "schema = 1\n[stack]\nname = \"figures\"\npoll_interval = \"1s\"\n[proxy]\n";
+        let new = self.dir.join("stack.new");
+        fs::write(&new, format!("{head}port = {}\n{}", self.port, services.concat()))?;
+        fs::rename(new, self.dir.join("stack.toml")).context("write the stack file")
+    }
+
+    pub(super) fn start(&mut self) -> Result<()> {
+        let log = File::options().append(true).create(true).open(self.dir.join("manager.log"))?;
+        let mut agentd = Command::new(self.programs_dir.join("agentd"));
+        agentd.args(["run", "--stack"]).arg(self.dir.join("stack.toml")).arg("--home").arg(self.home());
+        agentd.stdin(Stdio::null()).stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log));
+        self.manager = Some(agentd.spawn().context("start agentd")?);
+        Ok(())
+    }
+
+    pub(super) fn kill_manager(&mut self) -> Result<()> {
+        let mut manager = self.manager.take().context("no manager runs")?;
+        manager.kill()?;
+        manager.wait()?;
+        Ok(())
+    }
+
+    pub(super) fn seen(&self) -> Result<Seen> {
+        let answer = http::ask_manager(&self.home().join("run/agentd.sock"), "/v1/status")?;
+        seen_in(&answer.body).context("the status has not all pids yet")
+    }
+
+    /// Waits until everything wanted runs: so many instances, all ready, the newest stack applied.
+    pub(super) fn whole(&self, instances: usize) -> Result<Seen> {
+        self.until(&format!("{instances} instances are ready"), || {
+            let seen = self.seen().ok()?;
+            let is_whole = seen.applied
+                && seen.instances.len() == instances
+                && seen.instances.iter().all(|instance| instance.is_ready);
+            is_whole.then_some(seen)
+        })
+    }
+
+    /// The first body of a 200 from `path` through the edge that `accepts`.
+    pub(super) fn answered(&self, path: &str, accepts: impl Fn(&str) -> bool) -> Result<String> {
+        self.until(&format!("{path} answers"), || {
+            let answer = http::ask(self.port, "GET", path, b"").ok()?;
+            (answer.status == 200 && accepts(&answer.body)).then_some(answer.body)
+        })
+    }
+
+    pub(super) fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+        let started = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return Ok(found);
+            }
+            if started.elapsed() > LIMIT {
+                bail!("waited {} s until {what}; see {}/manager.log", LIMIT.as_secs(), self.dir.display());
+            }
+            thread::park_timeout(POLL);
+        }
+    }
+
+    /// Everything ends and the folder goes; where something fails, it stays to be read.
+    pub(super) fn down(mut self) -> Result<()> {
+        self.end()?;
+        fs::remove_dir_all(&self.dir).with_context(|| format!("remove {}", self.dir.display()))
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(mut manager) = self.manager.take() else { return Ok(()) };
+        let mut agentctl = Command::new(self.programs_dir.join("agentctl"));
+        quiet(agentctl.arg("--home").arg(self.home()).arg("down"), "agentctl down")?;
+        manager.wait()?;
+        Ok(())
+    }
+
+    fn home(&self) -> PathBuf {
+        self.dir.join("home")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.manager.is_none() && self.home().join("run/agentd.sock").exists() && self.start().is_ok() {
+            // Between a kill and the next start: somebody has to take the services down.
+            let _ = self.until("a manager answers", || self.seen().ok()); // the failure below says more
+        }
+        if let Err(error) = self.end() {
+            crate::console::say(&format!("figures: not everything is down: {error:#}; see {}", self.dir.display()));
+        }
+    }
+}
+
+pub(super) fn kill(pid: u32) -> Result<()> {
+    quiet(Command::new("kill").args(["-9", &pid.to_string()]), "kill -9")
+}
+
+fn quiet(command: &mut Command, what: &str) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {what}"))?;
+    if !output.status.success() {
+        bail!("{what}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// The keys are those of the API, in its order: `agent`, `stack`, `edge`, `services`, and in an instance `pid` stands
+/// before `shim_pid` and that before `ready`.
+fn seen_in(status: &str) -> Option<Seen> {
+    let agent = after(status, "\"agent\":")?;
+    let edge = after(status, "\"edge\":")?;
+    let services = after(status, "\"services\":")?;
+    let mut instances = Vec::new();
+    let mut rest = services;
+    while let Some(instance) = after(rest, "\"incarnation\":") {
+        instances.push(Instance {
+            program: number(instance, "\"pid\":").unwrap_or(0),
+            shim: number(instance, "\"shim_pid\":").unwrap_or(0),
+            is_ready: after(instance, "\"ready\":")?.starts_with("true"),
+        });
+        rest = instance;
+    }
+    let stack = after(status, "\"stack\":")?;
+    let version = number(stack, "\"version\":");
+    Some(Seen {
+        manager: number(agent, "\"pid\":")?,
+        keeper: number(agent, "\"keeper_pid\":")?,
+        edge: number(edge, "\"pid\":")?,
+        applied: after(stack, "\"verdict\":")?.starts_with("\"applied\"")
+            && version.is_some()
+            && version == number(stack, "\"applied_version\":"),
+        instances,
+    })
+}
+
+fn after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.split_once(key).map(|(_, rest)| rest)
+}
+
+/// The number right behind the first `key`; `None` for null.
+fn number(text: &str, key: &str) -> Option<u32> {
+    let rest = after(text, key)?;
+    rest.get(..rest.find(|char: char| !char.is_ascii_digit())?)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pids_are_found_in_a_status() {
+        let status = r#"{"agent":{"version":"0.1.0","pid":1,"keeper_pid":2,"home":"/h"},"stack":{"verdict":"applied",
+            "version":3,"applied_version":3},"edge":{"pid":4,"generation":9},"services":[{"name":"a","ready":1,"instances":
+            [{"id":"x","incarnation":1,"pid":5,"shim_pid":6,"port":null,"ready":true},
+             {"id":"y","incarnation":1,"pid":null,"shim_pid":7,"port":1,"ready":false}]}]}"#;
+        let status: String = status.lines().map(str::trim).collect();
+        let seen = seen_in(&status).unwrap();
+        assert_eq!((seen.manager, seen.keeper, seen.edge, seen.applied), (1, 2, 4, true));
+        let shown: Vec<_> = seen.instances.iter().map(|i| (i.program, i.shim, i.is_ready)).collect();
+        assert_eq!(shown, [(5, 6, true), (0, 7, false)]);
+        assert!(!seen_in(&status.replace("applied_version\":3", "applied_version\":2")).unwrap().applied);
+    }
+}
