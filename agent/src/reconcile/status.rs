@@ -173,6 +173,7 @@ fn instance(view: &InstanceView) -> Option<InstanceStatus> {
 
 #[cfg(test)]
 mod tests {
+    use agentd_protocol::api::DeployPhase;
     use agentd_protocol::ids::{ReleaseNumber, Version};
     use agentd_protocol::stack::{Proxy, SCHEMA, Span, Stack, StackSection};
 
@@ -266,7 +267,17 @@ mod tests {
         assert_eq!(verdict_of(none(), running(), None), Verdict::Degraded, "no edge");
         let broken = DocumentProblems { file: Some("line 3".into()), services: Vec::new() };
         assert_eq!(verdict_of(broken, running(), edge()), Verdict::Degraded);
-        let unresolved = DocumentProblems { file: None, services: vec![(name("api"), "no such ref".into())] };
+        let gone = Problem {
+            service: Some(name("api")),
+            phase: DeployPhase::Fetch,
+            cause: "no such ref".into(),
+            commit: None,
+            release: None,
+            probes: Vec::new(),
+            log_tail: Vec::new(),
+            since_unix_ms: 0,
+        };
+        let unresolved = DocumentProblems { file: None, services: vec![gone] };
         assert_eq!(verdict_of(unresolved, running(), edge()), Verdict::Degraded);
     }
 }
