@@ -107,9 +107,11 @@ impl Worker {
         standing.sort_by_key(InstanceView::standing);
         surplus.extend(standing.split_off(replicas.min(standing.len())));
         let mut ids: Vec<InstanceId> = standing.into_iter().map(|view| view.id).collect();
-        self.show(wanted, target, &ids).await?;
-        // First, since a fixed port may be theirs.
-        self.retire(wanted, surplus).await?;
+        if !surplus.is_empty() {
+            self.show(wanted, target, &ids).await?;
+            // First, since a fixed port may be theirs.
+            self.retire(wanted, surplus).await?;
+        }
         while ids.len() < replicas {
             self.doing(wanted, Doing::Starting);
             ids.push(self.launch(wanted, target).await?);

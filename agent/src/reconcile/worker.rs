@@ -256,6 +256,7 @@ impl Worker {
         self.announce(wanted, entry, active.as_ref(), Absent::Starting);
         if let Some(active) = active.as_ref().filter(|active| self.standing(&active.entry).is_empty()) {
             self.serve_last(wanted, active).await;
+            self.fresh_done(wanted);
         }
         let target = match wanted.pinned {
             Some(number) => self.kept_release(wanted, number).await?,

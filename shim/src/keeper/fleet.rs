@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::shim::wire::Message;
+use agentd_sys::causes::chain;
 use agentd_sys::process::{self, DeadChild};
 use agentd_sys::seqpacket::Received;
 
@@ -18,7 +19,6 @@ use super::reap;
 use super::respawn::Respawns;
 use super::takeover::{self, Boot};
 use crate::say;
-use agentd_sys::causes::chain;
 
 /// More instances than a stack has services, replicas and builds together.
 const INSTANCES_MAX: usize = 8_192;

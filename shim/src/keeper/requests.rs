@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::wire::{Envelope, Message, Refusal};
+use agentd_sys::causes::chain;
 use agentd_sys::seqpacket::Connection;
 
 use super::bucket::StartBucket;
 use super::fleet::{Fleet, NotSpawned};
 use super::instance::pair;
-use agentd_sys::causes::chain;
 
 /// Entries of one Instances message: 32 bytes each, half of what a message may carry.
 const SHIMS_PER_MESSAGE: usize = 256;
