@@ -60,7 +60,7 @@ enum Verb {
     Unpin(service::Args),
     /// Remove releases and data of a service that has left the stack
     Prune(service::Args),
-    /// Make a deploy key, or pin a server's host key
+    /// Make a deploy key for private repositories
     GitKey(git_key::Args),
     /// Stop everything on this home, keeper and manager included
     Down,

@@ -41,8 +41,8 @@ impl Worker {
         self.retire(wanted, old).await
     }
 
-    /// Two copies cannot share a fixed port: the old one goes first, requests are told to come back meanwhile. A new
-    /// one that does not get ready brings the old one back.
+    /// Two copies cannot share a fixed port: the old one goes first, the edge holds requests meanwhile. A new one that
+    /// does not get ready brings the old one back.
     async fn replace_in_place(
         &self,
         wanted: &Wanted,
@@ -254,7 +254,8 @@ impl Worker {
     }
 }
 
-/// Releases to keep and built ones to forget; `releases` are newest first.
+/// Releases to keep and built ones to forget; `releases` are newest first. What is older than the active one and never
+/// served takes no place from one that did.
 fn divide<'a>(
     releases: &'a [StoredRelease],
     active: &StoredRelease,
@@ -262,7 +263,8 @@ fn divide<'a>(
     let mut kept = Vec::new();
     let mut old = Vec::new();
     for release in releases.iter().filter(|release| release.is_built()) {
-        if kept.len() < RELEASES_KEPT || release.number == active.number {
+        let is_useful = release.has_served() || release.number > active.number;
+        if release.number == active.number || (is_useful && kept.len() < RELEASES_KEPT) {
             kept.push(release);
         } else {
             old.push(release);

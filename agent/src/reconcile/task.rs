@@ -20,7 +20,7 @@ use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, rou
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{Store, StoredService, StoredVersion, entry_digest};
+use crate::store::{Store, StoredRelease, StoredService, StoredVersion, entry_digest};
 use crate::supervisor::Supervisor;
 
 /// Commands that may wait; each caller waits for its answer, so more than the connections of the API is never needed.
@@ -384,8 +384,15 @@ impl Task {
                 Err(Error::NoRelease { service: name.clone(), release, kept })
             }
             None => {
-                let active = self.rooms.store.active_release(name).await?.map(|active| active.number);
-                let earlier = built.into_iter().filter(|number| Some(*number) < active).max();
+                let active = self.rooms.store.active_release(name).await?;
+                // One that never served is nothing to go back to, and the same program under another number is no change.
+                let differs = |release: &&StoredRelease| {
+                    active.as_ref().is_some_and(|active| {
+                        release.number < active.number && release.program_digest != active.program_digest
+                    })
+                };
+                let usable = releases.iter().filter(|release| release.is_built() && release.has_served());
+                let earlier = usable.filter(differs).map(|release| release.number).max();
                 earlier.ok_or_else(|| Error::NothingEarlier(name.clone()))
             }
         }
