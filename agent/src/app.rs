@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
+use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::exit_code::Exit;
-use agentd_protocol::ids::{Commit, Version};
+use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use agentd_sys::files::{Lock, NotLocked};
 use tokio::sync::{mpsc, watch};
@@ -93,17 +94,6 @@ impl std::fmt::Display for DocumentError {
 }
 
 impl Error {
-    /// The error and everything under it.
-    pub fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
-        }
-        text
-    }
-
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } => Exit::Home,
@@ -196,10 +186,13 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public);
-        if let Err(error) = edge_launch::ensure(&supervisor, &place).await {
-            leave_nothing(&supervisor).await;
-            return Err(error.into());
-        }
+        let external = match edge_launch::ensure(&supervisor, &place).await {
+            Ok(external) => external,
+            Err(error) => {
+                leave_nothing(&supervisor).await;
+                return Err(error.into());
+            }
+        };
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(DocumentProblems::default());
         let reconcile = reconcile::start(reconcile::Setup {
@@ -208,19 +201,19 @@ impl App {
             supervisor: supervisor.clone(),
             edge,
             naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
-            path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            path: search_path(run_user.as_ref()),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.root.display().to_string(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
-                external: place.external,
+                external,
                 limitations: limitations(run_user.as_ref()),
                 document: document_seen,
             },
             cancel: cancel.clone(),
         })
         .await?;
-        follow(options, &home, store, source, place.external.port(), document, &reconcile, &cancel)?;
+        follow(options, &home, store, source, external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let callers = api::bind(&home.run_dir)?;
         let serving = api::serve(
@@ -233,7 +226,7 @@ impl App {
                 tracing::error!(%error, "the API ended");
             }
         });
-        tracing::info!(home = %home.root.display(), external = %place.external, "agentd runs");
+        tracing::info!(home = %home.root.display(), %external, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
 
@@ -281,6 +274,15 @@ fn read(text: &str, path: &Path) -> Result<Stack, Vec<String>> {
         problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect()
     };
     agentd_document::read(text, Format::of(path)).map_err(located)
+}
+
+/// Our own PATH, as far as services can use it.
+fn search_path(run_user: Option<&RunUser>) -> String {
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
+    match run_user {
+        Some(user) => user.search_path(&path),
+        None => path,
+    }
 }
 
 fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Result<Source, Error> {
@@ -399,9 +401,27 @@ impl Bridge {
                 self.port
             )
         });
-        let services = status.unresolved.into_iter().chain(status.stale).collect();
-        self.document.send_replace(DocumentProblems { file: status.file_problem.or(port), services });
+        self.document.send_modify(|told| {
+            let troubles = status.unresolved.into_iter().chain(status.stale);
+            let services = troubles.map(|(service, cause)| unresolved(service, cause, &told.services)).collect();
+            *told = DocumentProblems { file: status.file_problem.or(port), services };
+        });
     }
+}
+
+/// A ref that cannot be resolved now; what was told before keeps its time.
+fn unresolved(service: ServiceName, cause: String, told: &[Problem]) -> Problem {
+    let before = told.iter().find(|problem| problem.service.as_ref() == Some(&service) && problem.cause == cause);
+    before.cloned().unwrap_or_else(|| Problem {
+        service: Some(service),
+        phase: DeployPhase::Fetch,
+        cause,
+        commit: None,
+        release: None,
+        probes: Vec::new(),
+        log_tail: Vec::new(),
+        since_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
+    })
 }
 
 /// Refs are resolved by asking the repository.

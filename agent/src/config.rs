@@ -13,7 +13,7 @@ use crate::source::Credential;
 
 /// Ports of instances when agentd.toml does not say (DESIGN §7).
 const INSTANCE_PORTS: RangeInclusive<u16> = 20_000..=29_999;
-/// Port the internal listener will have in dev; part of every SERVICE_<NAME>_URL.
+/// Port the internal listener will have in dev; part of every `SERVICE_<NAME>_URL`.
 const INTERNAL_PORT_DEV: u16 = 8081;
 
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +194,16 @@ impl RunUser {
         }
     }
 
+    /// The folders of a PATH that this user may enter. With one that is closed, a shell calls a program that is nowhere
+    /// to be found "not executable", and its user looks for the cause in the wrong place.
+    pub fn search_path(&self, path: &str) -> String {
+        let closed = |dir: &Path| {
+            let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+            matches!(self.check_reaches(&real), Err(Error::Unreachable { .. }))
+        };
+        path.split(':').filter(|dir| !closed(Path::new(dir))).collect::<Vec<_>>().join(":")
+    }
+
     /// Every folder down to `dir` must let this user pass.
     pub fn check_reaches(&self, dir: &Path) -> Result<(), Error> {
         use std::os::unix::fs::MetadataExt;
@@ -228,6 +238,17 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn folders_closed_to_the_run_user_leave_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = User { uid: 65_534, gid: 65_534 };
+        let user = RunUser { name: "nobody".into(), user };
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let path = format!("/usr/bin:{}/bin:{}:/nowhere/bin:/bin", dir.path().display(), dir.path().display());
+        std::fs::create_dir(dir.path().join("bin")).unwrap();
+        assert_eq!(user.search_path(&path), "/usr/bin:/nowhere/bin:/bin");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::StopSignal;
 use agentd_sys::files::SocketDir;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Home;
 use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor};
@@ -75,14 +75,15 @@ impl EdgePlace {
     }
 }
 
-/// Finds the running edge or starts one.
-pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<(), Error> {
+/// Finds the running edge or starts one. Tells where it listens: one that was found keeps the port it was started with,
+/// whatever the document says by now.
+pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<SocketAddr, Error> {
     if let Some(view) = running(supervisor) {
-        if keeps_listeners(supervisor, &view).await {
+        if let Some(external) = listens_on(supervisor, &view).await {
             if matches!(view.phase, Phase::Down) {
                 supervisor.start_again(&view.id).await?;
             }
-            return Ok(());
+            return Ok(external);
         }
         tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
         stop(supervisor).await?;
@@ -110,7 +111,7 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<(), Er
         user: RunAs::Configured,
     };
     supervisor.launch(launch).await?;
-    Ok(())
+    Ok(place.external)
 }
 
 /// Stops the edge and lets its listeners go.
@@ -124,15 +125,18 @@ pub async fn stop(supervisor: &Supervisor) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether shim or keeper still hold what the edge listens on.
-async fn keeps_listeners(supervisor: &Supervisor, view: &InstanceView) -> bool {
-    match supervisor.held(&view.id).await {
-        Ok(held) => [LISTEN_EXTERNAL, LISTEN_CONTROL].iter().all(|wanted| held.iter().any(|(name, _)| name == wanted)),
+/// What the edge listens on, where shim or keeper still hold all of its listeners.
+async fn listens_on(supervisor: &Supervisor, view: &InstanceView) -> Option<SocketAddr> {
+    let held = match supervisor.held(&view.id).await {
+        Ok(held) => held,
         Err(error) => {
             tracing::warn!(%error, "nobody can say what the edge listens on");
-            false
+            return None;
         }
-    }
+    };
+    let find = |wanted: &str| held.iter().find(|(name, _)| name == wanted).map(|(_, fd)| fd);
+    find(LISTEN_CONTROL)?;
+    SockRef::from(find(LISTEN_EXTERNAL)?).local_addr().ok()?.as_socket()
 }
 
 fn running(supervisor: &Supervisor) -> Option<InstanceView> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use agentd::app::{self, RunOptions};
 use agentd_protocol::exit_code::Exit;
+use agentd_sys::causes::chain;
 use clap::{Parser, Subcommand};
 
 /// A node agent: clones, builds, runs, routes and supervises the services of a stack.
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(error) => {
             // Nobody is left to tell when stderr is closed.
-            let _ = writeln!(std::io::stderr(), "agentd: {}", error.text());
+            let _ = writeln!(std::io::stderr(), "agentd: {}", chain(&error));
             error.exit().into()
         }
     }

@@ -7,6 +7,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use agentd_sys::causes::chain;
+
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let (verb, rest) = match args.split_first() {
@@ -30,16 +32,4 @@ fn main() -> ExitCode {
 /// One line on stderr. Nobody is there to be told when that fails.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "agentd-shim[{}]: {text}", std::process::id()); // nobody is there to be told
-}
-
-/// The error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

@@ -246,3 +246,96 @@ fn a_monorepo_is_fetched_once_and_an_untouched_folder_is_not_rebuilt() {
     assert_eq!((b.instances[0].pid, b.release.unwrap().0), (pid, 1), "b was left alone");
     world.down();
 }
+
+/// Instances of the service that have a folder: what runs, or would again.
+fn folders(world: &World) -> usize {
+    // The edge's is one of them.
+    std::fs::read_dir(world.home.join("run/instances")).unwrap().count() - 1
+}
+
+#[test]
+fn replicas_grow_and_shrink_beside_those_that_run() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    let replicas = |count: u32| service(&repo.url(), &format!("{HEALTH}\nreplicas = {count}"));
+    world.stack(&replicas(1));
+    world.start();
+    world.applied();
+    let first = world.service("api").instances[0].pid;
+    world.stack(&replicas(3));
+    world.until("three are ready", |world| world.service("api").ready == 3);
+    assert!(world.service("api").instances.iter().any(|instance| instance.pid == first), "the first was left alone");
+    world.stack(&replicas(1));
+    world.until("one is left", |world| world.service("api").instances.len() == 1);
+    world.applied();
+    assert_eq!(world.service("api").instances[0].pid, first, "the longest-lived stays");
+    assert_eq!(world.service("api").release.unwrap().0, 1, "nothing was built for it");
+    world.down();
+}
+
+#[test]
+fn the_order_of_env_entries_is_nothing_to_replace_for() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    world.stack(&service(&repo.url(), "env = { A = \"1\", B = \"2\" }"));
+    world.start();
+    world.applied();
+    let pid = world.service("api").instances[0].pid;
+    world.stack(&service(&repo.url(), "strip_prefix = true\nenv = { B = \"2\", A = \"1\" }"));
+    world.until("the second version is applied", |world| {
+        world.status().stack.applied_version.is_some_and(|version| version.0 == 2)
+    });
+    assert_eq!(world.service("api").instances[0].pid, pid);
+    world.down();
+}
+
+#[test]
+fn a_release_that_never_got_ready_is_tried_again_by_its_number_and_passed_over_by_a_rollback() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    let with_drain =
+        |drain: &str| service(&repo.url(), HEALTH).replace("drain = \"5s\"", &format!("drain = \"{drain}\""));
+    world.stack(&with_drain("5s"));
+    world.start();
+    world.applied();
+    repo.commit(&[("web.py", "raise SystemExit('never')\n")]);
+    world.until("the stack is degraded", |world| world.status().stack.verdict == Verdict::Degraded);
+    let since = world.status().stack.problems[0].since_unix_ms;
+    world.stack(&with_drain("6s"));
+    world.until("it was tried again", |world| {
+        world.status().stack.problems.first().is_some_and(|problem| problem.since_unix_ms > since)
+    });
+    assert_eq!(world.status().stack.problems[0].release.unwrap().0, 2);
+    repo.commit(&[("web.py", &web("v3"))]);
+    world.serves("/", "v3");
+    world.applied();
+    assert_eq!(world.service("api").release.unwrap().0, 3);
+    let rolled = world.ctl(&["rollback", "api"]);
+    assert_eq!(rolled.code, 0, "{rolled:?}");
+    assert_eq!(world.get("/").json()["version"], "v1");
+    world.down();
+}
+
+#[test]
+fn orders_that_overtake_each_other_leave_one_instance_and_no_other() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    world.stack(&service(&repo.url(), HEALTH));
+    world.start();
+    world.applied();
+    for round in 0..12_u64 {
+        let env = format!("{HEALTH}\nenv = {{ ROUND = \"{round}\" }}");
+        world.stack(&service(&repo.url(), &env));
+        // The moments at which one order overtakes the last are spread over the steps of a deploy.
+        std::thread::park_timeout(std::time::Duration::from_millis(round * 67 % 600));
+        assert_eq!(world.get("/").status, 200, "round {round}");
+    }
+    world.until("the last is in force", |world| {
+        let status = world.status();
+        status.stack.verdict == Verdict::Applied && status.stack.version == status.stack.applied_version
+    });
+    world.until("one instance is left", |world| folders(world) == 1);
+    assert_eq!(world.service("api").instances.len(), 1);
+    assert_eq!(world.get("/").status, 200);
+    world.down();
+}

@@ -253,3 +253,73 @@ fn down_leaves_nothing_and_a_new_start_brings_it_back() {
     whole(&world);
     world.down();
 }
+
+#[test]
+fn manager_at_many_moments_of_a_deploy() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v0");
+    world.stack(&(SERVICE.to_owned() + &format!("repo = \"{}\"\n", repo.url())));
+    world.start();
+    world.applied();
+    for round in 1..=8_u64 {
+        repo.commit(&[("web.py", &agentd_tests::web(&format!("v{round}")))]);
+        // The moments of the kills are spread over the steps of a deploy.
+        std::thread::park_timeout(std::time::Duration::from_millis(150 + round * 97));
+        world.kill_manager();
+        assert_eq!(world.get("/").status, 200, "round {round}");
+        world.start();
+        world.serves("/", &format!("v{round}"));
+        world.applied();
+        assert_eq!(world.service("api").instances.len(), 1, "round {round}");
+    }
+    world.down();
+}
+
+#[test]
+fn what_is_not_ready_in_time_after_a_power_cut_is_served_once_it_is() {
+    let mut world = World::new();
+    let repo = world.repo("api");
+    let gate = world.dir().join("dependency");
+    std::fs::write(&gate, "").unwrap();
+    let waits = format!(
+        "import os, time\nwhile not os.path.exists({:?}):\n    time.sleep(0.05)\n{}",
+        gate.display().to_string(),
+        agentd_tests::web("v1")
+    );
+    repo.commit(&[("web.py", &waits)]);
+    let service = SERVICE.replace("interval = \"1s\"", "interval = \"1s\", start_deadline = \"1s\"");
+    world.stack(&(service + &format!("repo = \"{}\"\n", repo.url())));
+    world.start();
+    world.applied();
+    world.kill_manager();
+    for pid in world.processes() {
+        slay(pid);
+    }
+    world.until("nothing is left", |world| world.processes().is_empty());
+    std::fs::remove_file(&gate).unwrap();
+    world.start();
+    world.until("the start deadline is over", |world| world.service("api").last_error.is_some());
+    std::fs::write(&gate, "").unwrap();
+    world.serves("/", "v1");
+    world.applied();
+    world.down();
+}
+
+#[test]
+fn a_manager_killed_while_it_takes_everything_down_brings_it_back() {
+    let mut world = started();
+    whole(&world);
+    // What `down` had come to: the instance stopped, its folder still there.
+    let stopped = std::process::Command::new(agentd_tests::program("agentctl"))
+        .args(["--home"])
+        .arg(&world.home)
+        .arg("down")
+        .spawn();
+    let mut stopped = stopped.unwrap();
+    world.until("the program has ended", |world| pids(world).is_none());
+    world.kill_manager();
+    stopped.wait().unwrap();
+    world.start();
+    whole(&world);
+    world.down();
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use agentd_protocol::api::{Accepted, Failure, GitKey, Plan, Status};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
+use agentd_sys::causes::chain;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -65,7 +66,7 @@ impl IntoResponse for Refused {
 fn failed(error: &reconcile::Error) -> Refused {
     use reconcile::Error as E;
     let status = match error {
-        E::Ended => StatusCode::SERVICE_UNAVAILABLE,
+        E::Ended | E::GoingDown => StatusCode::SERVICE_UNAVAILABLE,
         E::NoService(_) | E::NoRelease { .. } | E::NothingEarlier(_) => StatusCode::NOT_FOUND,
         E::StillWanted(_) => StatusCode::CONFLICT,
         E::NotDone { .. } => StatusCode::UNPROCESSABLE_ENTITY,
@@ -74,13 +75,7 @@ fn failed(error: &reconcile::Error) -> Refused {
             StatusCode::INTERNAL_SERVER_ERROR
         }
     };
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    Refused(status, text)
+    Refused(status, chain(error))
 }
 
 fn service(name: String) -> Result<ServiceName, Refused> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use agentd_protocol::edge::{FromEdge, PROTOCOL, Snapshot, ToEdge};
 use agentd_protocol::ids::{Generation, Incarnation, InstanceId};
+use agentd_sys::causes::chain;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -17,7 +18,6 @@ use tokio_util::bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::causes::chain;
 use super::frame::{Link, decode, encode};
 use crate::lifecycle;
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use agentd_protocol::edge::{FromEdge, PROTOCOL, Snapshot, ToEdge};
+use agentd_sys::causes::chain;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::bytes::BytesMut;
 
 use super::Error;
-use super::causes::chain;
 use super::frame::{Link, decode};
 use crate::proxy::{BackendKey, Registry};
 

@@ -8,7 +8,6 @@
 //! A restarted edge routes by that copy at once; a restarted manager connects and publishes again. Requests in flight do
 //! not survive the edge, everything else survives the manager.
 
-mod causes;
 mod client;
 mod control;
 mod descriptors;

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::edge::{FRAME_BYTES_MAX, LISTEN_CONTROL, LISTEN_EXTERNAL, Snapshot};
+use agentd_sys::causes::chain;
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::causes::chain;
 use super::control::{Control, DrainOrder, Life};
 use super::{Error, descriptors};
 use crate::lifecycle;

@@ -54,6 +54,14 @@ impl Worker {
         let found = self.rooms.store.find_built(&self.name, &build);
         let built = self.fallible(wanted, DeployPhase::Build, found).await?;
         let reusable = built.filter(|release| self.release_dir(release).is_dir());
+        // Built for this very program and never served since: tried again under its own number, or every try would push
+        // a good release out of those that are kept.
+        let untried = |release: &&StoredRelease| {
+            release.program_digest == program && active.is_none_or(|active| release.number > active.number)
+        };
+        if let Some(again) = reusable.as_ref().filter(untried) {
+            return self.same_program(wanted, entry, commit, again).await;
+        }
         let number = self.rooms.store.next_release(&self.name);
         let number = self.fallible(wanted, DeployPhase::Build, number).await?;
         let mut release = NewRelease {
@@ -122,7 +130,11 @@ impl Worker {
 
     async fn build(&self, wanted: &Wanted, entry: &Service, mut release: NewRelease) -> Result<StoredRelease, Halt> {
         self.doing(wanted, Doing::Building);
-        let _permit = self.rooms.builds.acquire().await.expect("the semaphore is never closed");
+        // Only commands take turns: a service without one must not wait for another's build that hangs.
+        let _permit = match &entry.build {
+            Some(_) => Some(self.rooms.builds.acquire().await.expect("the semaphore is never closed")),
+            None => None,
+        };
         let (commit, number) = (release.commit.clone(), release.number);
         let checkout = self.rooms.source.checkout(&self.name, number, &entry.repo, &commit, entry.dir.as_deref());
         let checkout = self.of_commit(&commit, self.fallible(wanted, DeployPhase::Fetch, checkout).await)?;
@@ -183,7 +195,9 @@ impl Worker {
             probe: ProbePolicy::default(),
             user: RunAs::Configured,
         };
-        let id = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.launch(launch)).await?;
+        let supervisor = self.rooms.supervisor.clone();
+        let launched = self.uncut(async move { supervisor.launch(launch).await });
+        let id = self.fallible(wanted, DeployPhase::Build, launched).await?;
         let last = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.finished(&id)).await?;
         let tail = self.log_tail(&id);
         self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.remove(&id)).await?;

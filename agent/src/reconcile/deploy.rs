@@ -5,27 +5,55 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use agentd_protocol::api::DeployPhase;
-use agentd_protocol::edge::Absent;
+use agentd_protocol::edge::{Absent, Backend};
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::{Kind, Restart, Service};
+use agentd_sys::causes::chain;
 
 use super::command;
 use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
-use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of};
+use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of, stands};
 use crate::edge::Idleness;
-use crate::store::StoredRelease;
+use crate::store::{DeployEnd, NewDeploy, ReleaseState, StoredRelease};
 use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs};
 
 /// Releases of a service that stay on disk (DESIGN §7).
 const RELEASES_KEPT: usize = 5;
 
 impl Worker {
-    /// From what runs now to instances of `target`.
+    /// From what runs now to instances of `target`; the store keeps how it ended.
     pub(super) async fn replace(
+        &self,
+        wanted: &Wanted,
+        active: Option<&StoredRelease>,
+        target: &StoredRelease,
+    ) -> Result<(), Halt> {
+        let store = &self.rooms.store;
+        let from = active.map(|active| active.number);
+        let deploy = NewDeploy { service: self.name.clone(), from, to: target.number, phase: DeployPhase::Start };
+        let id = self.fallible(wanted, DeployPhase::Start, store.start_deploy(deploy)).await?;
+        let outcome = self.replace_by_port(wanted, active, target).await;
+        let end = match &outcome {
+            Ok(()) => DeployEnd::Done,
+            Err(halt) => DeployEnd::Failed(halt.problem.clone()),
+        };
+        self.fallible(wanted, DeployPhase::Drain, store.end_deploy(id, end)).await?;
+        let (kind, cause) = match &outcome {
+            Ok(()) => ("deploy.done", serde_json::json!({ "from": from })),
+            Err(halt) => (
+                "deploy.failed",
+                serde_json::json!({ "from": from, "phase": halt.problem.phase, "cause": halt.problem.cause }),
+            ),
+        };
+        self.note(Some(target.number), kind, cause).await;
+        outcome
+    }
+
+    async fn replace_by_port(
         &self,
         wanted: &Wanted,
         active: Option<&StoredRelease>,
@@ -37,12 +65,13 @@ impl Worker {
         }
         let new = self.bring_up(wanted, target).await?;
         self.swap(wanted, target, new).await?;
+        self.fresh_done(wanted);
         self.doing(wanted, Doing::Draining);
         self.retire(wanted, old).await
     }
 
-    /// Two copies cannot share a fixed port: the old one goes first, the edge holds requests meanwhile. A new one that
-    /// does not get ready brings the old one back.
+    /// Two copies cannot share a fixed port: the old one goes first, the edge holds requests meanwhile. A new
+    /// one that does not get ready brings the old one back.
     async fn replace_in_place(
         &self,
         wanted: &Wanted,
@@ -53,37 +82,44 @@ impl Worker {
         if !old.is_empty() {
             self.withdraw(wanted, Absent::Replacing).await?;
         }
+        if let Some(active) = active.filter(|active| active.number == target.number) {
+            self.fresh_done(wanted);
+            return self.keep_running(wanted, active).await;
+        }
         let failed = match self.bring_up(wanted, target).await {
             Ok(new) => return self.swap(wanted, target, new).await,
             Err(failed) => failed,
         };
-        if let Some(active) = active.filter(|active| active.number != target.number) {
-            let back = self.bring_up(wanted, active).await?;
-            self.swap(wanted, active, back).await?;
+        if let Some(active) = active
+            && let Err(halt) = self.keep_running(wanted, active).await
+        {
+            tracing::warn!(service = %self.name, cause = %halt.problem.cause, "the old release is not ready again yet");
         }
         Err(failed)
     }
 
-    /// The active release in its wanted number, routed by its newest entry.
+    /// The active release in its wanted number, routed by its newest entry. It has served before: an instance that does
+    /// not get ready is left to its shim and routed as soon as it is.
     pub(super) async fn keep_running(&self, wanted: &Wanted, target: &StoredRelease) -> Result<(), Halt> {
         let replicas = usize::try_from(target.entry.replicas).unwrap_or(usize::MAX);
-        let mut running = self.instances();
-        // The ready ones are kept, of those the longest-lived.
-        running.sort_by_key(|view| !view.is_ready());
-        let surplus = running.split_off(replicas.min(running.len()));
-        let mut ids: Vec<InstanceId> = running.into_iter().map(|view| view.id).collect();
-        if ids.len() < replicas {
+        let (mut standing, mut surplus): (Vec<_>, Vec<_>) =
+            self.instances().into_iter().partition(|view| stands(&view.phase, view.last_exit, target.entry.restart));
+        standing.sort_by_key(InstanceView::standing);
+        surplus.extend(standing.split_off(replicas.min(standing.len())));
+        let mut ids: Vec<InstanceId> = standing.into_iter().map(|view| view.id).collect();
+        self.show(wanted, target, &ids).await?;
+        // First, since a fixed port may be theirs.
+        self.retire(wanted, surplus).await?;
+        while ids.len() < replicas {
             self.doing(wanted, Doing::Starting);
-            let known = ids.clone();
-            for _ in known.len()..replicas {
-                ids.push(self.launch(wanted, target).await?);
-            }
-            // What ran before is routed on; only the new ones pass the gate.
-            let new = ids[known.len()..].to_vec();
-            self.pass_gate(wanted, target, &new).await?;
+            ids.push(self.launch(wanted, target).await?);
         }
-        self.swap(wanted, target, ids).await?;
-        self.retire(wanted, surplus).await
+        self.show(wanted, target, &ids).await?;
+        let views = self.rooms.supervisor.view().borrow().clone();
+        let never_ready = |id: &&InstanceId| views.get(id).is_none_or(|view| !view.readiness.has_been_ready());
+        let unproven: Vec<InstanceId> = ids.iter().filter(never_ready).cloned().collect();
+        let passed = self.pass_gate(target, &unproven).await;
+        passed.map_err(|halt| Halt { again: Again::Later, ..halt })
     }
 
     /// Starts every replica and waits until all are ready; none stays when one fails.
@@ -99,11 +135,14 @@ impl Worker {
                 }
             }
         }
-        self.pass_gate(wanted, target, &ids).await?;
+        if let Err(halt) = self.pass_gate(target, &ids).await {
+            self.end_all(wanted, &ids).await?;
+            return Err(halt);
+        }
         Ok(ids)
     }
 
-    async fn pass_gate(&self, wanted: &Wanted, target: &StoredRelease, ids: &[InstanceId]) -> Result<(), Halt> {
+    async fn pass_gate(&self, target: &StoredRelease, ids: &[InstanceId]) -> Result<(), Halt> {
         let deadline = target.entry.start_deadline.0;
         match gate::wait(ids, self.rooms.supervisor.view(), deadline).await {
             Verdict::Passed => Ok(()),
@@ -117,7 +156,6 @@ impl Worker {
                 halt.problem.log_tail = self.log_tail(&failed.instance);
                 halt.problem.commit = Some(target.commit.clone());
                 halt.problem.release = Some(target.number);
-                self.end_all(wanted, ids).await?;
                 Err(halt)
             }
         }
@@ -132,7 +170,12 @@ impl Worker {
         self.report(wanted, |report| {
             report.active = Some(super::worker::Active { release: target.number, commit: target.commit.clone() });
         });
-        let instances: BTreeSet<InstanceId> = ids.into_iter().collect();
+        self.show(wanted, target, &ids).await
+    }
+
+    /// Puts instances of `target` on the routing table; those that are ready get requests.
+    async fn show(&self, wanted: &Wanted, target: &StoredRelease, ids: &[InstanceId]) -> Result<(), Halt> {
+        let instances: BTreeSet<InstanceId> = ids.iter().cloned().collect();
         let entry =
             Entry { version: wanted.version, route: route_of(&target.entry), instances, absent: Absent::Starting };
         self.rooms.routing.set(&self.name, Some(entry));
@@ -160,7 +203,8 @@ impl Worker {
             None => Duration::from_secs(30),
         };
         let deadline = tokio::time::Instant::now() + drain;
-        for backend in old.iter().filter_map(backend) {
+        let known = |backend: &Backend| self.rooms.routing.may_know(backend);
+        for backend in old.iter().filter_map(backend).filter(known) {
             // Past the deadline the requests that are left are cut by the stop: said in the log, not a failure.
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let key = (backend.instance.clone(), backend.incarnation);
@@ -178,7 +222,9 @@ impl Worker {
         if view.phase != Phase::Down {
             self.fallible(wanted, DeployPhase::Drain, supervisor.stop(&view.id, None)).await?;
         }
-        self.fallible(wanted, DeployPhase::Drain, supervisor.remove(&view.id)).await
+        let (supervisor, id) = (supervisor.clone(), view.id.clone());
+        let removed = self.uncut(async move { supervisor.remove(&id).await });
+        self.fallible(wanted, DeployPhase::Drain, removed).await
     }
 
     async fn end_all(&self, wanted: &Wanted, ids: &[InstanceId]) -> Result<(), Halt> {
@@ -233,8 +279,9 @@ impl Worker {
             probe: probe_policy(entry),
             user: RunAs::Configured,
         };
-        supervisor.launch(launch).await.map_err(|error| Halt {
-            problem: Box::new(self.problem(DeployPhase::Start, super::worker::chain(&error))),
+        let supervisor = supervisor.clone();
+        self.uncut(async move { supervisor.launch(launch).await }).await.map_err(|error| Halt {
+            problem: Box::new(self.problem(DeployPhase::Start, chain(&error))),
             again: Again::Later,
         })
     }
@@ -245,7 +292,7 @@ impl Worker {
         let releases = self.fallible(wanted, DeployPhase::Drain, store.releases(&self.name)).await?;
         let (kept, old) = divide(&releases, active);
         for release in old {
-            let gone = store.set_release_state(&self.name, release.number, crate::store::ReleaseState::Gone);
+            let gone = store.set_release_state(&self.name, release.number, ReleaseState::Gone);
             self.fallible(wanted, DeployPhase::Drain, gone).await?;
         }
         let dirs: Vec<String> = kept.iter().map(|release| release.dir_name.clone()).collect();
@@ -254,17 +301,24 @@ impl Worker {
     }
 }
 
-/// Releases to keep and built ones to forget; `releases` are newest first. What is older than the active one and never
-/// served takes no place from one that did.
+/// Releases to keep and releases to forget; `releases` are newest first.
 fn divide<'a>(
     releases: &'a [StoredRelease],
     active: &StoredRelease,
 ) -> (Vec<&'a StoredRelease>, Vec<&'a StoredRelease>) {
     let mut kept = Vec::new();
     let mut old = Vec::new();
-    for release in releases.iter().filter(|release| release.is_built()) {
-        let is_useful = release.has_served() || release.number > active.number;
-        if release.number == active.number || (is_useful && kept.len() < RELEASES_KEPT) {
+    for release in releases {
+        match release.state {
+            ReleaseState::Built => {}
+            // A build that a newer order or the end of a manager cut short.
+            ReleaseState::Building => {
+                old.push(release);
+                continue;
+            }
+            ReleaseState::Failed(_) | ReleaseState::Gone => continue,
+        }
+        if kept.len() < RELEASES_KEPT || release.number == active.number {
             kept.push(release);
         } else {
             old.push(release);
@@ -300,5 +354,42 @@ fn probe_policy(entry: &Service) -> ProbePolicy {
             start_deadline,
             restart: health.restart,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::ids::ReleaseNumber;
+
+    use super::super::testing::{commit, entry, name};
+    use super::*;
+    use crate::store::Digest;
+
+    fn release(number: u64, state: ReleaseState) -> StoredRelease {
+        StoredRelease {
+            service: name("api"),
+            number: ReleaseNumber(number),
+            commit: commit('a'),
+            tree: String::new(),
+            dir_name: format!("{number}-aaaaaaa"),
+            build_digest: Digest::of(b""),
+            program_digest: Digest::of(b""),
+            entry: entry("api", 'a'),
+            env_sha256: Digest::of(b""),
+            state,
+            created_unix_ms: 0,
+            built_unix_ms: None,
+        }
+    }
+
+    #[test]
+    fn the_newest_five_stay_and_the_active_one_however_old() {
+        let mut all: Vec<StoredRelease> = (1..=8).rev().map(|number| release(number, ReleaseState::Built)).collect();
+        all[0].state = ReleaseState::Building;
+        all[1].state = ReleaseState::Gone;
+        let (kept, old) = divide(&all, &release(1, ReleaseState::Built));
+        let numbers = |releases: &[&StoredRelease]| releases.iter().map(|release| release.number.0).collect::<Vec<_>>();
+        assert_eq!(numbers(&kept), [6, 5, 4, 3, 2, 1]);
+        assert_eq!(numbers(&old), [8], "a build that was cut short");
     }
 }

@@ -37,10 +37,13 @@ pub(super) fn judge(ids: &[InstanceId], views: &Views) -> Verdict {
             all_ready = false;
             continue;
         };
+        if view.is_ready() {
+            continue;
+        }
         if let Some((phase, cause)) = failure(view) {
             return Verdict::Failed(Failed { instance: id.clone(), phase, cause });
         }
-        all_ready &= view.is_ready();
+        all_ready = false;
     }
     if all_ready { Verdict::Passed } else { Verdict::Waiting }
 }
@@ -129,5 +132,57 @@ fn over(ids: &[InstanceId], cause: &str) -> Verdict {
             Verdict::Failed(Failed { instance: first.clone(), phase: DeployPhase::Start, cause: cause.to_owned() })
         }
         None => Verdict::Passed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::testing::{ended, id, not_ready, ready, views};
+    use super::*;
+
+    fn verdict(second: InstanceView) -> Verdict {
+        judge(&[id('a'), id('b')], &views([ready('a'), second]))
+    }
+
+    fn phase(second: InstanceView) -> DeployPhase {
+        match verdict(second) {
+            Verdict::Failed(Failed { instance, phase, cause }) => {
+                assert_eq!(instance, id('b'), "{cause}");
+                phase
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn all_must_be_ready() {
+        assert_eq!(verdict(ready('b')), Verdict::Passed);
+        assert_eq!(verdict(not_ready('b')), Verdict::Waiting);
+        assert_eq!(judge(&[id('a'), id('c')], &views([ready('a')])), Verdict::Waiting, "not seen yet");
+        assert_eq!(judge(&[], &views([])), Verdict::Passed);
+    }
+
+    #[test]
+    fn one_that_will_not_be_ready_fails_them_all() {
+        let exited =
+            |phase, restarts| InstanceView { phase, restarts, last_exit: ended(Exit::Code(1)), ..not_ready('b') };
+        let backoff = || Phase::Backoff { retry_at_boot_ms: 1 };
+        assert_eq!(verdict(exited(backoff(), EXITS_MAX - 1)), Verdict::Waiting, "it may yet come up");
+        assert_eq!(phase(exited(backoff(), EXITS_MAX)), DeployPhase::Start);
+        assert_eq!(phase(exited(Phase::Down, 0)), DeployPhase::Start);
+        assert_eq!(phase(exited(Phase::Quarantined { retry_at_boot_ms: 1 }, 0)), DeployPhase::Start);
+        let unknown_program =
+            InstanceView { last_exit: ended(Exit::ExecFailed { errno: libc::ENOENT }), ..exited(backoff(), 0) };
+        assert_eq!(phase(unknown_program), DeployPhase::Start);
+        let over = Readiness::StartDeadlineOver { since: SystemTime::UNIX_EPOCH };
+        assert_eq!(phase(InstanceView { readiness: over, ..not_ready('b') }), DeployPhase::Health);
+    }
+
+    #[test]
+    fn what_is_ready_passes_whatever_it_went_through() {
+        let late = InstanceView { restarts: EXITS_MAX, last_exit: ended(Exit::Code(1)), ..ready('b') };
+        assert_eq!(verdict(late), Verdict::Passed);
     }
 }

@@ -14,9 +14,13 @@ mod digest;
 mod environment;
 mod gate;
 mod plan;
+mod rollback;
 mod routing;
 mod status;
 mod task;
+#[cfg(test)]
+mod testing;
+mod upkeep;
 mod worker;
 
 pub use environment::Naming;
@@ -30,6 +34,8 @@ use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 pub enum Error {
     #[error("the reconciler has ended; the agent is about to restart")]
     Ended,
+    #[error("everything is being taken down; `agentd run` brings it back")]
+    GoingDown,
     #[error("there is no service `{0}`; `agentctl status` lists them")]
     NoService(ServiceName),
     #[error("service `{service}` has no built release {release}; kept releases: {kept}")]

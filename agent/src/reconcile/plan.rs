@@ -159,35 +159,10 @@ fn notes(wanted: &Stack, steps: &[PlanStep]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use agentd_protocol::stack::{Kind, Proxy, Restart, SCHEMA, Span, StackSection, Stop, StopSignal};
+    use agentd_protocol::stack::{Proxy, SCHEMA, Span, StackSection};
 
+    use super::super::testing::entry;
     use super::*;
-
-    fn entry(name: &str, commit: char) -> Service {
-        Service {
-            name: ServiceName::new(name).unwrap(),
-            kind: Kind::Web,
-            repo: "file:///r".into(),
-            source: Revision::Commit(Commit::new(commit.to_string().repeat(40)).unwrap()),
-            dir: None,
-            git_auth: None,
-            build: None,
-            run: "x".into(),
-            port: None,
-            host: None,
-            path: Some(format!("/{name}")),
-            strip_prefix: false,
-            public: true,
-            replicas: 1,
-            env: BTreeMap::new(),
-            env_file: None,
-            health: None,
-            start_deadline: Span::from_secs(60),
-            restart: Restart::Always,
-            stop: Stop { signal: StopSignal::Term, timeout: Span::from_secs(30) },
-            drain: Span::from_secs(30),
-        }
-    }
 
     fn stack(service: Vec<Service>) -> Stack {
         Stack {

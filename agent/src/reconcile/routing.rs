@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentd_protocol::edge::{Absent, Backend, Route, Service, Snapshot};
-use agentd_protocol::ids::{Generation, InstanceId, ServiceName, Version};
+use agentd_protocol::ids::{Generation, Incarnation, InstanceId, ServiceName, Version};
 use agentd_protocol::shim::state::Phase;
+use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +112,32 @@ fn absent(entry: &Entry, views: &Views) -> Absent {
 pub(super) struct Routing {
     table: Arc<Mutex<Table>>,
     health_path: Arc<Mutex<Option<String>>>,
+    known: Arc<Mutex<Known>>,
     requests: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// What the edge may have given requests to, in this manager's life or before it.
+#[derive(Debug, Default)]
+struct Known {
+    /// Found at start: a manager before this one may have routed to them, and the edge may be draining them still.
+    found: BTreeSet<InstanceId>,
+    sent: BTreeSet<(InstanceId, Incarnation)>,
+}
+
+impl Known {
+    fn note(&mut self, snapshot: &Snapshot, views: &Views) {
+        self.found.retain(|id| views.contains_key(id));
+        self.sent.retain(|(id, _)| views.contains_key(id));
+        self.sent.extend(snapshot.services.iter().flat_map(|service| &service.backends).map(key));
+    }
+
+    fn has(&self, backend: &Backend) -> bool {
+        self.found.contains(&backend.instance) || self.sent.contains(&key(backend))
+    }
+}
+
+fn key(backend: &Backend) -> (InstanceId, Incarnation) {
+    (backend.instance.clone(), backend.incarnation)
 }
 
 /// The end of [`Routing`] that publishes.
@@ -128,7 +154,9 @@ pub(super) struct Publisher {
 impl Routing {
     pub(super) fn new(views: watch::Receiver<Arc<Views>>, edge: EdgeClient, store: Store) -> (Self, Publisher) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-        let routing = Self { table: Arc::default(), health_path: Arc::default(), requests };
+        let found = views.borrow().keys().cloned().collect();
+        let known = Arc::new(Mutex::new(Known { found, sent: BTreeSet::new() }));
+        let routing = Self { table: Arc::default(), health_path: Arc::default(), known, requests };
         let publisher = Publisher { routing: routing.clone(), requests: queue, views, edge, store, last: None };
         (routing, publisher)
     }
@@ -154,6 +182,11 @@ impl Routing {
 
     pub(super) fn get(&self, name: &ServiceName) -> Option<Entry> {
         self.table.lock().expect("no holder panics").get(name).cloned()
+    }
+
+    /// `false`: the edge was never told of this backend, so there is nothing to drain.
+    pub(super) fn may_know(&self, backend: &Backend) -> bool {
+        self.known.lock().expect("no holder panics").has(backend)
     }
 
     /// Returns when the edge routes by the table as it stands now, or says why it does not.
@@ -195,7 +228,7 @@ impl Publisher {
             for reply in waiting {
                 let answer = match &published {
                     Ok(()) => Ok(()),
-                    Err(error) => Err(Error::Route { cause: super::worker::chain(error) }),
+                    Err(error) => Err(Error::Route { cause: chain(error) }),
                 };
                 // A worker that no longer waits has been overtaken by a newer order.
                 let _ = reply.send(answer);
@@ -209,6 +242,7 @@ impl Publisher {
         if self.last.as_ref().is_some_and(|last| same_but_generation(last, &snapshot)) {
             return Ok(());
         }
+        self.routing.known.lock().expect("no holder panics").note(&snapshot, &views);
         snapshot.generation = self.store.next_generation().await?;
         let sent = self.edge.publish(snapshot.clone()).await;
         self.last = sent.is_ok().then_some(snapshot);
@@ -218,4 +252,77 @@ impl Publisher {
 
 fn same_but_generation(a: &Snapshot, b: &Snapshot) -> bool {
     (&a.health_path, &a.routes, &a.services) == (&b.health_path, &b.routes, &b.services)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{failing, id, name, not_ready, ready, views};
+    use super::*;
+
+    fn entry(version: u64, path: &str, instances: &[char]) -> Entry {
+        let route = Some(RouteWish { host: None, path: path.into(), strip_prefix: false });
+        let instances = instances.iter().map(|letter| id(*letter)).collect();
+        Entry { version: Version(version), route, instances, absent: Absent::Starting }
+    }
+
+    fn table(entries: &[(&str, Entry)]) -> Table {
+        entries.iter().map(|(service, entry)| (name(service), entry.clone())).collect()
+    }
+
+    fn routed(table: &Table, seen: &Views) -> Vec<InstanceId> {
+        snapshot(table, seen, None).services[0].backends.iter().map(|backend| backend.instance.clone()).collect()
+    }
+
+    #[test]
+    fn requests_go_to_the_ready_instances_on_the_table_and_to_no_other() {
+        let one = table(&[("api", entry(1, "/", &['a', 'b', 'c']))]);
+        assert_eq!(routed(&one, &views([ready('a'), not_ready('b'), failing('c'), ready('d')])), [id('a')]);
+    }
+
+    #[test]
+    fn when_all_fail_those_that_were_ready_before_go_on_serving() {
+        let one = table(&[("api", entry(1, "/", &['a', 'b', 'c']))]);
+        let down = InstanceView { phase: Phase::Down, ..failing('c') };
+        assert_eq!(routed(&one, &views([failing('a'), not_ready('b'), down])), [id('a')]);
+    }
+
+    #[test]
+    fn a_path_that_moves_stays_with_who_can_answer_until_the_newer_one_can() {
+        let seen = views([ready('a'), ready('b')]);
+        let owner = |table: &Table| snapshot(table, &seen, None).routes[0].service.clone();
+        let old = ("old", entry(1, "/", &['a']));
+        assert_eq!(owner(&table(&[old.clone(), ("new", entry(2, "/", &[]))])), name("old"));
+        assert_eq!(owner(&table(&[old.clone(), ("new", entry(2, "/", &['b']))])), name("new"));
+        let both = table(&[old, ("new", entry(2, "/", &['b']))]);
+        assert_eq!(snapshot(&both, &seen, None).routes.len(), 1, "a path has one owner");
+    }
+
+    #[test]
+    fn why_nobody_answers() {
+        let absent = |absent, view| {
+            let one = table(&[("api", Entry { absent, ..entry(1, "/", &['a']) })]);
+            snapshot(&one, &views([view]), None).services[0].absent
+        };
+        let backoff = || InstanceView { phase: Phase::Backoff { retry_at_boot_ms: 1 }, ..not_ready('a') };
+        assert_eq!(absent(Absent::Starting, not_ready('a')), Absent::Starting);
+        assert_eq!(absent(Absent::Starting, backoff()), Absent::Failing);
+        assert_eq!(absent(Absent::Replacing, backoff()), Absent::Replacing);
+        assert_eq!(absent(Absent::Stopped, backoff()), Absent::Stopped);
+    }
+
+    #[test]
+    fn only_what_the_edge_may_have_routed_to_is_drained() {
+        let seen = views([ready('a'), ready('b'), ready('c')]);
+        let sent = snapshot(&table(&[("api", entry(1, "/", &['b']))]), &seen, None);
+        let mut known = Known { found: BTreeSet::from([id('a')]), sent: BTreeSet::new() };
+        known.note(&sent, &seen);
+        let has = |known: &Known, letter| known.has(&backend(&ready(letter)).unwrap());
+        assert!(has(&known, 'a'), "found at start: an edge may be draining it");
+        assert!(has(&known, 'b'), "was in a snapshot");
+        assert!(!has(&known, 'c'), "never routed");
+        let crashed = InstanceView { incarnation: Incarnation(2), ..ready('b') };
+        assert!(!known.has(&backend(&crashed).unwrap()), "its next incarnation never was");
+        known.note(&sent, &views([ready('c')]));
+        assert!(!has(&known, 'a'), "what is gone is forgotten");
+    }
 }

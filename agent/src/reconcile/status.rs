@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use agentd_protocol::api::{Agent, Edge, InstanceStatus, ServiceState, ServiceStatus, StackStatus, Status, Verdict};
-use agentd_protocol::ids::{ServiceName, Version};
+use agentd_protocol::api::{
+    Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, Verdict,
+};
+use agentd_protocol::ids::Version;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::Service;
 use tokio::sync::watch;
@@ -30,7 +32,7 @@ pub struct Facts {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DocumentProblems {
     pub file: Option<String>,
-    pub services: Vec<(ServiceName, String)>,
+    pub services: Vec<Problem>,
 }
 
 pub(super) struct Seen<'a> {
@@ -60,8 +62,8 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
             verdict: verdict(seen, &services, &document),
             version: seen.latest.map(|latest| latest.version),
             applied_version: seen.applied,
+            problems: problems(seen.reports, &document),
             file_problem: document.file,
-            problems: seen.reports.values().filter_map(|report| report.problem.clone()).collect(),
         },
         edge: Edge {
             pid: seen.edge.edge.as_ref().map(|edge| edge.pid),
@@ -71,6 +73,11 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         services,
         limitations: seen.facts.limitations.clone(),
     }
+}
+
+/// What sync says comes along: a service whose ref was never resolved is in no version, so no worker speaks for it.
+fn problems(reports: &Reports, document: &DocumentProblems) -> Vec<Problem> {
+    reports.values().filter_map(|report| report.problem.as_ref()).chain(&document.services).cloned().collect()
 }
 
 fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProblems) -> Verdict {
@@ -102,7 +109,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         instances.iter().filter(|view| view.is_ready() && release_of(view) == active.as_ref().map(|a| a.release));
     let ready = u32::try_from(ready.count()).unwrap_or(u32::MAX);
     let wanted = if service.stopped { 0 } else { entry.map_or(0, |entry| entry.replicas) };
-    let unresolved = document.services.iter().find(|(name, _)| *name == service.name).map(|(_, cause)| cause.clone());
+    let mut unresolved = document.services.iter().filter(|problem| problem.service.as_ref() == Some(&service.name));
     ServiceStatus {
         name: service.name.clone(),
         state: state(report, &instances, ready, wanted),
@@ -114,7 +121,10 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         restarts: instances.iter().map(|view| view.restarts).sum(),
         url: entry.and_then(|entry| url(entry, seen.facts.external)),
         since_unix_ms: report.map_or(0, |report| report.since_unix_ms),
-        last_error: report.and_then(|report| report.problem.as_ref()).map(|p| p.cause.clone()).or(unresolved),
+        last_error: report
+            .and_then(|report| report.problem.as_ref())
+            .or(unresolved.next())
+            .map(|problem| problem.cause.clone()),
         warnings: instances.iter().flat_map(|view| view.warnings.clone()).collect(),
         instances: instances.into_iter().filter_map(instance).collect(),
     }
@@ -159,4 +169,115 @@ fn instance(view: &InstanceView) -> Option<InstanceStatus> {
         last_exit: view.last_exit.map(|last| describe(last.exit)),
         log_dir: view.log_dir.display().to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::api::DeployPhase;
+    use agentd_protocol::ids::{ReleaseNumber, Version};
+    use agentd_protocol::stack::{Proxy, SCHEMA, Span, Stack, StackSection};
+
+    use super::super::testing::{commit, entry, failing, name, ready, views};
+    use super::super::worker::Active;
+    use super::*;
+    use crate::edge::EdgeProcess;
+
+    fn report(doing: Doing) -> Report {
+        let active = Some(Active { release: ReleaseNumber(1), commit: commit('a') });
+        Report { ticket: 1, doing, problem: None, active, since_unix_ms: 1 }
+    }
+
+    fn state_of(doing: Doing, seen: &[&InstanceView], ready: u32) -> ServiceState {
+        state(Some(&report(doing)), seen, ready, 2)
+    }
+
+    #[test]
+    fn a_settled_service_is_as_good_as_its_instances() {
+        let running = Doing::Settled(Settled::Running);
+        let up = ready('a');
+        let looping = InstanceView { phase: Phase::Quarantined { retry_at_boot_ms: 1 }, ..failing('b') };
+        assert_eq!(state(None, &[], 0, 2), ServiceState::Pending);
+        assert_eq!(state_of(running, &[&up, &up], 2), ServiceState::Ready);
+        assert_eq!(state_of(running, &[&up, &looping], 1), ServiceState::Partial);
+        assert_eq!(state_of(running, &[&looping], 0), ServiceState::CrashLoop);
+        assert_eq!(state_of(running, &[], 0), ServiceState::Failing);
+        assert_eq!(
+            state_of(Doing::Settled(Settled::Failed), &[&up, &up], 2),
+            ServiceState::Ready,
+            "the old one serves"
+        );
+        assert_eq!(state_of(Doing::Settled(Settled::Stopped), &[], 0), ServiceState::Stopped);
+        assert_eq!(state_of(Doing::Building, &[&up, &up], 2), ServiceState::Building);
+    }
+
+    fn verdict_of(document: DocumentProblems, report: Report, edge: Option<EdgeProcess>) -> Verdict {
+        let (sender, receiver) = watch::channel(document);
+        let facts = Facts {
+            version: String::new(),
+            home: String::new(),
+            started_unix_ms: 0,
+            external: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            limitations: Vec::new(),
+            document: receiver,
+        };
+        let stack = Stack {
+            schema: SCHEMA,
+            stack: StackSection { name: name("s"), poll_interval: Span::from_secs(15) },
+            proxy: Proxy { port: 8080, health_path: None },
+            service: vec![entry("api", 'a')],
+        };
+        let latest = StoredVersion {
+            version: Version(1),
+            sha256: crate::store::Digest::of(b""),
+            stack,
+            refs: crate::store::Refs::new(),
+            received_unix_ms: 0,
+            applied: true,
+        };
+        let service = StoredService {
+            name: name("api"),
+            first_seen_unix_ms: 0,
+            removed_unix_ms: None,
+            stopped: false,
+            active: Some(ReleaseNumber(1)),
+            pinned: None,
+        };
+        let seen = Seen {
+            facts: &facts,
+            latest: Some(&latest),
+            applied: None,
+            services: &[service],
+            reports: &Reports::from([(name("api"), report)]),
+            views: &views([ready('a')]),
+            edge: &EdgeView { edge, ..EdgeView::default() },
+            keeper_pid: None,
+        };
+        let verdict = status(&seen).stack.verdict;
+        drop(sender);
+        verdict
+    }
+
+    #[test]
+    fn the_verdict_is_applied_only_when_nothing_is_amiss() {
+        let edge = || Some(EdgeProcess { pid: 1, build: String::new() });
+        let running = || report(Doing::Settled(Settled::Running));
+        let none = DocumentProblems::default;
+        assert_eq!(verdict_of(none(), running(), edge()), Verdict::Applied);
+        assert_eq!(verdict_of(none(), report(Doing::Building), edge()), Verdict::Applying);
+        assert_eq!(verdict_of(none(), running(), None), Verdict::Degraded, "no edge");
+        let broken = DocumentProblems { file: Some("line 3".into()), services: Vec::new() };
+        assert_eq!(verdict_of(broken, running(), edge()), Verdict::Degraded);
+        let gone = Problem {
+            service: Some(name("api")),
+            phase: DeployPhase::Fetch,
+            cause: "no such ref".into(),
+            commit: None,
+            release: None,
+            probes: Vec::new(),
+            log_tail: Vec::new(),
+            since_unix_ms: 0,
+        };
+        let unresolved = DocumentProblems { file: None, services: vec![gone] };
+        assert_eq!(verdict_of(unresolved, running(), edge()), Verdict::Degraded);
+    }
 }

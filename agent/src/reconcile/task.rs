@@ -7,6 +7,7 @@ use std::time::Duration;
 use agentd_protocol::api::{Plan, Status};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
+use agentd_sys::causes::chain;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -14,19 +15,27 @@ use super::Error;
 use super::build;
 use super::environment::Naming;
 use super::plan::{self, Known};
+use super::rollback;
 use super::routing::{Entry, Routing};
 use super::status;
+use super::upkeep;
 use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{Store, StoredRelease, StoredService, StoredVersion, entry_digest};
-use crate::supervisor::Supervisor;
+use crate::store::{Store, StoredService, StoredVersion, entry_digest};
+use crate::supervisor::{Label, Supervisor};
 
 /// Commands that may wait; each caller waits for its answer, so more than the connections of the API is never needed.
 const COMMANDS_MAX: usize = 64;
 /// Beyond a service's own drain, stop and start limits, how long a command waits for it.
 const COMMAND_SLACK: Duration = Duration::from_secs(60);
+
+/// Deploys of a service among which a rollback looks for releases that never got ready.
+const DEPLOYS_LOOKED_AT: u32 = 100;
+
+/// Pause before a version that could not be read from the store is tried again.
+const APPLY_RETRY: Duration = Duration::from_secs(5);
 
 /// What the reconciler works with; everything the app has started before it.
 #[derive(Debug)]
@@ -169,6 +178,13 @@ struct Orders {
     cancel: CancellationToken,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Converging,
+    /// `agentctl down` was asked: nothing is started any more.
+    GoingDown,
+}
+
 struct Task {
     rooms: Rooms,
     facts: status::Facts,
@@ -176,6 +192,9 @@ struct Task {
     latest: Option<StoredVersion>,
     /// Counts orders.
     ticket: u64,
+    course: Course,
+    /// In the store, but the store could not be read when it was to be applied.
+    unapplied: Option<Version>,
     reports: watch::Receiver<Reports>,
     cancel: CancellationToken,
 }
@@ -203,10 +222,13 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         workers: BTreeMap::new(),
         latest: None,
         ticket: 0,
+        course: Course::Converging,
+        unapplied: None,
         reports: watched,
         cancel: setup.cancel.clone(),
     };
     task.load().await?;
+    upkeep::start(&task.rooms, &setup.cancel);
     lifecycle::spawn_essential("routing", setup.cancel.clone(), publisher.run(setup.cancel.clone()));
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     lifecycle::spawn_essential("reconcile", setup.cancel, task.run(queue));
@@ -218,7 +240,7 @@ impl Task {
         let Some(latest) = self.rooms.store.latest_version().await? else { return Ok(()) };
         for service in self.rooms.store.services().await?.iter().filter(|service| !service.is_removed()) {
             let Some(active) = self.rooms.store.active_release(&service.name).await? else { continue };
-            let worker = Worker { name: service.name.clone(), rooms: self.rooms.clone() };
+            let worker = Worker::new(service.name.clone(), self.rooms.clone());
             let entry = Entry {
                 version: latest.version,
                 route: route_of(&active.entry),
@@ -228,7 +250,26 @@ impl Task {
             self.rooms.routing.set(&service.name, Some(entry));
         }
         self.latest = Some(latest);
+        self.sweep_releases().await?;
         self.order_all().await
+    }
+
+    /// Half-written releases and trash of a manager that was killed. A build that runs on keeps its folder until its
+    /// worker has ended it.
+    async fn sweep_releases(&self) -> Result<(), Error> {
+        let views = self.rooms.supervisor.view().borrow().clone();
+        let mut building = Vec::new();
+        for view in views.values().filter(|view| matches!(view.label, Label::Build { .. })) {
+            let Ok(service) = ServiceName::new(view.service.clone()) else { continue };
+            let releases = self.rooms.store.releases(&service).await?;
+            building.extend(releases.iter().map(|release| self.rooms.source.release_dir(&service, &release.dir_name)));
+        }
+        match self.rooms.source.sweep(&building).await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => tracing::info!(removed = removed.len(), "releases that were never finished are removed"),
+            Err(error) => tracing::warn!(error = chain(&error), "left-overs of releases stay until the next start"),
+        }
+        Ok(())
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -244,6 +285,11 @@ impl Task {
                     if changed.is_err() { return }
                     self.judge().await;
                 }
+                () = tokio::time::sleep(APPLY_RETRY), if self.unapplied.is_some() => {
+                    if let Some(version) = self.unapplied.take() {
+                        self.try_apply(version).await;
+                    }
+                }
             }
         }
     }
@@ -251,16 +297,28 @@ impl Task {
     async fn handle(&mut self, command: Command) {
         // A caller that has gone away does not take its command back: every reply may fall on deaf ears.
         match command {
-            Command::Apply { version } => {
-                if let Err(error) = self.apply(version).await {
-                    tracing::error!(%version, error = super::worker::chain(&error), "version cannot be applied");
-                }
+            Command::Apply { version } => self.try_apply(version).await,
+            Command::Order { reply, .. } if self.course == Course::GoingDown => {
+                drop(reply.send(Err(Error::GoingDown)));
+            }
+            Command::Prune { reply, .. } if self.course == Course::GoingDown => {
+                drop(reply.send(Err(Error::GoingDown)));
             }
             Command::Order { service, act, reply } => drop(reply.send(self.order(&service, act).await)),
             Command::Prune { service, reply } => drop(reply.send(self.prune(&service).await)),
             Command::Status { reply } => drop(reply.send(self.status().await)),
             Command::Plan { of, reply } => drop(reply.send(self.plan(of).await)),
             Command::Down { reply } => drop(reply.send(self.stop_all())),
+        }
+    }
+
+    async fn try_apply(&mut self, version: Version) {
+        if self.course == Course::GoingDown {
+            return;
+        }
+        if let Err(error) = self.apply(version).await {
+            tracing::error!(%version, error = chain(&error), "version cannot be applied yet");
+            self.unapplied = Some(version);
         }
     }
 
@@ -325,7 +383,7 @@ impl Task {
     }
 
     fn start_worker(&mut self, name: &ServiceName, wanted: Wanted) {
-        let worker = Worker { name: name.clone(), rooms: self.rooms.clone() };
+        let worker = Worker::new(name.clone(), self.rooms.clone());
         worker.report(&wanted, |report| report.since_unix_ms = unix_ms());
         let (wanted, queue) = watch::channel(wanted);
         let cancel = self.cancel.child_token();
@@ -385,15 +443,13 @@ impl Task {
             }
             None => {
                 let active = self.rooms.store.active_release(name).await?;
-                // One that never served is nothing to go back to, and the same program under another number is no change.
-                let differs = |release: &&StoredRelease| {
-                    active.as_ref().is_some_and(|active| {
-                        release.number < active.number && release.program_digest != active.program_digest
-                    })
-                };
-                let usable = releases.iter().filter(|release| release.is_built() && release.has_served());
-                let earlier = usable.filter(differs).map(|release| release.number).max();
-                earlier.ok_or_else(|| Error::NothingEarlier(name.clone()))
+                let deploys = self.rooms.store.deploys(name, DEPLOYS_LOOKED_AT).await?;
+                // The same program under an older number would be no change.
+                let same = active.as_ref().map(|active| active.program_digest);
+                let others = releases.iter().filter(|r| r.is_built() && Some(r.program_digest) != same);
+                let others: Vec<ReleaseNumber> = others.map(|r| r.number).collect();
+                rollback::earlier(&others, active.map(|active| active.number), &deploys)
+                    .ok_or_else(|| Error::NothingEarlier(name.clone()))
             }
         }
     }
@@ -413,6 +469,7 @@ impl Task {
     }
 
     fn stop_all(&mut self) -> Vec<(ServiceName, Ticket)> {
+        self.course = Course::GoingDown;
         let mut tickets = Vec::new();
         for (name, orders) in &self.workers {
             self.ticket += 1;
@@ -431,8 +488,12 @@ impl Task {
 
     /// Marks the newest version applied once every service is as it wants it.
     async fn judge(&mut self) {
-        let Some(latest) = self.latest.as_mut().filter(|latest| !latest.applied) else { return };
         let reports = self.reports.borrow_and_update().clone();
+        // What `down` stops was not brought there by the version.
+        if self.course == Course::GoingDown {
+            return;
+        }
+        let Some(latest) = self.latest.as_mut().filter(|latest| !latest.applied) else { return };
         let all = self.workers.iter().all(|(name, orders)| {
             let ticket = orders.wanted.borrow().ticket;
             reports.get(name).is_some_and(|report| {
@@ -448,7 +509,7 @@ impl Task {
                 latest.applied = true;
                 tracing::info!(version = %latest.version, "applied");
             }
-            Err(error) => tracing::error!(error = super::worker::chain(&error), "applied, but not noted in the store"),
+            Err(error) => tracing::error!(error = chain(&error), "applied, but not noted in the store"),
         }
     }
 

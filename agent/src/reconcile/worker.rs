@@ -4,21 +4,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber, ServiceName, Version};
-use agentd_protocol::stack::Service;
-use tokio::sync::{Semaphore, watch};
+use agentd_protocol::shim::state::{LastExit, Phase};
+use agentd_protocol::stack::{Restart, Service};
+use agentd_sys::causes::chain;
+use tokio::sync::{RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::environment::Naming;
 use super::routing::{Entry, RouteWish, Routing};
 use crate::edge::EdgeClient;
+use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{Store, StoredRelease};
-use crate::supervisor::{InstanceView, Label, Supervisor};
+use crate::store::{NewEvent, Store, StoredRelease};
+use crate::supervisor::{self, InstanceView, Label, Supervisor};
 
 /// Log lines kept with a problem.
 pub(super) const TAIL_LINES: usize = 20;
@@ -121,24 +125,21 @@ pub(super) enum Again {
 pub(super) struct Worker {
     pub(super) name: ServiceName,
     pub(super) rooms: Rooms,
+    /// Held shared by acts that a newer order must not cut in two; a pass begins when none is left.
+    uncut: Arc<RwLock<()>>,
+    /// Ticket of the last order whose fresh instances are there: carried on, it asks for no others.
+    fresh_done: AtomicU64,
 }
 
 pub(super) fn unix_ms() -> u64 {
     agentd_sys::clock::real_ns() / 1_000_000
 }
 
-/// The text of an error and of everything under it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
-
 impl Worker {
+    pub(super) fn new(name: ServiceName, rooms: Rooms) -> Self {
+        Self { name, rooms, uncut: Arc::default(), fresh_done: AtomicU64::new(0) }
+    }
+
     pub(super) async fn run(self, mut orders: watch::Receiver<Wanted>, cancel: CancellationToken) {
         let mut pause = RETRY_FIRST;
         loop {
@@ -212,24 +213,48 @@ impl Worker {
         });
     }
 
+    /// Runs `work` to its end even when the pass that asked for it is dropped: an instance half launched or half
+    /// removed would be nobody's.
+    pub(super) async fn uncut<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, supervisor::Error>> + Send + 'static,
+    ) -> Result<T, supervisor::Error> {
+        let held = Arc::clone(&self.uncut).read_owned().await;
+        let done = lifecycle::spawn("act", async move {
+            let outcome = work.await;
+            drop(held);
+            outcome
+        });
+        done.await.unwrap_or(Err(supervisor::Error::Ending))
+    }
+
     /// One pass from whatever is to what is wanted.
     async fn converge(&self, wanted: &Wanted) -> Result<Settled, Halt> {
+        drop(self.uncut.write().await);
         let active = self.active(wanted).await?;
         self.sweep(wanted, active.as_ref()).await?;
+        let store = &self.rooms.store;
         let Some(entry) = &wanted.entry else {
             self.withdraw(wanted, Absent::Stopped).await?;
             self.rooms.routing.set(&self.name, None);
             self.commit(wanted).await?;
-            self.fallible(wanted, DeployPhase::Document, self.rooms.store.mark_removed(&self.name)).await?;
+            self.fallible(wanted, DeployPhase::Document, store.mark_removed(&self.name)).await?;
+            self.note(active.map(|active| active.number), "service.removed", serde_json::Value::Null).await;
             return Ok(Settled::Removed);
         };
+        // A removal that this order overtook may have been noted after the version that brings the service back.
+        self.fallible(wanted, DeployPhase::Document, store.ensure_service(&self.name)).await?;
         if wanted.run == RunWish::Stop {
+            let runs = !self.instances().is_empty();
             self.announce(wanted, entry, active.as_ref(), Absent::Stopped);
             self.withdraw(wanted, Absent::Stopped).await?;
+            if runs {
+                self.note(active.map(|active| active.number), "service.stopped", serde_json::Value::Null).await;
+            }
             return Ok(Settled::Stopped);
         }
         self.announce(wanted, entry, active.as_ref(), Absent::Starting);
-        if let Some(active) = active.as_ref().filter(|_| self.instances().is_empty()) {
+        if let Some(active) = active.as_ref().filter(|active| self.standing(&active.entry).is_empty()) {
             self.serve_last(wanted, active).await;
         }
         let target = match wanted.pinned {
@@ -237,7 +262,8 @@ impl Worker {
             None => self.release_for(wanted, entry, active.as_ref()).await?,
         };
         let same = active.as_ref().is_some_and(|active| active.number == target.number);
-        if same && wanted.run == RunWish::Run {
+        let fresh = wanted.run == RunWish::RunFresh && self.fresh_done.load(Ordering::Relaxed) != wanted.ticket;
+        if same && !fresh {
             self.keep_running(wanted, &target).await?;
         } else {
             self.replace(wanted, active.as_ref(), &target).await?;
@@ -296,22 +322,46 @@ impl Worker {
         self.instances().into_iter().filter(|view| release_of(view) == Some(release)).map(|view| view.id).collect()
     }
 
-    /// Removes what an earlier pass left: builds, and instances of releases that are not active.
+    pub(super) fn fresh_done(&self, wanted: &Wanted) {
+        self.fresh_done.store(wanted.ticket, Ordering::Relaxed);
+    }
+
+    /// The instances that run, or will again by themselves.
+    pub(super) fn standing(&self, entry: &Service) -> Vec<InstanceView> {
+        let mut standing = self.instances();
+        standing.retain(|view| stands(&view.phase, view.last_exit, entry.restart));
+        standing
+    }
+
+    /// Removes what an earlier pass left: builds, and instances of releases that are not active. The edge may still
+    /// route to those: a pass can end between the commit point on disk and the one at the edge.
     async fn sweep(&self, wanted: &Wanted, active: Option<&StoredRelease>) -> Result<(), Halt> {
         let views = self.rooms.supervisor.view().borrow().clone();
+        let mut left = Vec::new();
         for view in views.values().filter(|view| self.owns(view)) {
             match &view.label {
                 Label::Build { .. } => self.end(wanted, view).await?,
                 Label::Instance { release } if Some(*release) != active.map(|active| active.number) => {
-                    self.retire(wanted, vec![view.clone()]).await?;
+                    left.push(view.clone());
                 }
                 Label::Instance { .. } | Label::Edge => {}
             }
         }
-        Ok(())
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.rooms.routing.update(&self.name, |entry| match active {
+            Some(active) => {
+                entry.instances = self.ids_of(active.number);
+                entry.route = route_of(&active.entry);
+            }
+            None => entry.instances.clear(),
+        });
+        self.commit(wanted).await?;
+        self.retire(wanted, left).await
     }
 
-    /// Ends when fewer instances exist than wanted: somebody removed one behind our back.
+    /// Ends when fewer instances stand than wanted: somebody stopped or removed one behind our back.
     async fn instance_lost(&self, wanted: &Wanted) {
         let expected = match (&wanted.entry, wanted.run) {
             (Some(entry), RunWish::Run | RunWish::RunFresh) => usize::try_from(entry.replicas).unwrap_or(usize::MAX),
@@ -320,7 +370,8 @@ impl Worker {
         let mut views = self.rooms.supervisor.view();
         loop {
             views.borrow_and_update();
-            if self.instances().len() < expected {
+            let standing = wanted.entry.as_ref().map_or(0, |entry| self.standing(entry).len());
+            if standing < expected {
                 return;
             }
             if views.changed().await.is_err() {
@@ -343,6 +394,14 @@ impl Worker {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Halt> {
         work.await.map_err(|error| Halt { problem: Box::new(self.problem(phase, chain(&error))), again: Again::Later })
+    }
+
+    /// Tells the event log; a log that cannot be written stops nothing.
+    pub(super) async fn note(&self, release: Option<ReleaseNumber>, kind: &str, cause: serde_json::Value) {
+        let event = NewEvent { service: Some(self.name.clone()), release, kind: kind.to_owned(), cause };
+        if let Err(error) = self.rooms.store.record_event(event).await {
+            tracing::warn!(service = %self.name, kind, error = chain(&error), "not noted in the event log");
+        }
     }
 
     pub(super) fn halt(&self, phase: DeployPhase, cause: String) -> Halt {
@@ -374,8 +433,42 @@ pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
     }
 }
 
+/// Whether an instance runs or starts again by itself. One that has ended and is down stands only where its policy says
+/// that ending is what it does. One that is stopping still stands: a restart looks the same until it ends. One that
+/// never ended is about to start, or its shim has not been heard yet.
+pub(super) fn stands(phase: &Phase, last: Option<LastExit>, restart: Restart) -> bool {
+    match phase {
+        Phase::Starting { .. }
+        | Phase::Up { .. }
+        | Phase::Stopping { .. }
+        | Phase::Clearing { .. }
+        | Phase::Backoff { .. }
+        | Phase::Quarantined { .. } => true,
+        Phase::Down => last.is_none() || restart != Restart::Always,
+    }
+}
+
 /// The external route an entry asks for.
 pub(super) fn route_of(entry: &Service) -> Option<RouteWish> {
     let path = entry.path.clone().filter(|_| entry.public)?;
     Some(RouteWish { host: entry.host.clone(), path, strip_prefix: entry.strip_prefix })
+}
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::shim::state::{AfterStop, Exit};
+
+    use super::*;
+
+    #[test]
+    fn an_instance_that_was_stopped_does_not_count_unless_ending_is_its_nature() {
+        let ended = Some(LastExit { exit: Exit::Code(0), at_real_ns: 1, incarnation: 1, uptime_ms: 1 });
+        assert!(!stands(&Phase::Down, ended, Restart::Always));
+        assert!(stands(&Phase::Down, None, Restart::Always), "its shim has not been heard yet");
+        assert!(stands(&Phase::Down, ended, Restart::Never));
+        assert!(stands(&Phase::Down, ended, Restart::OnFailure));
+        let clearing = Phase::Clearing { kill_at_boot_ms: 1, then: AfterStop::StayDown };
+        assert!(stands(&clearing, ended, Restart::Always), "a restart is seen as this too");
+        assert!(stands(&Phase::Quarantined { retry_at_boot_ms: 1 }, ended, Restart::Always));
+    }
 }

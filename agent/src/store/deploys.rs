@@ -31,7 +31,7 @@ pub enum DeployEnd {
     Failed(Box<Problem>),
     /// After the commit point: the release before serves again.
     RolledBack(Box<Problem>),
-    /// A newer version came first.
+    /// A newer order, or the end of a manager, came first.
     Superseded,
 }
 
@@ -43,14 +43,19 @@ pub struct StoredDeploy {
     pub to: ReleaseNumber,
     pub phase: DeployPhase,
     pub started_unix_ms: u64,
-    /// `None`: under way, or cut short by the end of a manager.
+    /// `None`: under way, or cut short and not begun anew.
     pub end: Option<DeployEnd>,
     pub ended_unix_ms: Option<u64>,
 }
 
 impl Store {
+    /// Ends the one that was under way before, as superseded.
     pub async fn start_deploy(&self, deploy: NewDeploy) -> Result<DeployId, Error> {
         self.write("record a deploy", move |transaction| {
+            transaction.execute(
+                "UPDATE deploys SET ended_at = ?2, outcome = 'superseded' WHERE service = ?1 AND ended_at IS NULL",
+                params![deploy.service.as_str(), now_unix_ms()],
+            )?;
             transaction.execute(
                 "INSERT INTO deploys (service, from_release, to_release, phase, started_at) VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
@@ -64,14 +69,6 @@ impl Store {
             let id = transaction.last_insert_rowid();
             transaction.execute("DELETE FROM deploys WHERE id <= ?1", [id - i64::from(DEPLOYS_KEPT)])?;
             Ok(DeployId(u64::try_from(id)?))
-        })
-        .await
-    }
-
-    pub async fn set_deploy_phase(&self, id: DeployId, phase: DeployPhase) -> Result<(), Error> {
-        self.write("record the phase of a deploy", move |transaction| {
-            let query = "UPDATE deploys SET phase = ?2 WHERE id = ?1";
-            some_row(transaction.execute(query, params![signed(id.0), phase_json(phase)])?)
         })
         .await
     }

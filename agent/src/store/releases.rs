@@ -63,8 +63,6 @@ pub struct StoredRelease {
     pub state: ReleaseState,
     pub created_unix_ms: u64,
     pub built_unix_ms: Option<u64>,
-    /// When it first served; `None`: it never passed its gate.
-    pub served_unix_ms: Option<u64>,
 }
 
 // By hand: the entry holds env values.
@@ -83,10 +81,6 @@ impl std::fmt::Debug for StoredRelease {
 impl StoredRelease {
     pub fn is_built(&self) -> bool {
         self.state == ReleaseState::Built
-    }
-
-    pub fn has_served(&self) -> bool {
-        self.served_unix_ms.is_some()
     }
 }
 
@@ -288,6 +282,5 @@ fn read(row: &Row<'_>) -> Result<StoredRelease, Fault> {
         state: state(&word, failure.as_deref())?,
         created_unix_ms: unsigned(row, "created_at")?,
         built_unix_ms: unsigned_or_null(row, "built_at")?,
-        served_unix_ms: unsigned_or_null(row, "served_at")?,
     })
 }

@@ -52,8 +52,6 @@ impl Store {
     pub async fn set_active(&self, service: &ServiceName, release: ReleaseNumber) -> Result<(), Error> {
         let service = service.clone();
         self.write("record the active release", move |transaction| {
-            let served = "UPDATE releases SET served_at = coalesce(served_at, ?3) WHERE service = ?1 AND number = ?2";
-            transaction.execute(served, params![service.as_str(), signed(release.0), now_unix_ms()])?;
             some_row(transaction.execute(
                 "UPDATE services SET active_release = ?2 WHERE name = ?1 \
                  AND EXISTS (SELECT 1 FROM releases WHERE service = ?1 AND number = ?2)",

@@ -252,14 +252,15 @@ async fn deploys_tell_how_far_they_came() {
     let (_dir, store) = open_store();
     let new = |to| NewDeploy { service: name("api"), from: None, to: ReleaseNumber(to), phase: DeployPhase::Fetch };
     let one = store.start_deploy(new(1)).await.unwrap();
-    let two = store.start_deploy(new(2)).await.unwrap();
-    store.set_deploy_phase(one, DeployPhase::Health).await.unwrap();
     let end = DeployEnd::Failed(Box::new(problem()));
     store.end_deploy(one, end.clone()).await.unwrap();
+    let two = store.start_deploy(new(2)).await.unwrap();
+    let three = store.start_deploy(new(3)).await.unwrap();
     let found = store.deploys(&name("api"), 10).await.unwrap();
-    assert_eq!(found.iter().map(|d| d.id).collect::<Vec<_>>(), [two, one]);
-    assert_eq!((&found[1].phase, &found[1].end), (&DeployPhase::Health, &Some(end)));
+    assert_eq!(found.iter().map(|d| d.id).collect::<Vec<_>>(), [three, two, one]);
     assert_eq!((&found[0].end, found[0].ended_unix_ms), (&None, None));
+    assert_eq!(found[1].end, Some(DeployEnd::Superseded), "the next one ends it");
+    assert_eq!(found[2].end, Some(end));
 }
 
 #[tokio::test]

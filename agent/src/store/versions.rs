@@ -150,7 +150,8 @@ pub(super) fn drop_unused_env(transaction: &Transaction<'_>) -> Result<(), Fault
 
 pub(super) fn know_services(transaction: &Transaction<'_>, services: &[ServiceName]) -> Result<(), Fault> {
     let mut statement = transaction.prepare_cached(
-        "INSERT INTO services (name, first_seen) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET removed_at = NULL",
+        "INSERT INTO services (name, first_seen) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET removed_at = NULL \
+         WHERE removed_at IS NOT NULL",
     )?;
     for service in services {
         statement.execute(params![service.as_str(), now_unix_ms()])?;

@@ -88,7 +88,7 @@ struct Entry {
 }
 
 impl Supervisor {
-    /// Ensures the keeper and adopts every instance that is found, at most [`ADOPTION_TIMEOUT`] long.
+    /// Ensures the keeper and adopts every instance that is found, at most ten seconds long.
     pub async fn start(config: Config, cancel: CancellationToken) -> Result<Self, Error> {
         let layout = Layout::prepare(&config.run_dir, &config.log_dir)?;
         let keeper_log = config.log_dir.join(KEEPER_LOG);
@@ -257,7 +257,15 @@ impl Supervisor {
         if !matches!(phase, None | Some(Phase::Down)) {
             return Err(Error::NotDown { id: id.clone() });
         }
-        self.order(id, || Order::Leave).await?;
+        match self.order(id, || Order::Leave).await {
+            Ok(_) => {}
+            // Removed by a call before this one.
+            Err(Error::Unknown { .. }) if phase.is_none() => return Ok(()),
+            // The shim has left already, on the word of a call that was not carried to its end.
+            Err(Error::Unknown { .. }) => {}
+            Err(Error::Ending) if !self.0.cancel.is_cancelled() => {}
+            Err(error) => return Err(error),
+        }
         let task = self.0.instances.lock().expect("no holder panics").remove(id).and_then(|entry| entry.task);
         if let Some(task) = task {
             // A panic has been reported by the runtime; the folder goes in any case.

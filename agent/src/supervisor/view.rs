@@ -43,6 +43,26 @@ impl InstanceView {
     pub fn is_ready(&self) -> bool {
         matches!(self.readiness, Readiness::Ready { .. })
     }
+
+    /// In the order in which instances are worth keeping: the ready ones first, of those the longest-lived.
+    pub fn standing(&self) -> (bool, SystemTime) {
+        match self.readiness {
+            Readiness::Ready { since } => (false, since),
+            Readiness::NotReady { since }
+            | Readiness::Failing { since, .. }
+            | Readiness::StartDeadlineOver { since } => (true, since),
+        }
+    }
+}
+
+impl Readiness {
+    /// In this incarnation.
+    pub fn has_been_ready(self) -> bool {
+        match self {
+            Self::Ready { .. } | Self::Failing { .. } => true,
+            Self::NotReady { .. } | Self::StartDeadlineOver { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentd_protocol::ids::Version;
 use agentd_protocol::stack::{Span, Stack};
+use agentd_sys::causes::chain;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +18,7 @@ use super::decide::{Published, decide};
 use super::questions::{Known, Question, Wake, jittered};
 use super::read::{FileProblem, ReadStack, read};
 use super::watch::{Wakes, Watch};
-use super::{Error, Resolve, SyncHandle, SyncStatus, Unresolved, chain};
+use super::{Error, Resolve, SyncHandle, SyncStatus, Unresolved};
 use crate::lifecycle;
 use crate::store::{Put, Store};
 

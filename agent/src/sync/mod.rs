@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_sys::causes::chain;
 use tokio::sync::Notify;
 
 pub use file::{FileConfig, FilePublisher};
@@ -76,9 +77,4 @@ impl SyncHandle {
     pub fn poke(&self) {
         self.poke.notify_one();
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

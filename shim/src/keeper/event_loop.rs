@@ -81,7 +81,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&crate::chain(&error));
+            say(&agentd_sys::causes::chain(&error));
             ExitCode::from(exit_code(&error))
         }
     }

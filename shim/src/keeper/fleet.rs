@@ -17,7 +17,8 @@ use super::launch::Launcher;
 use super::reap;
 use super::respawn::Respawns;
 use super::takeover::{self, Boot};
-use crate::{chain, say};
+use crate::say;
+use agentd_sys::causes::chain;
 
 /// More instances than a stack has services, replicas and builds together.
 const INSTANCES_MAX: usize = 8_192;

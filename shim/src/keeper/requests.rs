@@ -10,7 +10,7 @@ use agentd_sys::seqpacket::Connection;
 use super::bucket::StartBucket;
 use super::fleet::{Fleet, NotSpawned};
 use super::instance::pair;
-use crate::chain;
+use agentd_sys::causes::chain;
 
 /// Entries of one Instances message: 32 bytes each, half of what a message may carry.
 const SHIMS_PER_MESSAGE: usize = 256;

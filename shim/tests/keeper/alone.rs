@@ -9,7 +9,7 @@ use agentd_protocol::shim::wire::{Message, Refusal};
 use agentd_sys::files;
 use nix::sys::signal::Signal;
 
-use crate::host::{Host, ID, Kernel, Shim, field, inode, pid_of, pipe, send, start_keeper, wait_for};
+use crate::host::{Host, Kernel, Shim, field, id, inode, pid_of, pipe, send, start_keeper, wait_for};
 
 #[test]
 fn a_killed_shim_comes_back_with_the_same_descriptors() {
@@ -23,7 +23,7 @@ fn a_killed_shim_comes_back_with_the_same_descriptors() {
     assert_eq!(field(&first, "stdin"), r#""/dev/null""#);
     let env = field(&first, "env");
     assert!(env.contains("AGENTD_HELD_FDS") && !env.contains("A_SECRET"), "{env}");
-    assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&first))]);
+    assert_eq!(host.listed(), [(id().to_owned(), pid_of(&first))]);
 
     send(pid_of(&first), Signal::SIGKILL);
     let second = host.start(2);
@@ -31,7 +31,7 @@ fn a_killed_shim_comes_back_with_the_same_descriptors() {
     assert_eq!(field(&second, "inodes"), inodes);
 
     assert_eq!(host.spawn(&[], &[]), Message::Done, "it runs: nothing to do");
-    assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&second))]);
+    assert_eq!(host.listed(), [(id().to_owned(), pid_of(&second))]);
     let (names, inodes) = host.held();
     assert_eq!(names, ["listen.web", "reserve.port"]);
     assert_eq!(inodes, [inode(&one), inode(&two)]);
@@ -90,7 +90,7 @@ fn finds_living_shims(mut host: Host) {
     host.spawn(&["listen.web"], &[&one]);
     let first = host.start(1);
     host.kill_and_replace_keeper();
-    assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&first))]);
+    assert_eq!(host.listed(), [(id().to_owned(), pid_of(&first))]);
     wait_for("held descriptors", || (host.held() == (vec!["listen.web".to_owned()], vec![inode(&one)])).then_some(()));
 
     // It is not our child now, but its death is seen all the same.
@@ -119,7 +119,7 @@ fn a_new_keeper_starts_shims_for_programs_without_one() {
     host.start_keeper();
     assert_eq!(host.listed(), [], "the manager has a moment to bring the descriptors");
     let second = host.start(2);
-    assert_eq!(host.listed(), [(ID.to_owned(), pid_of(&second))]);
+    assert_eq!(host.listed(), [(id().to_owned(), pid_of(&second))]);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn the_keeper_ends_only_when_nothing_is_left() {
     let mut host = Host::new();
     host.spawn(&[], &[]);
     let first = host.start(1);
-    for message in [Message::Shutdown, Message::Forget { instance: ID.to_owned() }] {
+    for message in [Message::Shutdown, Message::Forget { instance: id().to_owned() }] {
         assert!(matches!(host.ask(message), Message::Refused { reason: Refusal::Busy, .. }));
     }
     // Exit status 0: it was told to leave.
@@ -168,13 +168,13 @@ fn wrong_requests_are_refused_and_change_nothing() {
     let spawn = |instance: &str, names: Vec<String>| Message::Spawn { instance: instance.to_owned(), names };
     assert_eq!(refusal(spawn("../../escape", vec![])), Refusal::Unknown);
     assert_eq!(refusal(spawn("000000000000", vec![])), Refusal::Unknown);
-    assert_eq!(refusal(spawn(ID, vec!["listen.web".into()])), Refusal::Failed);
+    assert_eq!(refusal(spawn(id(), vec!["listen.web".into()])), Refusal::Failed);
     assert_eq!(refusal(Message::AskHeld { instance: None }), Refusal::Unknown);
     assert_eq!(refusal(Message::Start), Refusal::Unsupported);
     assert_eq!(host.ask(Message::Forget { instance: "000000000000".into() }), Message::Done);
     assert_eq!(host.listed(), []);
     for turn in 0..21 {
-        let Message::GrantStart { wait_ms } = host.ask(Message::AskStart { instance: ID.into() }) else {
+        let Message::GrantStart { wait_ms } = host.ask(Message::AskStart { instance: id().into() }) else {
             panic!("no grant")
         };
         assert!(turn == 20 || wait_ms == 0, "turn {turn}: {wait_ms}");

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use agentd_protocol::shim::spec::{RestartPolicy, Spec};
@@ -14,7 +15,19 @@ use agentd_sys::seqpacket::{Blocking, Connection, Received};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-pub(crate) const ID: &str = "abcdef012345";
+/// This test's instance. Never the same in two tests: a shim finds its program's tree by the id in the environment, on
+/// the whole host.
+pub(crate) fn id() -> &'static str {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static ID: &'static str = {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            format!("{:08}{count:04}", std::process::id()).leak()
+        };
+    }
+    ID.with(|id| *id)
+}
+
 /// Far above what anything here takes on a busy machine.
 const CAP: Duration = Duration::from_secs(20);
 
@@ -60,7 +73,7 @@ impl Host {
         std::fs::create_dir(root.join("logs")).unwrap();
         let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         let spec = Spec {
-            instance: ID.into(),
+            instance: id().into(),
             service: "test".into(),
             argv: ["sh", "-c", script].map(|arg| arg.as_bytes().to_vec()).into(),
             env: vec![b"PATH=/usr/local/bin:/usr/bin:/bin".to_vec()],
@@ -114,7 +127,7 @@ impl Host {
 
     fn with(kernel: Kernel, shim: Shim) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("instances").join(ID);
+        let dir = root.path().join("instances").join(id());
         std::fs::create_dir_all(&dir).unwrap();
         for name in ["out.fifo", "err.fifo"] {
             nix::unistd::mkfifo(&dir.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -124,7 +137,7 @@ impl Host {
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
-        self.root.path().join("instances").join(ID)
+        self.root.path().join("instances").join(id())
     }
 
     pub(crate) fn connect(&self) -> Connection {
@@ -139,7 +152,7 @@ impl Host {
         let connection = self.connect();
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        let message = Message::Spawn { instance: ID.to_owned(), names };
+        let message = Message::Spawn { instance: id().to_owned(), names };
         connection.send(&Envelope { seq: 5, re: 0, message }, &fds).unwrap();
         answer(&connection).0
     }
@@ -153,7 +166,7 @@ impl Host {
     /// Names and inodes of what the keeper holds for the instance.
     pub(crate) fn held(&self) -> (Vec<String>, Vec<u64>) {
         let connection = self.connect();
-        let message = Message::AskHeld { instance: Some(ID.to_owned()) };
+        let message = Message::AskHeld { instance: Some(id().to_owned()) };
         connection.send(&Envelope { seq: 5, re: 0, message }, &[]).unwrap();
         let (Message::Held { names }, fds) = answer(&connection) else { panic!("no Held") };
         (names, fds.iter().map(inode).collect())

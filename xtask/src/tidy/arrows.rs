@@ -30,6 +30,7 @@ const RECONCILE: Rooms = These(&[
     "edge::client",
     "edge::BackendKey",
     "edge::EdgeClient",
+    "edge::EdgeProcess",
     "edge::EdgeView",
     "edge::Error",
     "edge::Idleness",
