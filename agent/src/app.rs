@@ -132,6 +132,16 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
+/// A first start that fails leaves no keeper behind; where instances run already, theirs stays.
+async fn leave_nothing(supervisor: &Supervisor) {
+    if !supervisor.view().borrow().is_empty() {
+        return;
+    }
+    if let Err(error) = supervisor.shutdown().await {
+        tracing::warn!(%error, "the keeper that was started for nothing does not end");
+    }
+}
+
 fn lock(home: &Home) -> Result<Lock, Error> {
     let shown = home.root.display().to_string();
     Lock::take(&home.lock_file()).map_err(|refused| match refused {
@@ -176,7 +186,13 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public);
-        let external = edge_launch::ensure(&supervisor, &place).await?;
+        let external = match edge_launch::ensure(&supervisor, &place).await {
+            Ok(external) => external,
+            Err(error) => {
+                leave_nothing(&supervisor).await;
+                return Err(error.into());
+            }
+        };
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(DocumentProblems::default());
         let reconcile = reconcile::start(reconcile::Setup {
@@ -308,6 +324,7 @@ fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
         None => said.push("builds and services run as the user who started agentd".to_owned()),
     }
     said.push("memory, cpu and process limits are not enforced".to_owned());
+    said.push("services cannot reach each other by name yet: nothing answers at SERVICE_<NAME>_URL".to_owned());
     for limitation in &said {
         tracing::warn!("{limitation}");
     }

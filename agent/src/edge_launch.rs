@@ -33,7 +33,7 @@ const CONTROL_SOCKET: &str = "edge.sock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("port {} is taken{}; give another proxy.port or end that process", address.port(), owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
+    #[error("port {} is taken{}; give another proxy.port, or end what listens there (another agentd: by `agentctl --home ITS_HOME down`)", address.port(), owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { address: SocketAddr, owner: Option<String> },
     #[error("cannot listen on {address}")]
     Listen {

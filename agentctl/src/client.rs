@@ -30,7 +30,8 @@ impl Error {
     pub(crate) fn text(&self) -> String {
         match self {
             Self::NotRunning { run_dir } => format!(
-                "no agentd runs on this home (looked for {}); start it with `agentd run --stack FILE --home DIR`",
+                "no agentd runs on this home (looked for {}); name its home with --home or AGENTD_HOME, or start it with \
+                 `agentd run --stack FILE --home DIR`",
                 run_dir.join(API_SOCKET).display()
             ),
             Self::Broken { cause } => format!("the call to agentd broke off: {cause}"),

@@ -27,8 +27,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> anyhow::Result<Exit> {
 fn one(name: &str, out: &mut Out) -> Exit {
     let Some(key) = keys::find(name) else {
         let near = keys::nearest_name(name).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-        out.complain(format_args!("agentctl: there is no key `{name}`{near}; the keys are:"));
-        list(KEYS.iter(), out);
+        out.complain(format_args!("agentctl: there is no key `{name}`{near}; `agentctl explain` lists them"));
         return Exit::NotFound;
     };
     out.line(reference::explain(key));

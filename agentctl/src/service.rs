@@ -9,13 +9,15 @@ use crate::out::Out;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// As `agentctl status` lists it
     service: String,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RollbackArgs {
+    /// As `agentctl status` lists it
     service: String,
-    /// Its number; without it the newest one before the release that runs
+    /// Its number; without it the newest other program that served before the one that runs
     #[arg(long)]
     release: Option<u64>,
 }

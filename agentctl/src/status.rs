@@ -35,7 +35,10 @@ fn page(status: &Status) -> String {
     let version = status.stack.version.map(|version| format!(" version {version}")).unwrap_or_default();
     line(&mut out, &format!("{name}{version}: {}", word(&status.stack.verdict)));
     if let Some(problem) = &status.stack.file_problem {
-        line(&mut out, &format!("  document: {problem}"));
+        line(&mut out, "  stack file, what was applied last stays in force:");
+        for text in problem.lines() {
+            line(&mut out, &format!("    {text}"));
+        }
     }
     for limitation in &status.limitations {
         line(&mut out, &format!("  note: {limitation}"));
@@ -105,7 +108,7 @@ fn explain(problem: &Problem) -> String {
     let mut out = String::from("\n");
     let service = problem.service.as_ref().map_or("stack", |name| name.as_str());
     let commit = problem.commit.as_ref().map(|commit| format!(" at {}", commit.short())).unwrap_or_default();
-    line(&mut out, &format!("{service}{commit}: {} failed: {}", word(&problem.phase), problem.cause));
+    line(&mut out, &format!("{service}{commit} ({}): {}", word(&problem.phase), problem.cause));
     for probe in &problem.probes {
         line(&mut out, &format!("  probe: {} ({} ms)", outcome(&probe.outcome), probe.latency_ms));
     }

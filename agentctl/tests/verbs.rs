@@ -57,9 +57,10 @@ fn a_missing_file_is_a_sentence() {
 fn explain_knows_keys_and_what_was_meant() {
     let (stdout, _) = ended(&agentctl(&["explain", "service.health.path"]), Exit::Ok);
     assert!(stdout.starts_with("service.health.path\n") && stdout.contains("example: path = \"/healthz\""), "{stdout}");
-    let (stdout, stderr) = ended(&agentctl(&["explain", "service.helth.path"]), Exit::NotFound);
-    assert!(stderr.contains("did you mean service.health.path?") && stdout.contains("stack.name"), "{stderr}");
-    ended(&agentctl(&["explain"]), Exit::Ok);
+    let (_, stderr) = ended(&agentctl(&["explain", "service.helth.path"]), Exit::NotFound);
+    assert!(stderr.contains("did you mean service.health.path?"), "{stderr}");
+    let (stdout, _) = ended(&agentctl(&["explain"]), Exit::Ok);
+    assert!(stdout.contains("stack.name"), "{stdout}");
     ended(&agentctl(&["explain", "a", "b"]), Exit::Usage);
 }
 

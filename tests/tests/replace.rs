@@ -146,6 +146,29 @@ fn rollback_pins_and_unpin_follows_again() {
 }
 
 #[test]
+fn rollback_passes_over_what_never_served_and_over_the_same_program() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    world.stack(&service(&repo.url(), HEALTH));
+    world.start();
+    world.applied();
+    repo.commit(&[("web.py", "raise SystemExit('cannot go on')\n")]);
+    world.until("the stack is degraded", |world| world.status().stack.verdict == Verdict::Degraded);
+    repo.commit(&[("web.py", &web("v2"))]);
+    world.serves("/", "v2");
+    world.applied();
+    for _ in 0..2 {
+        // After the first `unpin`, v2 serves under a number of its own: going back must not end at v2's older number.
+        let rolled = world.ctl(&["rollback", "api"]);
+        assert_eq!(rolled.code, 0, "{rolled:?}");
+        assert_eq!(world.get("/").json()["version"], "v1");
+        assert_eq!(world.ctl(&["unpin", "api"]).code, 0);
+        assert_eq!(world.get("/").json()["version"], "v2");
+    }
+    world.down();
+}
+
+#[test]
 fn a_fixed_port_is_replaced_in_place_and_a_failure_brings_the_old_one_back() {
     let mut world = World::new();
     let repo = world.web_repo("api", "v1");

@@ -98,3 +98,16 @@ fn a_second_service_is_added_by_an_edit_while_the_first_is_untouched() {
     assert_eq!(world.service("one").instances[0].pid, pid);
     world.down();
 }
+
+#[test]
+fn a_taken_port_is_said_and_the_failed_first_start_leaves_no_process() {
+    let world = World::new();
+    let repo = world.web_repo("api", "v1");
+    world.stack(&service("api", &repo.url(), ""));
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", world.port)).unwrap();
+    let ran = world.run_to_end(&[]);
+    assert_eq!(ran.code, 9, "{ran:?}");
+    let owner = format!("port {} is taken by pid {}", world.port, std::process::id());
+    assert!(ran.stderr.contains(&owner), "{ran:?}");
+    world.until("nothing is left", |world| world.processes().is_empty());
+}

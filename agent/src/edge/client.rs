@@ -163,6 +163,7 @@ impl Task {
                         Ok(link) => {
                             pause = RECONNECT_MIN;
                             let ended = self.converse(link, &cancel).await;
+                            if cancel.is_cancelled() { return }
                             self.gone(&ended);
                         }
                         Err(error) => {

@@ -70,7 +70,7 @@ impl Worker {
         self.retire(wanted, old).await
     }
 
-    /// Two copies cannot share a fixed port: the old one goes first, requests are told to come back meanwhile. A new
+    /// Two copies cannot share a fixed port: the old one goes first, the edge holds requests meanwhile. A new
     /// one that does not get ready brings the old one back.
     async fn replace_in_place(
         &self,

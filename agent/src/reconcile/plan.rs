@@ -35,7 +35,8 @@ pub(super) fn plan(known: &[Known], wanted: &Stack, version: Option<Version>) ->
     }
     steps.append(&mut changes);
     steps.append(&mut additions);
-    Plan { version, steps, notes: notes(wanted) }
+    let notes = [kept(known, wanted), notes(wanted, &steps)].concat();
+    Plan { version, steps, notes }
 }
 
 /// Puts the commit a ref had at its last look-up in the ref's place, where repository and ref are the same.
@@ -66,15 +67,8 @@ fn added(entry: &Service) -> String {
 
 fn change(service: &Known, entry: &Service) -> Option<PlanStep> {
     let name = &service.name;
-    if service.stopped {
-        return Some(step(name, PlanAct::Stop, format!("stays stopped until `agentctl start {name}`")));
-    }
-    if let Some(pinned) = service.pinned {
-        return Some(step(
-            name,
-            PlanAct::Start,
-            format!("stays at release {pinned} (pinned) until `agentctl unpin {name}`"),
-        ));
+    if service.stopped || service.pinned.is_some() {
+        return None;
     }
     let Some((release, commit, active)) = &service.active else {
         return Some(step(name, PlanAct::Build, "has no working release yet".to_owned()));
@@ -133,16 +127,29 @@ fn differences(old: &Service, new: &Service) -> Vec<(PlanAct, &'static str)> {
     .collect()
 }
 
-fn notes(wanted: &Stack) -> Vec<String> {
+/// What a person has settled, which no document changes.
+fn kept(known: &[Known], wanted: &Stack) -> Vec<String> {
+    let is_wanted = |service: &&Known| !service.removed && wanted.service.iter().any(|e| e.name == service.name);
+    let note = |Known { name, pinned, stopped, .. }: &Known| match (stopped, pinned) {
+        (true, _) => Some(format!("{name}: stays stopped until `agentctl start {name}`")),
+        (false, Some(pinned)) => Some(format!("{name}: stays at release {pinned} until `agentctl unpin {name}`")),
+        (false, None) => None,
+    };
+    known.iter().filter(is_wanted).filter_map(note).collect()
+}
+
+fn notes(wanted: &Stack, steps: &[PlanStep]) -> Vec<String> {
     let names: Vec<ServiceName> = wanted.service.iter().map(|entry| entry.name.clone()).collect();
     let mut notes = Vec::new();
     for entry in &wanted.service {
         for variable in super::environment::overridden(entry.env.keys(), &names) {
             notes.push(format!("{}: env.{variable} overrides the one agentd sets", entry.name));
         }
-        if let Some(port) = entry.port {
+        let replaced =
+            |step: &PlanStep| step.service == entry.name && matches!(step.act, PlanAct::Build | PlanAct::Replace);
+        if let Some(port) = entry.port.filter(|_| steps.iter().any(replaced)) {
             notes.push(format!(
-                "{}: fixed port {port}, so a new release starts after the old one has stopped; requests get 503 with Retry-After meanwhile",
+                "{}: fixed port {port}, so the new release starts after the old one has stopped; requests wait meanwhile",
                 entry.name
             ));
         }
@@ -201,6 +208,28 @@ mod tests {
             assert_eq!(steps.len(), 1);
             assert_eq!(steps[0].act, act);
         }
+    }
+
+    #[test]
+    fn what_a_person_settled_is_a_note_and_no_step() {
+        let mut stopped = Known { stopped: true, ..known(entry("a", 'a')) };
+        let wanted = stack(vec![entry("a", 'b')]);
+        let with_plan = plan(std::slice::from_ref(&stopped), &wanted, None);
+        assert_eq!(
+            (with_plan.steps.len(), with_plan.notes[0].as_str()),
+            (0, "a: stays stopped until `agentctl start a`")
+        );
+        stopped = Known { stopped: false, pinned: Some(ReleaseNumber(4)), ..stopped };
+        let with_plan = plan(&[stopped], &wanted, None);
+        assert_eq!(with_plan.notes, ["a: stays at release 4 until `agentctl unpin a`"]);
+        assert!(with_plan.steps.is_empty());
+    }
+
+    #[test]
+    fn a_fixed_port_is_noted_when_it_is_replaced() {
+        let fixed = |commit| Service { port: Some(3000), ..entry("a", commit) };
+        assert!(plan(&[known(fixed('a'))], &stack(vec![fixed('a')]), None).notes.is_empty());
+        assert_eq!(plan(&[known(fixed('a'))], &stack(vec![fixed('b')]), None).notes.len(), 1);
     }
 
     #[test]

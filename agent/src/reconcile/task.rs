@@ -442,9 +442,14 @@ impl Task {
                 Err(Error::NoRelease { service: name.clone(), release, kept })
             }
             None => {
-                let active = self.rooms.store.active_release(name).await?.map(|active| active.number);
+                let active = self.rooms.store.active_release(name).await?;
                 let deploys = self.rooms.store.deploys(name, DEPLOYS_LOOKED_AT).await?;
-                rollback::earlier(&built, active, &deploys).ok_or_else(|| Error::NothingEarlier(name.clone()))
+                // The same program under an older number would be no change.
+                let same = active.as_ref().map(|active| active.program_digest);
+                let others = releases.iter().filter(|r| r.is_built() && Some(r.program_digest) != same);
+                let others: Vec<ReleaseNumber> = others.map(|r| r.number).collect();
+                rollback::earlier(&others, active.map(|active| active.number), &deploys)
+                    .ok_or_else(|| Error::NothingEarlier(name.clone()))
             }
         }
     }

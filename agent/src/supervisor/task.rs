@@ -173,7 +173,11 @@ impl InstanceTask {
                 Err(NoLink::Dead) => {}
                 other => return other,
             }
-            tracing::info!(instance = %id, "shim is gone; the keeper starts one");
+            if after == 0 {
+                tracing::debug!(instance = %id, "the keeper starts its first shim");
+            } else {
+                tracing::info!(instance = %id, "shim is gone; the keeper starts one");
+            }
             room.spawn(&id, Vec::new()).await?;
             let opened = async {
                 loop {

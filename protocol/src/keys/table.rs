@@ -108,7 +108,7 @@ pub static KEYS: &[Key] = &[
         "service.name",
         Shape::Text("a DNS label"),
         Required,
-        "Unique name; other services reach it as `http://NAME.svc.internal`.",
+        "Unique name, shown by every command; other services will reach it as `http://NAME.svc.internal`, not in this version.",
         "\"api\"",
     ),
     key(

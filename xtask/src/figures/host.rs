@@ -76,8 +76,8 @@ impl Host {
     }
 
     /// Writes the stack file, by rename as editors do.
-    pub(super) fn stack(&self, services: &[String]) -> Result<()> {
-        let head = "schema = 1\n[stack]\nname = \"figures\"\npoll_interval = \"1s\"\n[proxy]\n";
+    pub(super) fn stack(&self, poll: &str, services: &[String]) -> Result<()> {
+        let head = format!("schema = 1\n[stack]\nname = \"figures\"\npoll_interval = \"{poll}\"\n[proxy]\n");
         let new = self.dir.join("stack.new");
         fs::write(&new, format!("{head}port = {}\n{}", self.port, services.concat()))?;
         fs::rename(new, self.dir.join("stack.toml")).context("write the stack file")
