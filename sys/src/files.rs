@@ -1,9 +1,9 @@
 //! Files that a reader sees whole or not at all, locks held for life, and socket names of any length.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -29,6 +29,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability
             Ok(()) | Err(_) => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp_path)?;
+        // The mode above is masked by umask; who must read the file must be able to all the same.
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         if durability == Durability::PowerCut {
             file.sync_all()?;
@@ -120,8 +122,6 @@ impl SocketDir {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -111,3 +111,21 @@ fn a_taken_port_is_said_and_the_failed_first_start_leaves_no_process() {
     assert!(ran.stderr.contains(&owner), "{ran:?}");
     world.until("nothing is left", |world| world.processes().is_empty());
 }
+
+#[test]
+fn a_deploy_key_is_made_once_and_only_its_public_half_leaves_the_home() {
+    let mut world = World::new();
+    world.stack("");
+    world.start();
+    let made = world.ctl(&["git-key", "new", "shop"]);
+    assert_eq!(made.code, 0, "{made:?}");
+    assert!(made.stdout.starts_with("ssh-ed25519 ") && made.stdout.lines().count() == 1, "{made:?}");
+    let private = world.home.join("git-keys/shop");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&private).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(made.stderr.contains(&private.display().to_string()), "{made:?}");
+    let secret = std::fs::read_to_string(&private).unwrap();
+    assert!(secret.lines().all(|line| !made.stdout.contains(line) && !made.stderr.contains(line)));
+    assert_eq!(world.ctl(&["git-key", "new", "shop"]).code, 1, "never replaced");
+    world.down();
+}

@@ -33,6 +33,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "git", proof: Proof::Program("git") },
     // Debian splits venv's other half off: python3 alone cannot make one.
     Package { name: "python3-venv", proof: Proof::Answer("python3", &["-c", "import venv, ensurepip"]) },
+    // ssh and ssh-keygen, which git only recommends.
+    Package { name: "openssh-client", proof: Proof::Program("ssh-keygen") },
     Package { name: "nodejs", proof: Proof::Program("node") },
     Package { name: "iproute2", proof: Proof::Program("ip") },
     Package { name: "nftables", proof: Proof::Program("nft") },

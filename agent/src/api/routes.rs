@@ -124,7 +124,13 @@ async fn rollback(
     Query(query): Query<RollbackQuery>,
 ) -> Answer<Accepted> {
     let name = service(name)?;
-    let outcome = api.reconcile.rollback(&name, query.release.map(ReleaseNumber)).await;
+    let outcome = api.reconcile.rollback(&name, query.release.map(ReleaseNumber)).await.map_err(|error| match error {
+        reconcile::Error::NotDone { service, cause } => {
+            let cause = format!("{cause}; what ran before runs on, `agentctl unpin {service}` ends the pin");
+            reconcile::Error::NotDone { service, cause }
+        }
+        other => other,
+    });
     accepted(outcome, format!("{name} is rolled back and pinned; `agentctl unpin {name}` follows the document again"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use agentd_protocol::edge::{FromEdge, PROTOCOL, Snapshot, ToEdge};
 use agentd_protocol::ids::{Generation, Incarnation, InstanceId};
 use agentd_sys::causes::chain;
+use agentd_sys::files::{Durability, write_atomic};
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -90,6 +91,7 @@ impl EdgeClient {
             waiting: None,
             leaving: BTreeMap::new(),
             last_pid: None,
+            drained: false,
         };
         lifecycle::spawn_essential("edge client", cancel.clone(), task.run(cancel));
         client
@@ -136,6 +138,8 @@ struct Task {
     /// Removed backends, with the generation that removed them.
     leaving: BTreeMap<BackendKey, Generation>,
     last_pid: Option<u32>,
+    /// The edge that is connected has said that it ends.
+    drained: bool,
 }
 
 struct Newest {
@@ -227,7 +231,10 @@ impl Task {
     async fn store(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let text = serde_json::to_vec(snapshot).map_err(Error::Message)?;
         let path = self.snapshot_file.clone();
-        let written = lifecycle::spawn_blocking("write snapshot copy", move || replace(&path, &text)).await;
+        let written = lifecycle::spawn_blocking("write snapshot copy", move || {
+            write_atomic(&path, &text, SNAPSHOT_MODE, Durability::PowerCut)
+        })
+        .await;
         let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
         written.map_err(|source| Error::WriteSnapshot { path: self.snapshot_file.clone(), source })
     }
@@ -280,7 +287,10 @@ impl Task {
                 // Nobody listens while no service is supervised.
                 let _ = self.unreachable.send((instance, incarnation));
             }
-            FromEdge::Drained { connections_left } => tracing::info!(connections_left, "the edge has drained and ends"),
+            FromEdge::Drained { connections_left } => {
+                tracing::info!(connections_left, "the edge has drained and ends");
+                self.drained = true;
+            }
         }
         Ok(())
     }
@@ -288,6 +298,7 @@ impl Task {
     /// A new process never gave a request to a backend that its first snapshot did not have.
     fn met(&mut self, edge: EdgeProcess, generation: Option<Generation>) {
         tracing::info!(pid = edge.pid, build = edge.build, ?generation, "connected to the edge");
+        self.drained = false;
         let is_new = self.last_pid.replace(edge.pid).is_some_and(|pid| pid != edge.pid);
         let unused = |removed_in: &Generation| is_new && generation.is_none_or(|generation| generation >= *removed_in);
         let idle = self.leaving.iter().filter(|(_, removed_in)| unused(removed_in)).map(|(backend, _)| backend.clone());
@@ -300,6 +311,7 @@ impl Task {
 
     fn gone(&mut self, ended: &Result<(), Error>) {
         match ended {
+            _ if self.drained => {}
             Ok(()) => tracing::warn!("the edge closed the control connection; connecting again"),
             Err(error) => tracing::warn!(error = %chain(error), "lost the edge; connecting again"),
         }
@@ -346,16 +358,4 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
     };
     let dir = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC).open(dir)?;
     UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name)).await
-}
-
-/// Temp name, fsync, rename, fsync of the folder: a crash leaves the old or the new copy.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let temp = path.with_extension("new");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(SNAPSHOT_MODE).open(&temp)?;
-    // The mode above is masked by umask; the edge's user must read it all the same.
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(SNAPSHOT_MODE))?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    std::fs::rename(&temp, path)?;
-    File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
 }
