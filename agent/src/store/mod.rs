@@ -1,4 +1,4 @@
-//! What the manager must remember: versions of the stack, releases, instances, pins, deploys, events, counters.
+//! What the manager must remember: versions of the stack, releases, pins, deploys, events, counters.
 //!
 //! Owns: the SQLite file, its schema and migrations, and the thread that alone writes to it. The only room that names
 //! rusqlite. Everything is committed with `synchronous=FULL` before a call returns.
@@ -12,7 +12,6 @@ mod counters;
 mod deploys;
 mod digest;
 mod events;
-mod instances;
 mod open;
 mod published;
 mod releases;
@@ -29,7 +28,6 @@ use std::path::PathBuf;
 pub use deploys::{DEPLOYS_KEPT, DeployEnd, DeployId, NewDeploy, StoredDeploy};
 pub use digest::{BadDigest, Digest};
 pub use events::{EVENTS_KEPT, NewEvent, StoredEvent};
-pub use instances::{NewInstance, StoredInstance};
 pub use published::entry_digest;
 pub use releases::{NewRelease, ReleaseState, StoredRelease};
 pub use services::{Pin, StoredService};

@@ -223,23 +223,6 @@ impl Store {
         })
         .await
     }
-
-    /// The env a release was published with.
-    pub async fn release_env(
-        &self,
-        service: &ServiceName,
-        release: ReleaseNumber,
-    ) -> Result<BTreeMap<String, String>, Error> {
-        let service = service.clone();
-        self.read("read the env of a release", move |connection| {
-            let query =
-                "SELECT json FROM releases JOIN env_objects ON sha256 = env_sha256 WHERE service = ?1 AND number = ?2";
-            let params = params![service.as_str(), signed(release.0)];
-            let env: Option<String> = rows(connection, query, params, |row| plain(row, "json"))?.pop();
-            Ok(serde_json::from_str(&env.ok_or(Fault::Missing)?)?)
-        })
-        .await
-    }
 }
 
 fn find(connection: &Connection, service: &ServiceName, number: ReleaseNumber) -> Result<Option<StoredRelease>, Fault> {

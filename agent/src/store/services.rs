@@ -109,8 +109,6 @@ impl Store {
         self.write("forget a service", move |transaction| {
             some_row(transaction.execute("DELETE FROM services WHERE name = ?1", [service.as_str()])?)?;
             transaction.execute("DELETE FROM deploys WHERE service = ?1", [service.as_str()])?;
-            transaction
-                .execute("DELETE FROM instances WHERE service = ?1 AND removed_at IS NOT NULL", [service.as_str()])?;
             drop_unused_env(transaction)
         })
         .await

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentd_protocol::api::DeployPhase;
-use agentd_protocol::ids::{InstanceId, ReleaseNumber, Version};
+use agentd_protocol::ids::{ReleaseNumber, Version};
 use agentd_protocol::stack::{Revision, Stack};
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -158,8 +158,6 @@ async fn releases_go_through_their_states() {
     assert_eq!(found[1].entry, release(one, "same").entry);
     assert_eq!(store.find_built(&api, &Digest::of(b"same")).await.unwrap().unwrap().number, one);
     assert_eq!(store.find_built(&api, &Digest::of(b"other")).await.unwrap(), None);
-    assert_eq!(store.release_env(&api, one).await.unwrap(), user_env());
-    assert!(matches!(store.release_env(&api, ReleaseNumber(9)).await, Err(Error::Missing { .. })));
     store.set_release_state(&api, one, ReleaseState::Gone).await.unwrap();
     assert_eq!(store.find_built(&api, &Digest::of(b"same")).await.unwrap(), None);
 }
@@ -191,32 +189,6 @@ async fn a_removed_service_may_be_wanted_again() {
     assert!(store.services().await.unwrap()[0].is_removed());
     store.ensure_service(&api).await.unwrap();
     assert!(!store.services().await.unwrap()[0].is_removed());
-}
-
-#[tokio::test]
-async fn instances_come_and_go() {
-    let (_dir, store) = open_store();
-    let new = |id: &str, port| NewInstance {
-        id: InstanceId::new(id).unwrap(),
-        service: name("api"),
-        release: ReleaseNumber(1),
-        port,
-    };
-    let (a, b) = (new("aaaaaaaaaaaa", Some(20_000)), new("bbbbbbbbbbbb", None));
-    store.put_instance(a.clone()).await.unwrap();
-    store.put_instance(b.clone()).await.unwrap();
-    store.set_event_seq(&a.id, 7).await.unwrap();
-    store.set_event_seq(&a.id, 5).await.unwrap();
-    store.add_restarts(&a.id, 2).await.unwrap();
-    store.add_restarts(&a.id, 1).await.unwrap();
-    store.remove_instance(&b.id).await.unwrap();
-    let found = store.instances().await.unwrap();
-    assert_eq!(found.len(), 1);
-    assert_eq!((&found[0].id, found[0].port), (&a.id, Some(20_000)));
-    assert_eq!((found[0].last_event_seq, found[0].restarts), (7, 3));
-    let unknown = InstanceId::new("cccccccccccc").unwrap();
-    assert!(matches!(store.remove_instance(&unknown).await, Err(Error::Missing { .. })));
-    assert!(store.put_instance(a).await.is_err(), "an id is used once");
 }
 
 #[tokio::test]

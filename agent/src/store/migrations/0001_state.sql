@@ -67,18 +67,6 @@ CREATE TABLE releases (
 CREATE INDEX releases_by_build ON releases (service, build_digest);
 CREATE INDEX releases_by_env ON releases (env_sha256);
 
--- No reference to `releases`: the edge is an instance without one.
-CREATE TABLE instances (
-    id             TEXT PRIMARY KEY,
-    service        TEXT NOT NULL,
-    release        INTEGER NOT NULL,
-    port           INTEGER CHECK (port BETWEEN 1 AND 65535),
-    created_at     INTEGER NOT NULL,
-    removed_at     INTEGER,
-    last_event_seq INTEGER NOT NULL DEFAULT 0,
-    restarts       INTEGER NOT NULL DEFAULT 0
-) STRICT, WITHOUT ROWID;
-
 CREATE TABLE deploys (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     service      TEXT NOT NULL,
