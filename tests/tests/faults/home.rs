@@ -65,7 +65,10 @@ fn a_home_that_cannot_be_written_is_named() {
     std::fs::set_permissions(&world.stack_file, Permissions::from_mode(0o644)).unwrap();
     std::fs::create_dir(&world.home).unwrap();
     std::fs::set_permissions(&world.home, Permissions::from_mode(0o555)).unwrap();
-    let mut command = Command::new(program("agentd"));
+    // The target folder may lie where a plain user cannot go.
+    let agentd = world.dir().join("agentd");
+    std::fs::copy(program("agentd"), &agentd).unwrap();
+    let mut command = Command::new(agentd);
     command.args(["run", "--stack"]).arg(&world.stack_file).arg("--home").arg(&world.home).stdin(Stdio::null());
     if nix::unistd::geteuid().is_root() {
         // No mode stops root.
