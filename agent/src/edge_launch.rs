@@ -109,6 +109,7 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Socket
         gate: Gate::None,
         probe: ProbePolicy::default(),
         user: RunAs::Configured,
+        hosts_file: None,
     };
     supervisor.launch(launch).await?;
     Ok(place.external)

@@ -21,6 +21,7 @@ mod layout;
 mod logs;
 mod look;
 mod ports;
+pub mod private_hosts;
 mod room;
 pub mod shim_binary;
 pub mod socket;
