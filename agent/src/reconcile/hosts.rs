@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn full_names_are_ours_alone_and_the_rest_of_a_line_stays() {
-        let machine = "10.0.0.5 Api.svc.internal\n10.0.0.6\tdb  api.svc.internal other # note\n10.0.0.7 x.svc.internal\n";
+        let machine =
+            "10.0.0.5 Api.svc.internal\n10.0.0.6\tdb  api.svc.internal other # note\n10.0.0.7 x.svc.internal\n";
         let (text, _) = made(machine, &["api"]);
         assert!(text.starts_with("10.0.0.6 db other\n10.0.0.7 x.svc.internal\n#"), "{text}");
         assert_eq!(text.matches("api.svc.internal").count(), 1);

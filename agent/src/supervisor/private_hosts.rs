@@ -44,7 +44,9 @@ pub(super) async fn renew_all(shim: &Path, views: &Views, hosts_file: &Path) {
         let Some(pid) = view.pid().filter(|pid| is_bare(*pid, hosts_file)) else { continue };
         match renew(shim, pid, &view.id, hosts_file).await {
             Ok(()) => tracing::info!(instance = %view.id, "names of services shown again in its /etc/hosts"),
-            Err(error) => tracing::warn!(instance = %view.id, error = chain(&error), "names of services are lost to it"),
+            Err(error) => {
+                tracing::warn!(instance = %view.id, error = chain(&error), "names of services are lost to it")
+            }
         }
     }
 }

@@ -120,9 +120,9 @@ pub fn advice(refused: &Refused, facts: &Facts) -> Advice {
     let told = |cure: &str| Advice { cause: refused.to_string(), cure: cure.to_owned() };
     match (refused.step, refused.errno) {
         (Step::Bind, ENOENT) => told("create /etc/hosts"),
-        (Step::Propagation, EINVAL) => {
-            told("/ is no mount point, as in a chroot: start agentd outside of it, or `mount --bind` its folder onto itself")
-        }
+        (Step::Propagation, EINVAL) => told(
+            "/ is no mount point, as in a chroot: start agentd outside of it, or `mount --bind` its folder onto itself",
+        ),
         (Step::Namespace, ENOSPC) => {
             told("too many namespaces: raise user.max_mnt_namespaces and user.max_user_namespaces by sysctl")
         }
@@ -132,9 +132,9 @@ pub fn advice(refused: &Refused, facts: &Facts) -> Advice {
             }
             match (facts.user, refused.errno) {
                 (User::Root, EPERM) => told("in a container: give it CAP_SYS_ADMIN"),
-                (User::Root | User::Plain, _) => {
-                    told("a seccomp filter or security module of this container or host forbids it: allow namespaces and mounts there")
-                }
+                (User::Root | User::Plain, _) => told(
+                    "a seccomp filter or security module of this container or host forbids it: allow namespaces and mounts there",
+                ),
             }
         }
     }
