@@ -39,10 +39,11 @@ fn names_come_and_go_while_a_service_runs() {
     assert!(seen.as_bytes().starts_with(&machine) && !seen.contains("other"), "{seen}");
 
     world.stack(&format!("{api}{other}"));
-    world.applied();
+    world.until("the new service's name comes", |world| world.get("/hosts").body.contains("other"));
     for name in ["other.svc.internal", "other"] {
         assert!(resolves(&world, name), "{name}: {}", world.get("/hosts").body);
     }
+    world.applied();
     world.kill_manager();
     world.start();
     assert!(resolves(&world, "other.svc.internal") && resolves(&world, "api"), "{}", world.get("/hosts").body);
