@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
-use crate::edge_launch::{self, EdgePlace};
+use crate::edge_launch::{self, EdgePlace, Listening};
 use crate::reconcile::{self, DocumentProblems, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
@@ -185,9 +185,9 @@ impl App {
             cancel.clone(),
         )
         .await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, options.public);
-        let external = match edge_launch::ensure(&supervisor, &place).await {
-            Ok(external) => external,
+        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
+        let Listening { external, internal, dns } = match edge_launch::ensure(&supervisor, &place).await {
+            Ok(listening) => listening,
             Err(error) => {
                 leave_nothing(&supervisor).await;
                 return Err(error.into());
@@ -200,13 +200,16 @@ impl App {
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
-            naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
+            naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             path: search_path(run_user.as_ref()),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.root.display().to_string(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
                 external,
+                internal,
+                dns,
+                suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref()),
                 document: document_seen,
             },
@@ -226,7 +229,7 @@ impl App {
                 tracing::error!(%error, "the API ended");
             }
         });
-        tracing::info!(home = %home.root.display(), %external, "agentd runs");
+        tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
 
@@ -324,7 +327,6 @@ fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
         None => said.push("builds and services run as the user who started agentd".to_owned()),
     }
     said.push("memory, cpu and process limits are not enforced".to_owned());
-    said.push("services cannot reach each other by name yet: nothing answers at SERVICE_<NAME>_URL".to_owned());
     for limitation in &said {
         tracing::warn!("{limitation}");
     }
