@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
-use crate::edge_launch::{self, EdgePlace};
+use crate::edge_launch::{self, EdgePlace, Listening};
 use crate::reconcile::{self, DocumentProblems, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
@@ -194,9 +194,9 @@ impl App {
             cancel.clone(),
         )
         .await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, options.public);
-        let external = match edge_launch::ensure(&supervisor, &place).await {
-            Ok(external) => external,
+        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
+        let Listening { external, internal, dns } = match edge_launch::ensure(&supervisor, &place).await {
+            Ok(listening) => listening,
             Err(error) => {
                 leave_nothing(&supervisor).await;
                 return Err(error.into());
@@ -209,7 +209,7 @@ impl App {
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
-            naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
+            naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
             facts: reconcile::Facts {
@@ -217,6 +217,9 @@ impl App {
                 home: home.root.display().to_string(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
                 external,
+                internal,
+                dns,
+                suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref(), no_names),
                 document: document_seen,
             },
@@ -236,7 +239,7 @@ impl App {
                 tracing::error!(%error, "the API ended");
             }
         });
-        tracing::info!(home = %home.root.display(), %external, "agentd runs");
+        tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
 
@@ -354,7 +357,6 @@ fn limitations(run_user: Option<&RunUser>, no_names: Option<String>) -> Vec<Stri
         None => said.push("builds and services run as the user who started agentd".to_owned()),
     }
     said.push("memory, cpu and process limits are not enforced".to_owned());
-    said.push("services cannot reach each other by name yet: nothing answers at SERVICE_<NAME>_URL".to_owned());
     said.extend(no_names);
     for limitation in &said {
         tracing::warn!("{limitation}");

@@ -144,6 +144,12 @@ pub struct Edge {
     pub pid: Option<u32>,
     pub generation: Option<Generation>,
     pub external: Option<SocketAddr>,
+    /// Where services reach each other by name, whatever the path.
+    pub internal: Option<SocketAddr>,
+    /// Where names are resolved, UDP and TCP.
+    pub dns: Option<SocketAddr>,
+    /// A service is `<name>.<suffix>` from within.
+    pub suffix: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

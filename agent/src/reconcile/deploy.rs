@@ -178,8 +178,8 @@ impl Worker {
     /// Puts instances of `target` on the routing table; those that are ready get requests.
     async fn show(&self, wanted: &Wanted, target: &StoredRelease, ids: &[InstanceId]) -> Result<(), Halt> {
         let instances: BTreeSet<InstanceId> = ids.iter().cloned().collect();
-        let entry =
-            Entry { version: wanted.version, route: route_of(&target.entry), instances, absent: Absent::Starting };
+        let (route, kind) = (route_of(&target.entry), target.entry.kind);
+        let entry = Entry { version: wanted.version, route, instances, absent: Absent::Starting, kind };
         self.rooms.routing.set(&self.name, Some(entry));
         self.commit(wanted).await
     }

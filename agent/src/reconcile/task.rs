@@ -1,10 +1,11 @@
 //! The task that gives the workers their orders, and the handle through which versions and commands come in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{Plan, Status};
+use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -207,7 +208,8 @@ struct Task {
 pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let (reports, watched) = watch::channel(Reports::new());
     let reports = Arc::new(reports);
-    let (routing, publisher) = Routing::new(setup.supervisor.view(), setup.edge.clone(), setup.store.clone());
+    let (views, suffix) = (setup.supervisor.view(), setup.naming.suffix.clone());
+    let (routing, publisher) = Routing::new(views, setup.edge.clone(), setup.store.clone(), &suffix);
     let rooms = Rooms {
         store: setup.store,
         source: setup.source,
@@ -249,8 +251,15 @@ impl Task {
                 version: latest.version,
                 route: route_of(&active.entry),
                 instances: worker.ids_of(active.number),
-                absent: agentd_protocol::edge::Absent::Starting,
+                absent: Absent::Starting,
+                kind: active.entry.kind,
             };
+            self.rooms.routing.set(&service.name, Some(entry));
+        }
+        // Those that were never built have their names too.
+        for service in latest.stack.service.iter().filter(|service| self.rooms.routing.get(&service.name).is_none()) {
+            let (version, route, kind) = (latest.version, route_of(service), service.kind);
+            let entry = Entry { version, route, instances: BTreeSet::new(), absent: Absent::Starting, kind };
             self.rooms.routing.set(&service.name, Some(entry));
         }
         self.latest = Some(latest);

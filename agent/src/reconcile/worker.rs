@@ -248,14 +248,14 @@ impl Worker {
         self.fallible(wanted, DeployPhase::Document, store.ensure_service(&self.name)).await?;
         if wanted.run == RunWish::Stop {
             let runs = !self.instances().is_empty();
-            self.announce(wanted, entry, active.as_ref(), Absent::Stopped);
+            self.announce(wanted, entry, active.as_ref(), Absent::Stopped).await;
             self.withdraw(wanted, Absent::Stopped).await?;
             if runs {
                 self.note(active.map(|active| active.number), "service.stopped", serde_json::Value::Null).await;
             }
             return Ok(Settled::Stopped);
         }
-        self.announce(wanted, entry, active.as_ref(), Absent::Starting);
+        self.announce(wanted, entry, active.as_ref(), Absent::Starting).await;
         if let Some(active) = active.as_ref().filter(|active| self.standing(&active.entry).is_empty()) {
             self.serve_last(wanted, active).await;
             self.fresh_done(wanted);
@@ -299,16 +299,21 @@ impl Worker {
         })
     }
 
-    /// Puts the service on the routing table, at first without instances: until there are any, a request is told why.
-    fn announce(&self, wanted: &Wanted, entry: &Service, active: Option<&StoredRelease>, absent: Absent) {
+    /// Puts the service on the routing table, at first without instances: it has its name from now on, and until there
+    /// are any, a request is told why.
+    async fn announce(&self, wanted: &Wanted, entry: &Service, active: Option<&StoredRelease>, absent: Absent) {
         if self.rooms.routing.get(&self.name).is_some() {
             self.rooms.routing.update(&self.name, |known| known.absent = absent);
             return;
         }
         let routed = active.map_or(entry, |release| &release.entry);
         let instances = active.map(|release| self.ids_of(release.number)).unwrap_or_default();
-        let known = Entry { version: wanted.version, route: route_of(routed), instances, absent };
-        self.rooms.routing.set(&self.name, Some(known));
+        let (route, kind) = (route_of(routed), routed.kind);
+        self.rooms.routing.set(&self.name, Some(Entry { version: wanted.version, route, instances, absent, kind }));
+        if let Err(halt) = self.commit(wanted).await {
+            // Sent again until the edge has it; building goes on meanwhile.
+            tracing::warn!(service = %self.name, cause = %halt.problem.cause, "the name of a new service is not known yet");
+        }
     }
 
     /// This service's instances, builds not among them.

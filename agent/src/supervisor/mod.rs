@@ -38,7 +38,7 @@ use agentd_protocol::shim::wire::Refusal;
 
 pub use handle::{Config, Supervisor};
 pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
-pub use ports::{PortWish, Reservation, listener_name};
+pub use ports::{PortWish, Reservation, Transport, listener_name};
 pub use view::{InstanceView, Readiness};
 
 #[derive(Debug, thiserror::Error)]

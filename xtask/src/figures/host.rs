@@ -50,7 +50,13 @@ impl Host {
         // Root's services run as an unprivileged user, who must be able to come here.
         fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        Ok(Self { dir, programs_dir: programs_dir.to_owned(), port, manager: None })
+        let host = Self { dir, programs_dir: programs_dir.to_owned(), port, manager: None };
+        // Beside an agentd that runs with the usual ports.
+        fs::create_dir(host.home())?;
+        let [internal, dns] = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+        let (internal, dns) = (internal.local_addr()?.port(), dns.local_addr()?.port());
+        fs::write(host.home().join("agentd.toml"), format!("[ports]\ninternal = {internal}\ndns = {dns}\n"))?;
+        Ok(host)
     }
 
     /// Commits the service with this version to a repository, made where missing.

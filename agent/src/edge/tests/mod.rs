@@ -1,6 +1,6 @@
 //! Edge and client in one process, over a real control socket.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// The sockets and files that outlive an edge, as the shim and the disk keep them.
 struct Host {
     external: TcpListener,
+    internal: TcpListener,
+    dns_udp: UdpSocket,
+    dns_tcp: TcpListener,
     control: UnixListener,
     address: SocketAddr,
     dir: tempfile::TempDir,
@@ -45,10 +48,11 @@ struct Running {
 impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let external = TcpListener::bind("127.0.0.1:0").unwrap();
+        let [external, internal, dns_tcp] = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let dns_udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = external.local_addr().unwrap();
         let control = UnixListener::bind(dir.path().join("edge.sock")).unwrap();
-        Self { external, control, address, dir }
+        Self { external, internal, dns_udp, dns_tcp, control, address, dir }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -58,6 +62,9 @@ impl Host {
     fn start_edge(&self) -> Running {
         let options = EdgeOptions {
             external: vec![self.external.try_clone().unwrap()],
+            internal: self.internal.try_clone().unwrap(),
+            dns_udp: self.dns_udp.try_clone().unwrap(),
+            dns_tcp: self.dns_tcp.try_clone().unwrap(),
             control: self.control.try_clone().unwrap(),
             snapshot_file: Some(self.path("snapshot.json")),
             limits: Limits::default(),
@@ -153,6 +160,7 @@ fn snapshot(generation: u64, backends: &[(u32, SocketAddr)]) -> Snapshot {
         health_path: None,
         routes: vec![edge::Route { host: None, path: "/".into(), strip_prefix: false, service: name.clone() }],
         services: vec![edge::Service { name, backends: backends.collect(), absent: Absent::Starting }],
+        suffix: "svc.internal".into(),
     }
 }
 

@@ -1,16 +1,19 @@
 //! The edge as a process of its own: this test program, started again with sockets as a shim hands them over.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::*;
 use crate::edge::run;
 
-/// Sockets are taken to 3 and 4 by a shell, which then becomes the edge under the same pid.
-const HAND_OVER: &str = "exec 3<&0 4<&1 0</dev/null 1>&2; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=external:control \
+/// Sockets come in by descriptors of any number, named in the arguments, and are taken to 3 and up by a shell, which then
+/// becomes the edge under the same pid.
+const HAND_OVER: &str = "exec 3<&$1 4<&$2 5<&$3 6<&$4 7<&$5 0</dev/null 1>&2; LISTEN_PID=$$ LISTEN_FDS=5 \
+    LISTEN_FDNAMES=external:control:internal:dns-udp:dns-tcp \
     exec \"$0\" --exact edge::tests::process::edge_process --nocapture";
 const SNAPSHOT_ENV: &str = "AGENTD_TEST_EDGE_SNAPSHOT";
 
@@ -27,12 +30,22 @@ struct Process {
 
 impl Process {
     fn start(host: &Host) -> Self {
+        let sockets: [OwnedFd; 5] = [
+            host.external.try_clone().unwrap().into(),
+            host.control.try_clone().unwrap().into(),
+            host.internal.try_clone().unwrap().into(),
+            host.dns_udp.try_clone().unwrap().into(),
+            host.dns_tcp.try_clone().unwrap().into(),
+        ];
+        for socket in &sockets {
+            fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        }
         let child = Command::new("/bin/sh")
             .args(["-c", HAND_OVER])
             .arg(std::env::current_exe().unwrap())
             .env(SNAPSHOT_ENV, host.path("snapshot.json"))
-            .stdin(OwnedFd::from(host.external.try_clone().unwrap()))
-            .stdout(OwnedFd::from(host.control.try_clone().unwrap()))
+            .args(sockets.iter().map(|socket| socket.as_raw_fd().to_string()))
+            .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
