@@ -23,11 +23,6 @@ use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, Ru
 const BACKLOG: i32 = 4096;
 /// The edge drains its requests itself when asked to stop; streams are cut after this.
 const STOP_TIMEOUT: Duration = Duration::from_secs(35);
-/// Name of the descriptor of our own program: the edge is started by descriptor, so that a restart runs the very same
-/// program and no folder above it need be open to the edge's user.
-const PROGRAM: &str = "listen.program";
-/// The third descriptor after the two listeners (see `protocol::shim`).
-const PROGRAM_PATH: &str = "/proc/self/fd/5";
 const SERVICE: &str = "edge";
 const CONTROL_SOCKET: &str = "edge.sock";
 
@@ -47,8 +42,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("our own program file cannot be opened")]
-    Program(#[source] io::Error),
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
 }
@@ -88,16 +81,15 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Socket
         tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
         stop(supervisor).await?;
     }
-    let held = vec![
-        (LISTEN_EXTERNAL.to_owned(), listen(place.external)?),
-        (LISTEN_CONTROL.to_owned(), control(place)?),
-        (PROGRAM.to_owned(), std::fs::File::open("/proc/self/exe").map_err(Error::Program)?.into()),
-    ];
+    let mut held =
+        vec![(LISTEN_EXTERNAL.to_owned(), listen(place.external)?), (LISTEN_CONTROL.to_owned(), control(place)?)];
+    let (program, program_path) = supervisor::own_program(held.len())?;
+    held.push(program);
     let snapshot = place.snapshot_file().to_string_lossy().into_owned();
     let launch = Launch {
         service: SERVICE.to_owned(),
         label: Label::Edge,
-        argv: vec![PROGRAM_PATH.to_owned(), "edge".to_owned(), "--snapshot".to_owned(), snapshot],
+        argv: vec![program_path, "edge".to_owned(), "--snapshot".to_owned(), snapshot],
         env: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         cwd: PathBuf::from("/"),
         port: None,
