@@ -21,7 +21,7 @@ use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging};
+use crate::{config, edge, lifecycle, logging, static_site};
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -78,6 +78,8 @@ pub enum Error {
     Api(#[from] crate::api::Error),
     #[error(transparent)]
     Sync(#[from] crate::sync::Error),
+    #[error(transparent)]
+    StaticSite(#[from] static_site::Error),
 }
 
 /// A document that cannot be used, every problem on a line of its own.
@@ -108,7 +110,8 @@ impl Error {
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
             | Self::Api(_)
-            | Self::Sync(_) => Exit::Failed,
+            | Self::Sync(_)
+            | Self::StaticSite(_) => Exit::Failed,
         }
     }
 }
@@ -117,6 +120,12 @@ impl Error {
 pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
     logging::to_stderr();
     Ok(edge::run(edge::EdgeOptions::from_env(Some(snapshot))?)?)
+}
+
+/// `agentd static`
+pub fn static_site(options: static_site::Options) -> Result<(), Error> {
+    logging::to_stderr();
+    Ok(static_site::run(options)?)
 }
 
 /// `agentd run`

@@ -20,6 +20,7 @@ mod launch;
 mod layout;
 mod logs;
 mod look;
+mod own_program;
 mod ports;
 mod room;
 pub mod shim_binary;
@@ -37,6 +38,7 @@ use agentd_protocol::shim::wire::Refusal;
 
 pub use handle::{Config, Supervisor};
 pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
+pub use own_program::own_program;
 pub use ports::{PortWish, Reservation, Transport, listener_name};
 pub use view::{InstanceView, Readiness};
 
@@ -82,6 +84,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("our own program file cannot be opened")]
+    OwnProgram(#[source] io::Error),
     #[error("cannot set up the probe client")]
     Prober(#[source] reqwest::Error),
     #[error("the keeper did not do it")]
