@@ -7,7 +7,9 @@ use agentd_document::Format;
 use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::shim::hosts::{Advice, advice};
 use agentd_protocol::stack::Stack;
+use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ use crate::edge_launch::{self, EdgePlace, Listening};
 use crate::reconcile::{self, DocumentProblems, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
-use crate::supervisor::{self, Supervisor};
+use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
 use crate::{config, edge, lifecycle, logging, static_site};
 
@@ -54,6 +56,12 @@ pub enum Error {
     },
     #[error("cannot log to {path}")]
     Log {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("hosts file {path} cannot be made; look at the folder's owner and the free space")]
+    Hosts {
         path: PathBuf,
         #[source]
         source: std::io::Error,
@@ -98,7 +106,7 @@ impl std::fmt::Display for DocumentError {
 impl Error {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } => Exit::Home,
+            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } | Self::Hosts { .. } => Exit::Home,
             Self::Locked { .. } => Exit::Locked,
             Self::Document(_) => Exit::Invalid,
             Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
@@ -182,6 +190,7 @@ impl App {
         let epoch = store.next_epoch().await?;
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings, run_user.as_ref())?;
+        let (hosts, no_names) = private_names(&home, &shim).await?;
         let supervisor = Supervisor::start(
             supervisor::Config {
                 run_dir: home.run_dir.clone(),
@@ -210,6 +219,7 @@ impl App {
             supervisor: supervisor.clone(),
             edge,
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
+            hosts,
             path: search_path(run_user.as_ref()),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -219,7 +229,7 @@ impl App {
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
-                limitations: limitations(run_user.as_ref()),
+                limitations: limitations(run_user.as_ref(), no_names),
                 document: document_seen,
             },
             cancel: cancel.clone(),
@@ -322,8 +332,28 @@ fn git_keys(home: &Home) -> api::MakeGitKey {
     })
 }
 
+/// The hosts file of the instances, and why they cannot have it, found out once by trying.
+async fn private_names(home: &Home, shim: &Path) -> Result<(reconcile::HostsFile, Option<String>), Error> {
+    let path = home.run_dir.join("hosts");
+    let made = reconcile::HostsFile::prepare(&path, SUFFIX);
+    let hosts = made.map_err(|source| Error::Hosts { path, source })?;
+    let refused = match private_hosts::attempt(shim, hosts.path()).await {
+        Ok(()) => return Ok((hosts, None)),
+        Err(refused) => refused,
+    };
+    let Advice { cause, cure } = match &refused {
+        private_hosts::Error::Refused(refused) => advice(refused, &agentd_sys::namespaces::facts()),
+        private_hosts::Error::Shim { .. } => Advice { cause: chain(&refused), cure: "see the cause".to_owned() },
+    };
+    let said = format!(
+        "services do not find names under {SUFFIX} in /etc/hosts: {cause}; to cure it: {cure}, then start agentd again \
+         and `agentctl restart` the services"
+    );
+    Ok((hosts.given(reconcile::Given::ToNobody), Some(said)))
+}
+
 /// What this host cannot do, said at start and in `status`.
-fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
+fn limitations(run_user: Option<&RunUser>, no_names: Option<String>) -> Vec<String> {
     let mut said = Vec::new();
     match run_user {
         Some(chosen) => said.push(format!(
@@ -336,6 +366,7 @@ fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
         None => said.push("builds and services run as the user who started agentd".to_owned()),
     }
     said.push("memory, cpu and process limits are not enforced".to_owned());
+    said.extend(no_names);
     for limitation in &said {
         tracing::warn!("{limitation}");
     }

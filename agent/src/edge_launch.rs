@@ -135,6 +135,7 @@ fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
         gate: Gate::None,
         probe: ProbePolicy::default(),
         user: RunAs::Configured,
+        hosts_file: None,
     })
 }
 

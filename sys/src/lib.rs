@@ -7,5 +7,6 @@
 pub mod causes;
 pub mod clock;
 pub mod files;
+pub mod namespaces;
 pub mod process;
 pub mod seqpacket;

@@ -291,6 +291,7 @@ impl Worker {
             gate: gate_of(entry),
             probe: probe_policy(entry),
             user: RunAs::Configured,
+            hosts_file: self.rooms.hosts.for_instances(),
         };
         let supervisor = supervisor.clone();
         self.uncut(async move { supervisor.launch(launch).await }).await.map_err(|error| Halt {

@@ -13,6 +13,7 @@ mod deploy;
 mod digest;
 mod environment;
 mod gate;
+mod hosts;
 mod plan;
 mod rollback;
 mod routing;
@@ -24,6 +25,7 @@ mod upkeep;
 mod worker;
 
 pub use environment::Naming;
+pub use hosts::{Given, HostsFile};
 pub use status::{DocumentProblems, Facts};
 pub use task::{Handle, Setup, start};
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::build;
 use super::environment::Naming;
+use super::hosts::HostsFile;
 use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
@@ -46,6 +47,8 @@ pub struct Setup {
     pub supervisor: Supervisor,
     pub edge: EdgeClient,
     pub naming: Naming,
+    /// What instances see in the place of /etc/hosts.
+    pub hosts: HostsFile,
     /// PATH of every build and instance.
     pub path: String,
     pub facts: status::Facts,
@@ -215,6 +218,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         routing,
         builds: Arc::new(Semaphore::new(1)),
         naming: Arc::new(setup.naming),
+        hosts: Arc::new(setup.hosts),
         path: setup.path.into(),
         reports: Arc::clone(&reports),
     };
@@ -358,6 +362,7 @@ impl Task {
     /// Gives every worker its order by the newest version; starts and keeps workers for services that left it too.
     async fn order_all(&mut self) -> Result<(), Error> {
         let Some(latest) = self.latest.clone() else { return Ok(()) };
+        self.rooms.hosts.set(latest.stack.service.iter().map(|entry| entry.name.clone()).collect());
         self.rooms.routing.set_health_path(latest.stack.proxy.health_path.clone());
         for service in self.rooms.store.services().await? {
             if service.is_removed() && latest.stack.service.iter().all(|entry| entry.name != service.name) {
@@ -536,7 +541,9 @@ impl Task {
             edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
-        Ok(status::status(&seen))
+        let mut status = status::status(&seen);
+        status.limitations.extend(self.rooms.hosts.notes());
+        Ok(status)
     }
 
     async fn plan(&self, of: Option<Box<Stack>>) -> Result<Plan, Error> {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::describe;
+use super::hosts::MachineFile;
 use super::routing::Views;
 use super::worker::{Rooms, release_of};
 use crate::edge::BackendKey;
@@ -24,6 +25,8 @@ const LOG_SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Events written in one period; each is a transaction on disk, and a crash loop of many services must not own it.
 const EVENTS_PER_PERIOD: u32 = 200;
 const PERIOD: Duration = Duration::from_secs(10);
+/// How soon instances see a change of the machine's own /etc/hosts.
+const NAMES_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     let store = rooms.store.clone();
@@ -38,6 +41,8 @@ pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     lifecycle::spawn_essential("edge hints", cancel.clone(), stop_with(cancel.clone(), hints));
     let logs = sweep_logs(rooms.supervisor.clone());
     lifecycle::spawn_essential("log sweep", cancel.clone(), stop_with(cancel.clone(), logs));
+    let names = follow_machine_names(rooms.clone());
+    lifecycle::spawn_essential("names", cancel.clone(), stop_with(cancel.clone(), names));
     let events = rooms.supervisor.events().expect("this is the one reader");
     let journal = write_events(events, rooms.clone());
     lifecycle::spawn_essential("event log", cancel.clone(), stop_with(cancel.clone(), journal));
@@ -72,6 +77,17 @@ async fn sweep_logs(supervisor: Supervisor) {
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "old log folders stay until the next sweep"),
             // A panic has been reported by the runtime.
             Err(_) => {}
+        }
+    }
+}
+
+/// The kernel ends mounts over a file that is replaced by rename, and editors replace /etc/hosts that way.
+async fn follow_machine_names(rooms: Rooms) {
+    let mut interval = tokio::time::interval(NAMES_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let (MachineFile::Another, Some(file)) = (rooms.hosts.refresh(), rooms.hosts.for_instances()) {
+            rooms.supervisor.renew_hosts(&file).await;
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::environment::Naming;
+use super::hosts::HostsFile;
 use super::routing::{Entry, RouteWish, Routing};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
@@ -41,6 +42,7 @@ pub(super) struct Rooms {
     /// One build at a time.
     pub(super) builds: Arc<Semaphore>,
     pub(super) naming: Arc<Naming>,
+    pub(super) hosts: Arc<HostsFile>,
     /// PATH of every build and instance.
     pub(super) path: Arc<str>,
     pub(super) reports: Arc<watch::Sender<Reports>>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use super::ports::{Lease, PortWish, Ports, Reservation};
 use super::room::{EVENTS_MAX, REACHING_MAX, Room, SPAWNS_MAX, Spawn, Views};
 use super::task::{InstanceTask, Order, Reply, Request};
 use super::tracked::{Now, Tracked};
-use super::{logs, spec};
+use super::{logs, private_hosts, spec};
 use crate::lifecycle;
 
 /// All shims found at start have so long to answer; those that do not are unsupervised and tried on.
@@ -322,6 +322,12 @@ impl Supervisor {
         let alive: BTreeSet<String> = self.0.room.views.borrow().keys().map(InstanceId::to_string).collect();
         let dir = self.0.room.layout.logs();
         logs::sweep(dir, &alive).map_err(|source| Error::Logs { dir: dir.to_owned(), source })
+    }
+
+    /// Shows `hosts_file` again to the instances that have lost it.
+    pub async fn renew_hosts(&self, hosts_file: &Path) {
+        let views = self.view().borrow().clone();
+        private_hosts::renew_all(&self.0.config.shim, &views, hosts_file).await;
     }
 
     /// Duplicates of what was handed along at launch, from the shim or, where that fails, the keeper.

@@ -22,6 +22,7 @@ mod logs;
 mod look;
 mod own_program;
 mod ports;
+pub mod private_hosts;
 mod room;
 pub mod shim_binary;
 pub mod socket;
