@@ -27,6 +27,7 @@ pub mod socket;
 mod spec;
 mod task;
 mod tracked;
+mod usage;
 mod view;
 
 use std::io;
@@ -38,6 +39,7 @@ use agentd_protocol::shim::wire::Refusal;
 pub use handle::{Config, Supervisor};
 pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
 pub use ports::{PortWish, Reservation, listener_name};
+pub use usage::{Usage, Used};
 pub use view::{InstanceView, Readiness};
 
 #[derive(Debug, thiserror::Error)]
