@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
-use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::shim::hosts::{Advice, advice};
@@ -18,7 +18,7 @@ use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
-use crate::reconcile::{self, DocumentProblems, Naming};
+use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor, private_hosts};
@@ -212,7 +212,7 @@ impl App {
             }
         };
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let (document, document_seen) = watch::channel(DocumentProblems::default());
+        let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
@@ -232,6 +232,7 @@ impl App {
                 limitations: limitations(run_user.as_ref(), no_names),
                 document: document_seen,
             },
+            status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
@@ -381,7 +382,7 @@ fn follow(
     store: Store,
     source: Source,
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     reconcile: &reconcile::Handle,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
@@ -405,7 +406,7 @@ struct Bridge {
     store: Store,
     /// The port the edge listens on; another one in a document waits for the next start.
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     status: watch::Receiver<SyncStatus>,
 }
 
@@ -437,6 +438,9 @@ impl Bridge {
 
     fn tell(&mut self, other_port: Option<u16>, _publisher: &sync::SyncHandle) {
         let status = self.status.borrow_and_update().clone();
+        if status.last_read_unix_ms.is_none() {
+            return;
+        }
         let port = other_port.map(|port| {
             format!(
                 "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
@@ -444,11 +448,19 @@ impl Bridge {
             )
         });
         self.document.send_modify(|told| {
+            let before = told.take().unwrap_or_default();
             let troubles = status.unresolved.into_iter().chain(status.stale);
-            let services = troubles.map(|(service, cause)| unresolved(service, cause, &told.services)).collect();
-            *told = DocumentProblems { file: status.file_problem.or(port), services };
+            let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
+            let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
+            *told = Some(DocumentProblems { file, services, version: status.version });
         });
     }
+}
+
+/// What was told before keeps its time.
+fn file_problem(text: String, told: Option<FileProblem>) -> FileProblem {
+    let since_unix_ms = agentd_sys::clock::real_ns() / 1_000_000;
+    told.filter(|told| told.text == text).unwrap_or(FileProblem { text, since_unix_ms })
 }
 
 /// A ref that cannot be resolved now; what was told before keeps its time.

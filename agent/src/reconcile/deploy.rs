@@ -17,7 +17,7 @@ use super::command;
 use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
-use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of, stands};
+use super::worker::{Again, Doing, Halt, Wanted, Worker, release_of, route_of, stands};
 use crate::edge::Idleness;
 use crate::store::{DeployEnd, NewDeploy, ReleaseState, StoredRelease};
 use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs, own_program};
@@ -225,9 +225,20 @@ impl Worker {
         if view.phase != Phase::Down {
             self.fallible(wanted, DeployPhase::Drain, supervisor.stop(&view.id, None)).await?;
         }
+        self.note_restarts(&view.id).await;
         let (supervisor, id) = (supervisor.clone(), view.id.clone());
         let removed = self.uncut(async move { supervisor.remove(&id).await });
         self.fallible(wanted, DeployPhase::Drain, removed).await
+    }
+
+    /// What the instance's folder has counted goes with it. A count that is lost stops nothing.
+    async fn note_restarts(&self, id: &InstanceId) {
+        let counted = |view: &InstanceView| Some((release_of(view)?, view.restarts));
+        let counted = self.rooms.supervisor.view().borrow().get(id).and_then(counted);
+        let Some((release, restarts)) = counted.filter(|(_, restarts)| *restarts > 0) else { return };
+        if let Err(error) = self.rooms.store.note_restarts(&self.name, release, id, restarts).await {
+            tracing::warn!(service = %self.name, instance = %id, error = chain(&error), "its restarts are forgotten");
+        }
     }
 
     async fn end_all(&self, wanted: &Wanted, ids: &[InstanceId]) -> Result<(), Halt> {

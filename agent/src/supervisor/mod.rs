@@ -29,6 +29,7 @@ pub mod socket;
 mod spec;
 mod task;
 mod tracked;
+mod usage;
 mod view;
 
 use std::io;
@@ -41,6 +42,7 @@ pub use handle::{Config, Supervisor};
 pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
 pub use own_program::own_program;
 pub use ports::{PortWish, Reservation, Transport, listener_name};
+pub use usage::{Usage, Used};
 pub use view::{InstanceView, Readiness};
 
 #[derive(Debug, thiserror::Error)]
