@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
-use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::shim::hosts::{Advice, advice};
@@ -18,12 +18,12 @@ use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
-use crate::reconcile::{self, DocumentProblems, Naming};
+use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging};
+use crate::{config, edge, lifecycle, logging, static_site};
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -86,6 +86,8 @@ pub enum Error {
     Api(#[from] crate::api::Error),
     #[error(transparent)]
     Sync(#[from] crate::sync::Error),
+    #[error(transparent)]
+    StaticSite(#[from] static_site::Error),
 }
 
 /// A document that cannot be used, every problem on a line of its own.
@@ -116,7 +118,8 @@ impl Error {
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
             | Self::Api(_)
-            | Self::Sync(_) => Exit::Failed,
+            | Self::Sync(_)
+            | Self::StaticSite(_) => Exit::Failed,
         }
     }
 }
@@ -125,6 +128,12 @@ impl Error {
 pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
     logging::to_stderr();
     Ok(edge::run(edge::EdgeOptions::from_env(Some(snapshot))?)?)
+}
+
+/// `agentd static`
+pub fn static_site(options: static_site::Options) -> Result<(), Error> {
+    logging::to_stderr();
+    Ok(static_site::run(options)?)
 }
 
 /// `agentd run`
@@ -203,7 +212,7 @@ impl App {
             }
         };
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let (document, document_seen) = watch::channel(DocumentProblems::default());
+        let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
@@ -223,6 +232,7 @@ impl App {
                 limitations: limitations(run_user.as_ref(), no_names),
                 document: document_seen,
             },
+            status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
@@ -372,7 +382,7 @@ fn follow(
     store: Store,
     source: Source,
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     reconcile: &reconcile::Handle,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
@@ -396,7 +406,7 @@ struct Bridge {
     store: Store,
     /// The port the edge listens on; another one in a document waits for the next start.
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     status: watch::Receiver<SyncStatus>,
 }
 
@@ -428,6 +438,9 @@ impl Bridge {
 
     fn tell(&mut self, other_port: Option<u16>, _publisher: &sync::SyncHandle) {
         let status = self.status.borrow_and_update().clone();
+        if status.last_read_unix_ms.is_none() {
+            return;
+        }
         let port = other_port.map(|port| {
             format!(
                 "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
@@ -435,11 +448,19 @@ impl Bridge {
             )
         });
         self.document.send_modify(|told| {
+            let before = told.take().unwrap_or_default();
             let troubles = status.unresolved.into_iter().chain(status.stale);
-            let services = troubles.map(|(service, cause)| unresolved(service, cause, &told.services)).collect();
-            *told = DocumentProblems { file: status.file_problem.or(port), services };
+            let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
+            let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
+            *told = Some(DocumentProblems { file, services, version: status.version });
         });
     }
+}
+
+/// What was told before keeps its time.
+fn file_problem(text: String, told: Option<FileProblem>) -> FileProblem {
+    let since_unix_ms = agentd_sys::clock::real_ns() / 1_000_000;
+    told.filter(|told| told.text == text).unwrap_or(FileProblem { text, since_unix_ms })
 }
 
 /// A ref that cannot be resolved now; what was told before keeps its time.

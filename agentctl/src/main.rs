@@ -11,8 +11,11 @@ mod git_key;
 mod out;
 mod plan;
 mod schema;
+mod screen;
 mod service;
 mod status;
+mod table;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -24,6 +24,19 @@ impl Out {
         }
     }
 
+    /// Without a line's end, and at once.
+    pub(crate) fn raw(&mut self, text: impl Display) {
+        if self.failed.is_none() {
+            self.failed = write!(self.stdout, "{text}").err();
+        }
+        self.flush();
+    }
+
+    /// Nobody reads any more, or the disk is full.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// For what went wrong with the command itself. There is nowhere to report a failure to write it.
     pub(crate) fn complain(&mut self, text: impl Display) {
         self.flush();
@@ -39,7 +52,7 @@ impl Out {
         }
     }
 
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if self.failed.is_none() {
             self.failed = self.stdout.flush().err();
         }

@@ -1,7 +1,7 @@
 //! Answers on the wire: hickory reads and writes the messages, the zone decides. The one file that names hickory.
 //!
-//! Over UDP its server does the work. Over TCP the connections are ours, counted and timed: its listener ends with the
-//! first connection that was aborted, spins when descriptors run out, and takes any number of connections.
+//! The sockets are ours, not its server's: that one ends its TCP listener with the first connection that was aborted,
+//! spins when descriptors run out, takes any number of connections, and answers over UDP what was no question.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,19 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use hickory_server::Server;
-use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
+use hickory_server::proto::op::{Edns, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::rdata::{A, NS, SOA};
 use hickory_server::proto::rr::{Name, RData, Record};
 use hickory_server::proto::serialize::binary::BinEncoder;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder, Queries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::zone::{self, Answer, Found, NAMESERVER, NEGATIVE_TTL_S, Question, TTL_S, Zone};
 use crate::lifecycle;
@@ -29,18 +27,17 @@ use crate::lifecycle;
 /// UDP payload we offer in EDNS, bytes: 1280 (smallest IPv6 MTU, RFC 8200 §5) - 40 (IPv6) - 8 (UDP).
 const EDNS_UDP_BYTES_MAX: u16 = 1232;
 /// Each takes one descriptor of the edge; resolvers ask over UDP and come here only after a truncated answer.
-const TCP_CONNECTIONS_MAX: usize = 64;
+pub(super) const TCP_CONNECTIONS_MAX: usize = 64;
 /// For one whole message, and for the pause before it (RFC 7766 §6.2.3: a few seconds).
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
-/// A query with every option there is stays far below it.
-const TCP_QUERY_BYTES_MAX: usize = 4096;
-/// DNS header (RFC 1035 §4.1.1).
+/// Queries with every option there is stay far below it.
+const QUERY_BYTES_MAX: usize = 4096;
+/// DNS header (RFC 1035 §4.1.1), and the bit of its third byte that marks answers.
 const HEADER_BYTES: usize = 12;
-/// A socket that fails is used again after this, doubled up to the second while it goes on failing.
+const QR: u8 = 0x80;
+/// A socket that fails is used again after the first, doubled up to the second while it goes on failing.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Served so long, a socket has recovered.
-const STEADY: Duration = Duration::from_secs(60);
 
 /// Times for a secondary server, of which there is none: what is usual.
 const SOA_REFRESH_S: i32 = 3600;
@@ -76,21 +73,28 @@ impl Responder {
     }
 
     /// Serves until it is dropped.
-    pub async fn serve_udp(self, socket: std::net::UdpSocket) {
+    pub async fn serve_udp(self, socket: UdpSocket) {
         let mut pause = PAUSE_MIN;
+        let mut space = vec![0; QUERY_BYTES_MAX];
         loop {
-            let started = Instant::now();
-            let served = async {
-                let mut server = Server::new(self.clone());
-                server.register_socket(UdpSocket::from_std(socket.try_clone()?)?);
-                server.block_until_done().await.map_err(io::Error::other)
-            };
-            let ended = served.await;
-            pause = if started.elapsed() > STEADY { PAUSE_MIN } else { pause };
-            tracing::error!(?ended, ?pause, "answering names over UDP ended; it starts again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            match self.serve_one(&socket, &mut space).await {
+                Ok(()) => pause = PAUSE_MIN,
+                Err(error) => {
+                    tracing::warn!(%error, ?pause, "cannot answer names over UDP for now");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
         }
+    }
+
+    /// A datagram longer than `space` is cut, and is then no query.
+    async fn serve_one(&self, socket: &UdpSocket, space: &mut [u8]) -> io::Result<()> {
+        let (count, peer) = socket.recv_from(space).await?;
+        if let Some(answer) = self.reply_to(space[..count].to_vec(), peer) {
+            socket.send_to(&answer, peer).await?;
+        }
+        Ok(())
     }
 
     /// Accepts until it is dropped; open connections end by themselves.
@@ -134,13 +138,12 @@ impl Responder {
 
     /// `None`: not to be answered at all.
     fn reply_to(&self, query: Vec<u8>, peer: SocketAddr) -> Option<Vec<u8>> {
-        let id = query.get(..2).map(|id| [id[0], id[1]])?;
-        let flags = *query.get(2)?;
-        let request = match Request::from_bytes(query, peer, Protocol::Tcp) {
-            Ok(request) if request.metadata.message_type == MessageType::Query => request,
-            Ok(_) => return None,
-            Err(_) => return Some(malformed(id, flags)),
-        };
+        let (id, flags) = ([*query.first()?, *query.get(1)?], *query.get(2)?);
+        if flags & QR != 0 || query.len() < HEADER_BYTES {
+            return None;
+        }
+        // The transport changes nothing here.
+        let Ok(request) = Request::from_bytes(query, peer, Protocol::Udp) else { return Some(malformed(id, flags)) };
         let reply = self.reply(&request);
         let mut bytes = Vec::new();
         let written = reply.message(&request.queries).destructive_emit(&mut BinEncoder::new(&mut bytes));
@@ -248,23 +251,8 @@ impl Reply {
     }
 }
 
-#[async_trait::async_trait]
-impl RequestHandler for Responder {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut to: R) -> ResponseInfo {
-        let reply = self.reply(request);
-        match to.send_response(reply.message(&request.queries)).await {
-            Ok(sent) => sent,
-            Err(error) => {
-                tracing::debug!(%error, "a DNS answer was not sent");
-                Header { metadata: reply.metadata, counts: HeaderCounts::default() }.into()
-            }
-        }
-    }
-}
-
 /// FORMERR with nothing but a header, for a message that could not be read further; opcode and RD are copied.
 fn malformed(id: [u8; 2], flags: u8) -> Vec<u8> {
-    const QR: u8 = 0x80;
     const OPCODE_AND_RD: u8 = 0x79;
     const FORMERR: u8 = 1;
     let mut header = vec![0; HEADER_BYTES];
@@ -282,10 +270,65 @@ async fn read_message(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
         read => read?,
     };
     let length = usize::from(u16::from_be_bytes(length));
-    if !(HEADER_BYTES..=TCP_QUERY_BYTES_MAX).contains(&length) {
+    if !(HEADER_BYTES..=QUERY_BYTES_MAX).contains(&length) {
         return Ok(None);
     }
     let mut message = vec![0; length];
     stream.read_exact(&mut message).await?;
     Ok(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::ids::{Generation, ServiceName};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const QUERY: &[u8] =
+        b"\x5a\x17\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01\x03api\x03svc\x08internal\x00\x00\x01\x00\x01\
+        \x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00";
+
+    fn responder() -> Responder {
+        let responder = Responder::default();
+        responder.install(Zone::new("svc.internal", &[ServiceName::new("api").unwrap()], Generation(1)));
+        responder
+    }
+
+    /// Neither panics nor amplifies; an answer is one, to this question.
+    fn hold(bytes: Vec<u8>) -> Result<(), TestCaseError> {
+        let id = bytes.get(..2).map(<[u8]>::to_vec);
+        let is_answer = bytes.get(2).is_some_and(|flags| flags & 0x80 != 0);
+        let length = bytes.len();
+        let Some(answer) = responder().reply_to(bytes, ([127, 0, 0, 1], 9).into()) else { return Ok(()) };
+        prop_assert!(!is_answer && length >= 3);
+        prop_assert_eq!(Some(answer[..2].to_vec()), id);
+        prop_assert!(answer[2] & 0x80 != 0 && answer.len() >= HEADER_BYTES);
+        prop_assert!(answer.len() <= length + 128, "{} bytes for {length}", answer.len());
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            hold(bytes)?;
+        }
+
+        #[test]
+        fn a_query_gone_wrong(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..8),
+        ) {
+            let mut bytes = QUERY.to_vec();
+            for (at, value, change) in changes {
+                let at = at.index(bytes.len());
+                match change {
+                    0 => bytes[at] = value,
+                    1 => bytes[at] = 0xc0,
+                    2 => bytes.insert(at, value),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            hold(bytes)?;
+        }
+    }
 }

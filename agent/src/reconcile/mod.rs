@@ -7,6 +7,7 @@
 //! After a restart nothing here is remembered but what the store says (versions, active releases, pins, stops) and what
 //! the supervisor found running; a deploy that was cut short is cleaned up and started again.
 
+mod answers;
 mod build;
 mod command;
 mod deploy;
@@ -18,15 +19,17 @@ mod plan;
 mod rollback;
 mod routing;
 mod status;
+mod status_file;
 mod task;
 #[cfg(test)]
 mod testing;
+mod trouble;
 mod upkeep;
 mod worker;
 
 pub use environment::Naming;
 pub use hosts::{Given, HostsFile};
-pub use status::{DocumentProblems, Facts};
+pub use status::{DocumentProblems, Facts, FileProblem};
 pub use task::{Handle, Setup, start};
 
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};

@@ -1,6 +1,7 @@
 //! The task that gives the workers their orders, and the handle through which versions and commands come in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
 use super::status;
+use super::status_file::{self, Sources};
 use super::upkeep;
 use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
 use crate::edge::EdgeClient;
@@ -52,6 +54,8 @@ pub struct Setup {
     /// PATH of every build and instance.
     pub path: String,
     pub facts: status::Facts,
+    /// Where the last status lies for those who cannot ask.
+    pub status_file: PathBuf,
     pub cancel: CancellationToken,
 }
 
@@ -59,7 +63,7 @@ pub struct Setup {
 #[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
-    reports: Arc<watch::Sender<Reports>>,
+    pub(super) rooms: Rooms,
 }
 
 #[derive(Debug)]
@@ -121,7 +125,8 @@ impl Handle {
         self.ask(|reply| Command::Prune { service: service.clone(), reply }).await?
     }
 
-    pub async fn status(&self) -> Result<Status, Error> {
+    /// Without what is used; nothing but the task itself and the store is waited for.
+    pub(super) async fn status_unmeasured(&self) -> Result<Status, Error> {
         self.ask(|reply| Command::Status { reply }).await?
     }
 
@@ -157,7 +162,7 @@ impl Handle {
     }
 
     async fn carried_out(&self, service: &ServiceName, ticket: Ticket) -> Result<(), Error> {
-        let mut reports = self.reports.subscribe();
+        let mut reports = self.rooms.reports.subscribe();
         let settled = reports.wait_for(|reports| {
             reports
                 .get(service)
@@ -200,6 +205,8 @@ struct Task {
     /// In the store, but the store could not be read when it was to be applied.
     unapplied: Option<Version>,
     reports: watch::Receiver<Reports>,
+    /// Told when the newest version was marked as applied.
+    applied: watch::Sender<()>,
     cancel: CancellationToken,
 }
 
@@ -207,7 +214,6 @@ struct Task {
 /// published before the table holds everything that was routed before.
 pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let (reports, watched) = watch::channel(Reports::new());
-    let reports = Arc::new(reports);
     let (views, suffix) = (setup.supervisor.view(), setup.naming.suffix.clone());
     let (routing, publisher) = Routing::new(views, setup.edge.clone(), setup.store.clone(), &suffix);
     let rooms = Rooms {
@@ -220,7 +226,15 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         naming: Arc::new(setup.naming),
         hosts: Arc::new(setup.hosts),
         path: setup.path.into(),
-        reports: Arc::clone(&reports),
+        reports: Arc::new(reports),
+    };
+    let (applied, applied_seen) = watch::channel(());
+    let sources = Sources {
+        reports: watched.clone(),
+        views: rooms.supervisor.view(),
+        edge: rooms.edge.view(),
+        document: setup.facts.document.clone(),
+        applied: applied_seen,
     };
     let mut task = Task {
         rooms,
@@ -231,14 +245,17 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         course: Course::Converging,
         unapplied: None,
         reports: watched,
+        applied,
         cancel: setup.cancel.clone(),
     };
     task.load().await?;
     upkeep::start(&task.rooms, &setup.cancel);
     lifecycle::spawn_essential("routing", setup.cancel.clone(), publisher.run(setup.cancel.clone()));
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let handle = Handle { commands, rooms: task.rooms.clone() };
+    status_file::start(setup.status_file, handle.clone(), sources, setup.cancel.clone());
     lifecycle::spawn_essential("reconcile", setup.cancel, task.run(queue));
-    Ok(Handle { commands, reports })
+    Ok(handle)
 }
 
 impl Task {
@@ -521,6 +538,7 @@ impl Task {
         match self.rooms.store.mark_applied(latest.version).await {
             Ok(()) => {
                 latest.applied = true;
+                self.applied.send_replace(());
                 tracing::info!(version = %latest.version, "applied");
             }
             Err(error) => tracing::error!(error = chain(&error), "applied, but not noted in the store"),
@@ -529,13 +547,17 @@ impl Task {
 
     async fn status(&self) -> Result<Status, Error> {
         let services = self.rooms.store.services().await?;
+        let past_restarts = self.rooms.store.past_restarts().await?;
         let applied = self.rooms.store.last_applied().await?.map(|stored| stored.version);
         let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
         let seen = status::Seen {
+            now_unix_ms: unix_ms(),
             facts: &self.facts,
             latest: self.latest.as_ref(),
             applied,
             services: &services,
+            past_restarts: &past_restarts,
+            naming: &self.rooms.naming,
             reports: &self.reports.borrow(),
             views: &views.borrow(),
             edge: &edge.borrow(),

@@ -181,9 +181,13 @@ impl Worker {
                 report.doing = Doing::Settled(settled);
                 report.problem = None;
             }
-            Err(halt) => {
+            Err(mut halt) => {
                 tracing::warn!(service = %self.name, phase = ?halt.problem.phase, cause = %halt.problem.cause, "not as wanted");
                 report.doing = Doing::Settled(Settled::Failed);
+                // Tried again and failed the same way: it has been so since the first time.
+                if let Some(before) = report.problem.as_ref().filter(|before| is_same(before, &halt.problem)) {
+                    halt.problem.since_unix_ms = before.since_unix_ms;
+                }
                 report.problem = Some(*halt.problem);
             }
         });
@@ -454,6 +458,10 @@ pub(super) fn stands(phase: &Phase, last: Option<LastExit>, restart: Restart) ->
         | Phase::Quarantined { .. } => true,
         Phase::Down => last.is_none() || restart != Restart::Always,
     }
+}
+
+fn is_same(one: &Problem, other: &Problem) -> bool {
+    (one.phase, &one.cause, &one.commit) == (other.phase, &other.cause, &other.commit)
 }
 
 /// The external route an entry asks for.

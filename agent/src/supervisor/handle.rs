@@ -28,6 +28,7 @@ use super::ports::{Lease, PortWish, Ports, Reservation};
 use super::room::{EVENTS_MAX, REACHING_MAX, Room, SPAWNS_MAX, Spawn, Views};
 use super::task::{InstanceTask, Order, Reply, Request};
 use super::tracked::{Now, Tracked};
+use super::usage::{Sampler, Usage};
 use super::{logs, private_hosts, spec};
 use crate::lifecycle;
 
@@ -74,6 +75,7 @@ struct Inner {
     keeper: Keeper,
     ports: Arc<Ports>,
     instances: Mutex<BTreeMap<InstanceId, Entry>>,
+    sampler: Sampler,
     /// Until its one reader takes it.
     events: Mutex<Option<mpsc::Receiver<(InstanceId, Event)>>>,
     cancel: CancellationToken,
@@ -113,6 +115,7 @@ impl Supervisor {
             room: Arc::new(room),
             keeper,
             instances: Mutex::default(),
+            sampler: Sampler::default(),
             events: Mutex::new(Some(events_taken)),
             cancel,
         }));
@@ -336,6 +339,12 @@ impl Supervisor {
             Ok(Reply::Held(held)) => Ok(held),
             Ok(Reply::Done) | Err(_) => Ok(self.0.keeper.held(id).await?),
         }
+    }
+
+    /// What instances use now, and the host; `home` names the disk. Costs a look at all of /proc, once a second at most.
+    pub async fn usage(&self, home: PathBuf) -> Usage {
+        let views = self.view().borrow().clone();
+        self.0.sampler.usage(views, home).await
     }
 
     pub fn keeper_pid(&self) -> Option<u32> {
