@@ -5,6 +5,7 @@
 
 mod check;
 mod client;
+mod doctor;
 mod down;
 mod explain;
 mod git_key;
@@ -63,6 +64,8 @@ enum Verb {
     Unpin(service::Args),
     /// Remove releases and data of a service that has left the stack
     Prune(service::Args),
+    /// Check this host and this home: what stands in the way, and its cure
+    Doctor(doctor::Args),
     /// Make a deploy key for private repositories
     GitKey(git_key::Args),
     /// Stop everything on this home, keeper and manager included
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut out),
         Verb::Explain(args) => explain::run(args, &mut out),
         Verb::Schema(args) => schema::run(args, &mut out),
+        Verb::Doctor(args) => doctor::run(&place(cli.home), args, &mut out),
         verb => ask(cli.home, verb, &mut out),
     };
     // The alternate form of an anyhow error is the whole chain on one line.
@@ -89,9 +93,13 @@ fn main() -> ExitCode {
     exit.into()
 }
 
+fn place(home: Option<PathBuf>) -> PathBuf {
+    home.or_else(|| std::env::var_os(HOME_ENV).map(PathBuf::from)).unwrap_or_else(|| HOME.into())
+}
+
 /// The verbs that need a running agent. Its refusals are answers: they are said here, with the exit code they stand for.
 fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit> {
-    let home = home.or_else(|| std::env::var_os(HOME_ENV).map(PathBuf::from)).unwrap_or_else(|| HOME.into());
+    let home = place(home);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let client = client::Client::new(&home)?;
@@ -106,7 +114,9 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Rollback(args) => service::rollback(&client, args, out).await,
             Verb::GitKey(args) => git_key::run(&client, args, out).await,
             Verb::Down => down::run(&client, out).await,
-            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) => unreachable!("answered without an agent"),
+            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) | Verb::Doctor(_) => {
+                unreachable!("answered without an agent")
+            }
         }
     });
     Ok(ended.unwrap_or_else(|error| {

@@ -38,10 +38,14 @@ pub struct Socket {
 
 /// `pid 123 (nginx)`: the process that listens on `port` of this host, if it can be seen.
 pub fn listener_name(port: u16, transport: Transport) -> Option<String> {
+    listener(port, transport).map(|pid| format!("pid {pid} ({})", name_of(pid)))
+}
+
+/// The process that listens on `port` of this host, if it can be seen; of several the oldest.
+pub fn listener(port: u16, transport: Transport) -> Option<u32> {
     let inodes: BTreeSet<u64> =
         listening(transport).iter().filter(|socket| socket.address.port() == port).map(|socket| socket.inode).collect();
-    let pid = holders(&inodes).into_values().flatten().min()?;
-    Some(format!("pid {pid} ({})", name_of(pid)))
+    holders(&inodes).into_values().flatten().min()
 }
 
 /// Every socket of this network namespace that waits for anybody.
