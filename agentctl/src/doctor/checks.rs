@@ -192,10 +192,14 @@ fn manager(manager: &Manager) -> Vec<Check> {
             let said = format!("does not run; its services run on under keeper {pid}");
             vec![problem("agentd", said, "start it again on this home: it takes over what runs")]
         }
+        Manager::Foreign => {
+            let said = "this home is another user's: whether agentd runs cannot be seen";
+            vec![problem("agentd", said, "run this as that user, or as root")]
+        }
         Manager::Silent { pid, cause } => {
             let who = pid.map_or_else(|| "a process".to_owned(), |pid| format!("pid {pid}"));
             let said = format!("{who} holds the home, but: {cause}");
-            vec![problem("agentd", said, "run this as the same user or root; else see log/agentd.log in the home")]
+            vec![problem("agentd", said, "see log/agentd.log in the home")]
         }
         Manager::Answers { status, keeper } => {
             let ours = env!("CARGO_PKG_VERSION");
@@ -240,7 +244,7 @@ fn one_port(port: &Port, manager: &Manager) -> Check {
             let said = format!("{address} is taken by {by}");
             match manager {
                 // It may be this home's own, which cannot be told then.
-                Manager::Silent { .. } => note(what, said, another),
+                Manager::Silent { .. } | Manager::Foreign => note(what, said, another),
                 Manager::Away { .. } | Manager::Answers { .. } => problem(what, said, another),
             }
         }
@@ -279,7 +283,7 @@ fn limitations(manager: &Manager) -> Vec<Check> {
             .iter()
             .map(|said| Check { name: "limitation".to_owned(), verdict: Verdict::Note, said: said.clone(), cure: None })
             .collect(),
-        Manager::Away { .. } | Manager::Silent { .. } => Vec::new(),
+        Manager::Away { .. } | Manager::Foreign | Manager::Silent { .. } => Vec::new(),
     }
 }
 
@@ -381,6 +385,7 @@ mod tests {
             ("agentd", Verdict::Problem, "pid 8 holds", |facts| {
                 facts.manager = Manager::Silent { pid: Some(8), cause: "no answer".into() };
             }),
+            ("agentd", Verdict::Problem, "another user's", |facts| facts.manager = Manager::Foreign),
             ("dns port", Verdict::Problem, "pid 5 (named)", |facts| {
                 facts.ports = vec![dns(PortState::Taken { owner: Some("pid 5 (named)".into()) })];
             }),

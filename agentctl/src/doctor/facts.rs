@@ -16,7 +16,7 @@ pub(super) struct Facts {
     pub(super) manager: Manager,
     pub(super) disk: Option<Disk>,
     pub(super) inotify: Inotify,
-    /// Hard limit of open files, of the manager or, without one, of this program.
+    /// Most open files that a program started by the manager or, without one, by this user may be given.
     pub(super) open_files_max: Option<u64>,
     pub(super) ports: Vec<Port>,
     pub(super) instance_ports: RangeInclusive<u16>,
@@ -54,6 +54,8 @@ pub(super) enum Manager {
     Away {
         keeper: Option<u32>,
     },
+    /// The home is another user's: neither lock nor socket can be looked at.
+    Foreign,
     /// Somebody holds the lock and does not answer.
     Silent {
         pid: Option<u32>,

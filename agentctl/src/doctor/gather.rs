@@ -59,20 +59,25 @@ fn manager(root: &Path) -> anyhow::Result<Manager> {
         let late = Error::Broken { cause: format!("no answer within {} s", STATUS_LIMIT.as_secs()) };
         tokio::time::timeout(STATUS_LIMIT, client.get("/v1/status")).await.unwrap_or(Err(late))
     });
-    let lock = root.join("state/agentd.lock");
-    Ok(match asked {
+    let error = match asked {
         Ok(status) => {
             let keeper = status.agent.keeper_pid.map_or(Life::Gone, life);
-            Manager::Answers { status: Box::new(status), keeper }
+            return Ok(Manager::Answers { status: Box::new(status), keeper });
         }
-        Err(error) if is_locked(&lock).unwrap_or(false) => {
-            Manager::Silent { pid: read_pid(&lock), cause: error.text() }
+        Err(error) => error,
+    };
+    let lock = root.join("state/agentd.lock");
+    Ok(match (is_locked(&lock), error) {
+        (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => Manager::Foreign,
+        (Ok(true), Error::NotRunning { .. }) => {
+            let cause = "nothing listens on its socket; it is starting, or hangs".to_owned();
+            Manager::Silent { pid: read_pid(&lock), cause }
         }
-        Err(Error::NotRunning { .. }) => {
+        (Ok(false) | Err(_), Error::NotRunning { .. }) => {
             let lock = root.join("run/keeper/lock");
             Manager::Away { keeper: is_locked(&lock).unwrap_or(false).then(|| read_pid(&lock)).flatten() }
         }
-        Err(error) => Manager::Silent { pid: None, cause: error.text() },
+        (Ok(_) | Err(_), error) => Manager::Silent { pid: read_pid(&lock), cause: error.text() },
     })
 }
 
@@ -161,12 +166,15 @@ fn pids() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// `Max open files  1024  524288  files`; `unlimited` counts as no limit.
+/// `Max open files  1024  524288  files`; `unlimited` counts as no limit. Root may raise its own up to the system's.
 fn open_files_max(manager: &Manager) -> Option<u64> {
     let whose = match manager {
         Manager::Answers { status, .. } => status.agent.pid.to_string(),
-        Manager::Away { .. } | Manager::Silent { .. } => "self".to_owned(),
+        Manager::Away { .. } | Manager::Foreign | Manager::Silent { .. } => "self".to_owned(),
     };
+    if std::fs::metadata(format!("/proc/{whose}")).is_ok_and(|facts| facts.uid() == 0) {
+        return number("/proc/sys/fs/nr_open");
+    }
     let text = std::fs::read_to_string(format!("/proc/{whose}/limits")).ok()?;
     let line = text.lines().find(|line| line.starts_with("Max open files"))?;
     line.split_ascii_whitespace().nth(4)?.parse().ok()
