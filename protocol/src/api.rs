@@ -10,11 +10,15 @@
 //! | POST /v1/services/NAME/rollback?release=N | [`Accepted`] |
 //! | POST /v1/services/NAME/unpin | [`Accepted`] |
 //! | POST /v1/services/NAME/prune | [`Accepted`]: removes the data of a service that left the document |
+//! | GET /v1/events?after=ID&limit=N&service=NAME&since=UNIX_MS&follow=1 | [`Event`]s, one a line, oldest first |
 //! | POST /v1/git-keys/NAME | [`GitKey`]: a new deploy key |
 //! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
 
+mod events;
+
 use std::net::SocketAddr;
 
+pub use events::{EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, Severity, What};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
