@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::ops::ControlFlow;
 
 use anyhow::Context as _;
 
@@ -22,6 +23,12 @@ impl Out {
         if self.failed.is_none() {
             self.failed = writeln!(self.stdout, "{text}").err();
         }
+    }
+
+    /// Brings what was written to the reader now, for output that goes on. `Break`: nobody reads any more.
+    pub(crate) fn sync(&mut self) -> ControlFlow<()> {
+        self.flush();
+        if self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// For what went wrong with the command itself. There is nowhere to report a failure to write it.

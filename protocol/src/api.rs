@@ -18,7 +18,9 @@ mod events;
 
 use std::net::SocketAddr;
 
-pub use events::{EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, Severity, What};
+pub use events::{
+    EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, NEWEST_EVENT_HEADER, Severity, What,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};

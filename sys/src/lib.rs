@@ -7,5 +7,6 @@
 pub mod causes;
 pub mod clock;
 pub mod files;
+pub mod local;
 pub mod process;
 pub mod seqpacket;

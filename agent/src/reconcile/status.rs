@@ -33,6 +33,16 @@ pub struct Facts {
 pub struct DocumentProblems {
     pub file: Option<String>,
     pub services: Vec<Problem>,
+    /// The last good reading of the file.
+    pub reading: Option<Reading>,
+}
+
+/// One content of the stack file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Grows with every other content.
+    pub number: u64,
+    pub services: usize,
 }
 
 pub(super) struct Seen<'a> {
@@ -265,7 +275,7 @@ mod tests {
         assert_eq!(verdict_of(none(), running(), edge()), Verdict::Applied);
         assert_eq!(verdict_of(none(), report(Doing::Building), edge()), Verdict::Applying);
         assert_eq!(verdict_of(none(), running(), None), Verdict::Degraded, "no edge");
-        let broken = DocumentProblems { file: Some("line 3".into()), services: Vec::new() };
+        let broken = DocumentProblems { file: Some("line 3".into()), ..none() };
         assert_eq!(verdict_of(broken, running(), edge()), Verdict::Degraded);
         let gone = Problem {
             service: Some(name("api")),
@@ -277,7 +287,7 @@ mod tests {
             log_tail: Vec::new(),
             since_unix_ms: 0,
         };
-        let unresolved = DocumentProblems { file: None, services: vec![gone] };
+        let unresolved = DocumentProblems { services: vec![gone], ..none() };
         assert_eq!(verdict_of(unresolved, running(), edge()), Verdict::Degraded);
     }
 }

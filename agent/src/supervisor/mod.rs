@@ -36,6 +36,7 @@ use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::wire::Refusal;
 
 pub use handle::{Config, Supervisor};
+pub use keeper::KeeperView;
 pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
 pub use ports::{PortWish, Reservation, listener_name};
 pub use view::{InstanceView, Readiness};

@@ -15,6 +15,9 @@ use crate::ids::{Commit, EventId, InstanceId, ReleaseNumber, ServiceName, Versio
 pub const EVENTS_MAX: u32 = 1_000;
 /// Events of an answer when nobody says how many.
 pub const EVENTS_DEFAULT: u32 = 50;
+/// Header of the answer: the newest event there was, whether it is among those answered or not. Who was cut off before
+/// any event came asks on from there.
+pub const NEWEST_EVENT_HEADER: &str = "agentd-newest-event";
 /// While nothing happens, a followed answer carries an empty line so often: a silent one is broken.
 pub const KEEP_ALIVE_SECS: u64 = 15;
 
@@ -116,8 +119,8 @@ macro_rules! vocabulary {
 }
 
 vocabulary! {
-    "config.seen" ConfigSeen { services: usize } Info "The stack file was read and is good; what it holds differs from what was read before.";
-    "config.rejected" ConfigRejected { problem: String } Error "The stack file cannot be used; the last version stays in force.";
+    "config.seen" ConfigSeen { services: usize } Info "The stack file was read and is good; what it holds is not what this manager read before.";
+    "config.rejected" ConfigRejected { problem: String } Error "The stack file is not in force as it stands; what was applied last is.";
     "config.unresolved" ConfigUnresolved { cause: String } Warn "The ref of a service cannot be resolved to a commit now; the service stays as it is.";
     "config.resolved" ConfigResolved {} Info "A ref that could not be resolved can be again.";
     "config.published" ConfigPublished { version: Version, services: usize } Info "A new version: the document, or a commit that one of its refs points at, is another one.";

@@ -66,7 +66,7 @@ impl What {
         match self {
             Self::ConfigSeen { services } => format!("stack file read: {}", many(*services, "service")),
             Self::ConfigRejected { problem } => {
-                format!("stack file refused, the last version stays in force: {problem}")
+                format!("the stack file is not in force as it stands: {problem}")
             }
             Self::ConfigUnresolved { cause } => cause.clone(),
             Self::ConfigResolved {} => "its ref can be resolved again".into(),
