@@ -197,6 +197,7 @@ impl App {
                 log_dir: home.log_dir.clone(),
                 shim,
                 epoch,
+                events_kept: store.shim_events_recorded().await?,
                 ports: settings.instance_ports(),
                 run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
             },
@@ -241,7 +242,12 @@ impl App {
         let callers = api::bind(&home.run_dir)?;
         let serving = api::serve(
             callers,
-            Api { reconcile: reconcile.clone(), new_git_key: git_keys(&home), down: down.clone() },
+            Api {
+                reconcile: reconcile.clone(),
+                new_git_key: git_keys(&home),
+                down: down.clone(),
+                ending: cancel.clone(),
+            },
             cancel.clone(),
         );
         lifecycle::spawn_essential("api", cancel.clone(), async move {
@@ -259,6 +265,7 @@ impl App {
         tokio::select! {
             signal = ended => {
                 tracing::info!(signal, "the manager ends; services, edge and keeper run on");
+                self.reconcile.leaving(reconcile::Leaving::Signal(signal)).await;
             }
             () = self.down.cancelled() => self.take_down().await?,
         }
@@ -271,6 +278,7 @@ impl App {
         self.reconcile.down().await?;
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;
+        self.reconcile.leaving(reconcile::Leaving::Down).await;
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
@@ -452,7 +460,8 @@ impl Bridge {
             let troubles = status.unresolved.into_iter().chain(status.stale);
             let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
             let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
-            *told = Some(DocumentProblems { file, services, version: status.version });
+            let (version, reading) = (status.version, status.reading);
+            *told = Some(DocumentProblems { file, services, version, reading });
         });
     }
 }

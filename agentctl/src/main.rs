@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod doctor;
 mod down;
+mod events;
 mod explain;
 mod git_key;
 mod out;
@@ -16,6 +17,7 @@ mod screen;
 mod service;
 mod status;
 mod table;
+mod time;
 mod words;
 
 use std::path::PathBuf;
@@ -50,6 +52,8 @@ enum Verb {
     Schema(schema::Args),
     /// Show what runs and what is wrong
     Status(status::Args),
+    /// Show what happened, and what happens from now on
+    Events(events::Args),
     /// Show what applying the newest stack would do, removals first
     Plan(plan::Args),
     /// Stop a service until it is started again
@@ -105,6 +109,7 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
         let client = client::Client::new(&home)?;
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
+            Verb::Events(args) => events::run(&client, args, out).await,
             Verb::Plan(args) => plan::run(&client, args, out).await,
             Verb::Stop(args) => service::run(&client, args, "stop", out).await,
             Verb::Start(args) => service::run(&client, args, "start", out).await,

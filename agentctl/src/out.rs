@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::ops::ControlFlow;
 
 use anyhow::Context as _;
 
@@ -32,9 +33,10 @@ impl Out {
         self.flush();
     }
 
-    /// Nobody reads any more, or the disk is full.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.failed.is_some()
+    /// Brings what was written to the reader now, for output that goes on. `Break`: nobody reads any more.
+    pub(crate) fn sync(&mut self) -> ControlFlow<()> {
+        self.flush();
+        if self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// For what went wrong with the command itself. There is nowhere to report a failure to write it.

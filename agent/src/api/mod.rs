@@ -3,6 +3,7 @@
 //! Owns: who may call, the mapping of answers to HTTP. Must never know: how anything is done; it asks reconcile's
 //! handle. Caller: agentctl. Nothing here survives a restart; the socket is bound anew.
 
+mod events;
 mod listener;
 mod routes;
 

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Callers, Error};
+use super::{Callers, Error, events};
 use crate::reconcile;
 
 /// The app's way to a new deploy key: the answer is the key, or a sentence for the operator.
@@ -31,6 +31,8 @@ pub struct Api {
     pub new_git_key: MakeGitKey,
     /// Cancelled by `POST /v1/down`: the app then takes everything down and ends.
     pub down: CancellationToken,
+    /// Cancelled when the manager ends: answers that go on for ever end with it.
+    pub ending: CancellationToken,
 }
 
 /// Serves until `cancel`, then lets calls under way finish.
@@ -44,6 +46,7 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
         .route("/v1/services/{name}/rollback", post(rollback))
         .route("/v1/services/{name}/unpin", post(unpin))
         .route("/v1/services/{name}/prune", post(prune))
+        .route("/v1/events", get(events::events))
         .route("/v1/git-keys/{name}", post(git_key))
         .route("/v1/down", post(down))
         .fallback(unknown)
@@ -55,7 +58,7 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
 type Answer<T> = Result<Json<T>, Refused>;
 
 /// A no, with the sentence for the operator.
-struct Refused(StatusCode, String);
+pub(super) struct Refused(StatusCode, String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -63,7 +66,7 @@ impl IntoResponse for Refused {
     }
 }
 
-fn failed(error: &reconcile::Error) -> Refused {
+pub(super) fn failed(error: &reconcile::Error) -> Refused {
     use reconcile::Error as E;
     let status = match error {
         E::Ended | E::GoingDown => StatusCode::SERVICE_UNAVAILABLE,
@@ -78,7 +81,7 @@ fn failed(error: &reconcile::Error) -> Refused {
     Refused(status, chain(error))
 }
 
-fn service(name: String) -> Result<ServiceName, Refused> {
+pub(super) fn service(name: String) -> Result<ServiceName, Refused> {
     ServiceName::new(name).map_err(|bad| Refused(StatusCode::NOT_FOUND, bad.to_string()))
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use agentd_protocol::api::DeployPhase;
+use agentd_protocol::api::{DeployPhase, What};
 use agentd_protocol::edge::{Absent, Backend};
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::spec::RestartPolicy;
@@ -13,6 +13,7 @@ use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::{Kind, Restart, Service};
 use agentd_sys::causes::chain;
 
+use super::attempt::Attempt;
 use super::command;
 use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
@@ -37,21 +38,24 @@ impl Worker {
         let from = active.map(|active| active.number);
         let deploy = NewDeploy { service: self.name.clone(), from, to: target.number, phase: DeployPhase::Start };
         let id = self.fallible(wanted, DeployPhase::Start, store.start_deploy(deploy)).await?;
+        self.underway.begin(Attempt::Deploy { from, to: target.number });
+        self.note(Some(target.number), What::DeployStarted { from });
         let outcome = self.replace_by_port(wanted, active, target).await;
         let end = match &outcome {
             Ok(()) => DeployEnd::Done,
             Err(halt) => DeployEnd::Failed(halt.problem.clone()),
         };
         self.fallible(wanted, DeployPhase::Drain, store.end_deploy(id, end)).await?;
-        let (kind, cause) = match &outcome {
-            Ok(()) => ("deploy.done", serde_json::json!({ "from": from })),
-            Err(halt) => (
-                "deploy.failed",
-                serde_json::json!({ "from": from, "phase": halt.problem.phase, "cause": halt.problem.cause }),
-            ),
-        };
-        self.note(Some(target.number), kind, cause).await;
-        outcome
+        // A failure is told where the pass ends.
+        outcome?;
+        if let Some((_, duration_ms)) = self.underway.end() {
+            let what = match from {
+                Some(newer) if newer > target.number => What::DeployRolledBack { from, duration_ms },
+                Some(_) | None => What::DeployDone { from, duration_ms },
+            };
+            self.note(Some(target.number), what);
+        }
+        Ok(())
     }
 
     async fn replace_by_port(

@@ -42,12 +42,22 @@ pub struct DocumentProblems {
     pub services: Vec<Problem>,
     /// The newest version sync has made of the file; it may be on its way here.
     pub version: Option<Version>,
+    /// The last good reading of the file.
+    pub reading: Option<Reading>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileProblem {
     pub text: String,
     pub since_unix_ms: u64,
+}
+
+/// One content of the stack file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Grows with every other content.
+    pub number: u64,
+    pub services: usize,
 }
 
 pub(super) struct Seen<'a> {

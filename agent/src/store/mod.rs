@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 pub use deploys::{DEPLOYS_KEPT, DeployEnd, DeployId, NewDeploy, StoredDeploy};
 pub use digest::{BadDigest, Digest};
-pub use events::{EVENTS_KEPT, NewEvent, StoredEvent};
+pub use events::{EVENTS_KEPT, EventQuery, NewEvent};
 pub use published::entry_digest;
 pub use releases::{NewRelease, ReleaseState, StoredRelease};
 pub use restarts::PastRestarts;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::client::NoLink;
 use super::health::{Allowances, Prober};
-use super::keeper::{self, Keeper};
+use super::keeper::{self, Keeper, KeeperView};
 use super::launch::{Launch, Record};
 use super::layout::Layout;
 use super::ports::{Lease, PortWish, Ports, Reservation};
@@ -58,6 +58,9 @@ pub struct Config {
     pub shim: PathBuf,
     /// This manager's number; shims refuse lower ones than they have seen.
     pub epoch: Epoch,
+    /// Sequence number of the last event the reader of [`Supervisor::events`] keeps of an instance; what came after it
+    /// is told again.
+    pub events_kept: BTreeMap<InstanceId, u64>,
     /// Of the pool.
     pub ports: RangeInclusive<u16>,
     /// User of programs launched with [`super::RunAs::Configured`]; `None` keeps the manager's.
@@ -215,6 +218,7 @@ impl Supervisor {
             dir: room.layout.dir(&id),
             tracked: Tracked::new(record, asked_restarts, Now::read()),
             room,
+            events_kept: self.0.config.events_kept.get(&id).copied().unwrap_or(0),
             requests: requests_taken,
             nudge: Arc::clone(&nudge),
             welcomed: Some(welcomed),
@@ -301,7 +305,7 @@ impl Supervisor {
         self.0.room.views.subscribe()
     }
 
-    /// What happened to all instances, in order per instance; events that came while no manager lived are told again.
+    /// What happened to all instances, in order per instance, from where [`Config::events_kept`] ends.
     /// `None` after the first call: there is one reader.
     pub fn events(&self) -> Option<mpsc::Receiver<(InstanceId, Event)>> {
         self.0.events.lock().expect("no holder panics").take()
@@ -345,6 +349,11 @@ impl Supervisor {
     pub async fn usage(&self, home: PathBuf) -> Usage {
         let views = self.view().borrow().clone();
         self.0.sampler.usage(views, home).await
+    }
+
+    /// Which keeper there is.
+    pub fn keeper(&self) -> watch::Receiver<KeeperView> {
+        self.0.keeper.view()
     }
 
     pub fn keeper_pid(&self) -> Option<u32> {

@@ -20,6 +20,8 @@ use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_sys::causes::chain;
 use tokio::sync::Notify;
 
+use crate::reconcile::Reading;
+
 pub use file::{FileConfig, FilePublisher};
 pub use read::ReadStack;
 
@@ -60,6 +62,8 @@ pub struct SyncStatus {
     pub unresolved: Vec<(ServiceName, String)>,
     /// Services at the commit their ref had before, since it cannot be asked now.
     pub stale: Vec<(ServiceName, String)>,
+    /// The last good content of the file.
+    pub reading: Option<Reading>,
     /// `None`: not read yet.
     pub last_read_unix_ms: Option<u64>,
     /// The newest version in the store.
