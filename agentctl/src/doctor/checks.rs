@@ -114,7 +114,7 @@ fn home(home: &Home) -> Vec<Check> {
         Folder::Missing { can_be_made: false } => {
             problem("home", format!("{root} is not there, and you may not make it"), elsewhere)
         }
-        Folder::NotAFolder => problem("home", format!("{root} is not a folder"), "give another --home"),
+        Folder::Occupied => problem("home", format!("{root} is not a folder"), "give another --home"),
         Folder::NotWritable => problem("home", format!("you may not write to {root}"), elsewhere),
     }];
     checks.extend(home.closed_to.as_ref().map(|(user, path)| {

@@ -43,7 +43,7 @@ pub(super) struct Home {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Folder {
     Missing { can_be_made: bool },
-    NotAFolder,
+    Occupied,
     NotWritable,
     Usable,
 }

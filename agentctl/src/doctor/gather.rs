@@ -100,7 +100,7 @@ fn home(root: PathBuf, run_as: &str, settings: Option<String>) -> Home {
     let exists = existing(&root);
     let folder = match std::fs::metadata(&root) {
         Err(_) => Folder::Missing { can_be_made: exists.is_dir() && writable(exists) },
-        Ok(facts) if !facts.is_dir() => Folder::NotAFolder,
+        Ok(facts) if !facts.is_dir() => Folder::Occupied,
         Ok(_) if writable(&root) => Folder::Usable,
         Ok(_) => Folder::NotWritable,
     };
