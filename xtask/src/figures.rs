@@ -2,7 +2,6 @@
 //! and the real edge. Nothing here is a test: it prints what is, and fails only where something does not happen at all.
 
 mod host;
-mod http;
 mod load;
 mod process;
 mod table;
