@@ -5,11 +5,14 @@
 
 mod check;
 mod client;
+mod completions;
 mod down;
 mod explain;
 mod git_key;
+mod lock;
 mod out;
 mod plan;
+mod releases;
 mod schema;
 mod screen;
 mod service;
@@ -21,7 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd_protocol::exit_code::Exit;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use out::Out;
 
 /// Where a packaged agent keeps its state.
@@ -51,6 +54,10 @@ enum Verb {
     Status(status::Args),
     /// Show what applying the newest stack would do, removals first
     Plan(plan::Args),
+    /// List the kept releases of a service
+    Releases(releases::Args),
+    /// Put the commits of now in place of the branches and tags of a stack file
+    Lock(lock::Args),
     /// Stop a service until it is started again
     Stop(service::Args),
     /// Start a stopped service
@@ -67,6 +74,8 @@ enum Verb {
     GitKey(git_key::Args),
     /// Stop everything on this home, keeper and manager included
     Down,
+    /// Print a completion script for a shell
+    Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
@@ -79,6 +88,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut out),
         Verb::Explain(args) => explain::run(args, &mut out),
         Verb::Schema(args) => schema::run(args, &mut out),
+        Verb::Completions(args) => completions::run(args, Cli::command(), &mut out),
         verb => ask(cli.home, verb, &mut out),
     };
     // The alternate form of an anyhow error is the whole chain on one line.
@@ -98,6 +108,8 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
             Verb::Plan(args) => plan::run(&client, args, out).await,
+            Verb::Releases(args) => releases::run(&client, args, out).await,
+            Verb::Lock(args) => lock::run(&client, args, out).await,
             Verb::Stop(args) => service::run(&client, args, "stop", out).await,
             Verb::Start(args) => service::run(&client, args, "start", out).await,
             Verb::Restart(args) => service::run(&client, args, "restart", out).await,
@@ -106,7 +118,9 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Rollback(args) => service::rollback(&client, args, out).await,
             Verb::GitKey(args) => git_key::run(&client, args, out).await,
             Verb::Down => down::run(&client, out).await,
-            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) => unreachable!("answered without an agent"),
+            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) | Verb::Completions(_) => {
+                unreachable!("answered without an agent")
+            }
         }
     });
     Ok(ended.unwrap_or_else(|error| {

@@ -4,7 +4,7 @@ use crate::screen::{Line, Screen, Style, shorten, width};
 
 /// Between columns.
 const GAP: usize = 2;
-/// What is left of a column that gives way, characters.
+/// What is left of a column that gives way, characters; of the last one its head.
 const SHORT: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +27,8 @@ impl<T: Into<String>> From<T> for Cell {
 
 /// `giving` columns at the right end may be cut, the last one first; an empty cell is shown as `-`.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: Vec<[Cell; N]>, giving: usize, screen: Screen) -> Vec<Line> {
-    let head = head.map(|text| Cell::new(Style::Strong, text));
-    let rows: Vec<[Cell; N]> = std::iter::once(head).chain(rows.into_iter().map(|row| row.map(dashed))).collect();
+    let titles = head.map(|text| Cell::new(Style::Strong, text));
+    let rows: Vec<[Cell; N]> = std::iter::once(titles).chain(rows.into_iter().map(|row| row.map(dashed))).collect();
     let mut widths = [0; N];
     for row in &rows {
         for (widest, cell) in widths.iter_mut().zip(row) {
@@ -36,7 +36,7 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: Vec<[Cell; N]>, givin
         }
     }
     if let Some(columns) = screen.columns() {
-        give_way(&mut widths, giving, columns);
+        give_way(&mut widths, giving, head.last().map_or(0, |text| width(text)), columns);
     }
     let line = |row: &[Cell; N]| {
         let mut line = Line::default();
@@ -54,13 +54,14 @@ fn dashed(cell: Cell) -> Cell {
     if cell.text.is_empty() { Cell::new(Style::Dim, "-") } else { cell }
 }
 
-fn give_way(widths: &mut [usize], giving: usize, columns: usize) {
+fn give_way(widths: &mut [usize], giving: usize, last_least: usize, columns: usize) {
     let gaps = GAP * widths.len().saturating_sub(1);
     for _round in 0..giving {
         let first = widths.len() - giving;
         for at in (first..widths.len()).rev() {
             let excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(columns);
-            let spare = widths[at].saturating_sub(SHORT);
+            let least = if at + 1 == widths.len() { last_least } else { SHORT };
+            let spare = widths[at].saturating_sub(least);
             widths[at] -= spare.min(excess);
         }
     }
@@ -99,6 +100,6 @@ mod tests {
     fn on_a_terminal_the_last_column_gives_way_first() {
         let screen = |columns| Screen::Terminal { columns, rows: 9, colours: Colours::No };
         assert_eq!(text(screen(70))[1], "api      http://127.0.0.1:8080/api/of/some/length  exit code 1 and mo…");
-        assert_eq!(text(screen(45))[1], "api      http://127.0.0.1…  exit code 1 and…");
+        assert_eq!(text(screen(45))[1], "api      http://127.0.0.1:8080/a…  exit code…");
     }
 }

@@ -4,9 +4,12 @@
 //! handle. Caller: agentctl. Nothing here survives a restart; the socket is bound anew.
 
 mod listener;
+mod refs;
+mod releases;
 mod routes;
 
 pub use listener::{Callers, bind};
+pub use refs::ResolveRefs;
 pub use routes::{Api, MakeGitKey, serve};
 
 use std::io;

@@ -7,6 +7,7 @@
 
 mod decide;
 mod file;
+mod once;
 mod questions;
 mod read;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use agentd_sys::causes::chain;
 use tokio::sync::Notify;
 
 pub use file::{FileConfig, FilePublisher};
+pub use once::resolve_all;
 pub use read::ReadStack;
 
 #[derive(Debug, thiserror::Error)]

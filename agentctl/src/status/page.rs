@@ -1,6 +1,6 @@
 //! The whole stack on a page (pure): the verdict in a sentence, a line for each service, and what explains the rest.
 
-use agentd_protocol::api::{Host, ProbeOutcome, Problem, ServiceState, ServiceStatus, Status, Verdict};
+use agentd_protocol::api::{Host, Probe, ProbeOutcome, Problem, ServiceState, ServiceStatus, Status, Verdict};
 
 use super::{is_troubled, word};
 use crate::screen::{Line, Screen, Style};
@@ -160,10 +160,21 @@ pub(super) fn explain(problem: &Problem, now: u64) -> Vec<Line> {
     let first = Line::new(Style::Strong, head).with(Style::Plain, harmless(causes.next().unwrap_or_default()));
     let mut lines = vec![first];
     lines.extend(causes.map(|text| Line::from(format!("  {}", harmless(text)))));
-    let probe = |outcome: &ProbeOutcome, ms: u64| Line::from(format!("  probe: {} ({ms} ms)", outcome_of(outcome)));
-    lines.extend(problem.probes.iter().map(|one| probe(&one.outcome, one.latency_ms)));
+    let same = |one: &Probe, other: &Probe| one.outcome == other.outcome;
+    lines.extend(problem.probes.chunk_by(same).map(|alike| Line::from(format!("  probe: {}", probes(alike)))));
     lines.extend(problem.log_tail.iter().map(|text| Line::from(format!("  | {}", harmless(text)))));
     lines
+}
+
+/// Of probes that ended alike.
+fn probes(alike: &[Probe]) -> String {
+    let Some(last) = alike.last() else { return String::new() };
+    match alike.len() {
+        1 => format!("{} ({} ms)", outcome_of(&last.outcome), last.latency_ms),
+        count => {
+            format!("{}, {count} times in a row (the last took {} ms)", outcome_of(&last.outcome), last.latency_ms)
+        }
+    }
 }
 
 fn outcome_of(outcome: &ProbeOutcome) -> String {
