@@ -14,6 +14,14 @@ use crate::out::Out;
 use crate::words::many;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  agentctl check stack.toml
+  agentctl check stack.json --json | jq '.problems[].key'
+
+Asks no agent and no repository. Each problem is one line, FILE:LINE: KEY: what was found and what is expected.
+
+Exit codes: 0 valid, 1 the file cannot be read, 3 it has problems")]
 pub(crate) struct Args {
     /// Stack file, TOML, or JSON when its name ends in .json
     file: PathBuf,

@@ -5,6 +5,9 @@ use clap_complete::Shell as Generator;
 
 use crate::out::Out;
 
+/// Of the program the scripts complete.
+const NAME: &str = "agentctl";
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -16,6 +19,7 @@ Examples:
 
 The script is static: it knows verbs and options, not your services. Write it anew after an upgrade.")]
 pub(crate) struct Args {
+    /// Which one reads it
     shell: Shell,
 }
 
@@ -26,15 +30,18 @@ enum Shell {
     Fish,
 }
 
-pub(crate) fn run(args: &Args, mut command: clap::Command, out: &mut Out) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: &Args, command: &clap::Command, out: &mut Out) -> anyhow::Result<Exit> {
     let shell = match args.shell {
         Shell::Bash => Generator::Bash,
         Shell::Zsh => Generator::Zsh,
         Shell::Fish => Generator::Fish,
     };
-    let name = command.get_name().to_owned();
+    // The generators offer hidden verbs too.
+    let mut offered = clap::Command::new(NAME)
+        .args(command.get_arguments())
+        .subcommands(command.get_subcommands().filter(|verb| !verb.is_hide_set()));
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
+    clap_complete::generate(shell, &mut offered, NAME, &mut script);
     out.text(String::from_utf8(script)?);
     Ok(Exit::Ok)
 }

@@ -23,12 +23,12 @@ Examples:
   agentctl lock stack.toml > locked.toml
   agentctl lock stack.toml --write
 
-Each `ref = \"main\"` becomes `commit = \"<40 hex>\"`; comments, order and layout stay byte for byte, in TOML as in JSON.
-Entries that have a commit stay as they are. What was resolved is told on stderr. The repositories are asked by the
-agentd of the home, which has the credentials and the host keys: so one must run, but it need not know this file.
+Each `ref = \"main\"` becomes `commit = \"<40 hex>\"`; comments, order and layout stay byte for byte, in TOML as in JSON. \
+Entries that have a commit stay as they are. What was resolved is told on stderr. The repositories are asked by the \
+agentd of the home, which has the credentials and the host keys: so one must run, but it need not know this file. \
 If one ref cannot be resolved nothing is written.
 
-Exit codes: 0, 1 a ref cannot be resolved or the file cannot be written, 3 the file does not validate, 4 no agentd
+Exit codes: 0, 1 a ref cannot be resolved or the file cannot be written, 3 the file does not validate, 4 no agentd \
 answers")]
 pub(crate) struct Args {
     /// Stack file, TOML, or JSON when its name ends in .json

@@ -9,6 +9,7 @@ mod completions;
 mod down;
 mod explain;
 mod git_key;
+mod help;
 mod lock;
 mod out;
 mod plan;
@@ -33,7 +34,7 @@ const HOME_ENV: &str = "AGENTD_HOME";
 
 /// Talk to the agentd on this host.
 #[derive(Debug, Parser)]
-#[command(name = "agentctl", version)]
+#[command(name = "agentctl", version, after_help = help::TOP)]
 struct Cli {
     /// The agent's home [default: $AGENTD_HOME, else /var/lib/agentd]
     #[arg(long, global = true, value_name = "DIR")]
@@ -59,23 +60,33 @@ enum Verb {
     /// Put the commits of now in place of the branches and tags of a stack file
     Lock(lock::Args),
     /// Stop a service until it is started again
+    #[command(after_help = help::STOP)]
     Stop(service::Args),
     /// Start a stopped service
+    #[command(after_help = help::START)]
     Start(service::Args),
     /// Replace a service's instances by new ones of the same release
+    #[command(after_help = help::RESTART)]
     Restart(service::Args),
     /// Go back to a kept release and pin it
+    #[command(after_help = help::ROLLBACK)]
     Rollback(service::RollbackArgs),
     /// End a pin: the service follows the document again
+    #[command(after_help = help::UNPIN)]
     Unpin(service::Args),
     /// Remove releases and data of a service that has left the stack
+    #[command(after_help = help::PRUNE)]
     Prune(service::Args),
     /// Make a deploy key for private repositories
     GitKey(git_key::Args),
     /// Stop everything on this home, keeper and manager included
+    #[command(after_help = help::DOWN)]
     Down,
     /// Print a completion script for a shell
     Completions(completions::Args),
+    /// Print docs/agentctl.md
+    #[command(hide = true)]
+    HelpMarkdown,
 }
 
 fn main() -> ExitCode {
@@ -88,7 +99,8 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut out),
         Verb::Explain(args) => explain::run(args, &mut out),
         Verb::Schema(args) => schema::run(args, &mut out),
-        Verb::Completions(args) => completions::run(args, Cli::command(), &mut out),
+        Verb::Completions(args) => completions::run(args, &Cli::command(), &mut out),
+        Verb::HelpMarkdown => help::run(Cli::command(), &mut out),
         verb => ask(cli.home, verb, &mut out),
     };
     // The alternate form of an anyhow error is the whole chain on one line.
@@ -118,7 +130,7 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Rollback(args) => service::rollback(&client, args, out).await,
             Verb::GitKey(args) => git_key::run(&client, args, out).await,
             Verb::Down => down::run(&client, out).await,
-            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) | Verb::Completions(_) => {
+            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) | Verb::Completions(_) | Verb::HelpMarkdown => {
                 unreachable!("answered without an agent")
             }
         }

@@ -19,8 +19,8 @@ Examples:
   agentctl releases api
   agentctl rollback api --release 3      goes to one that is `built`
 
-`active` serves (or did, when the service is stopped), `built` is on disk and can be gone back to, `failed` is kept for its
-reason alone. The newest five that are built stay, and the one that serves. TOOK is the time of the build; `-` where an
+`active` serves (or did, when the service is stopped), `built` is on disk and can be gone back to, `failed` is kept for its \
+reason alone. The newest five that are built stay, and the one that serves. TOOK is the time of the build; `-` where an \
 older release's output was used again.
 
 Exit codes: 0, 4 no agentd answers, 5 no such service")]
