@@ -8,7 +8,7 @@ use crate::client::{Client, Error};
 use crate::out::Out;
 use crate::screen::{Screen, Style};
 use crate::status::word;
-use crate::table::{Cell, table};
+use crate::table::{Cell, Narrow, table};
 use crate::words::{ago, harmless, span};
 
 const HEAD: [&str; 6] = ["RELEASE", "COMMIT", "STATE", "BUILT", "TOOK", "WHY"];
@@ -45,7 +45,7 @@ pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<E
     let screen = Screen::of_stdout();
     let now = clock::real_ns() / 1_000_000;
     let rows = found.releases.iter().map(|release| row(release, now)).collect();
-    table(HEAD, rows, 1, screen).iter().for_each(|line| out.line(line.shown(screen)));
+    table(HEAD, rows, Narrow { cut: 1, dropped: &[] }, screen).iter().for_each(|line| out.line(line.shown(screen)));
     Ok(Exit::Ok)
 }
 

@@ -4,7 +4,9 @@
 //! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
 
 mod repo;
+mod terminal;
 mod world;
 
 pub use repo::Repo;
+pub use terminal::Terminal;
 pub use world::{Answer, Ran, World, free_port, program, web};
