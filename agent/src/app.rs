@@ -237,7 +237,8 @@ impl App {
             cancel: cancel.clone(),
         })
         .await?;
-        follow(options, &home, store, source, external.port(), document, &reconcile, &cancel)?;
+        let refs = Arc::new(GitRefs(source));
+        follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let callers = api::bind(&home.run_dir)?;
         let serving = api::serve(
@@ -245,6 +246,7 @@ impl App {
             Api {
                 reconcile: reconcile.clone(),
                 new_git_key: git_keys(&home),
+                resolve_refs: resolve_refs(refs),
                 down: down.clone(),
                 ending: cancel.clone(),
             },
@@ -361,6 +363,14 @@ async fn private_names(home: &Home, shim: &Path) -> Result<(reconcile::HostsFile
     Ok((hosts.given(reconcile::Given::ToNobody), Some(said)))
 }
 
+/// Asked by people; the publisher asks by itself.
+fn resolve_refs(refs: Arc<GitRefs>) -> api::ResolveRefs {
+    Arc::new(move |asked| {
+        let refs = Arc::clone(&refs);
+        Box::pin(async move { sync::resolve_all(refs.as_ref(), asked).await })
+    })
+}
+
 /// What this host cannot do, said at start and in `status`.
 fn limitations(run_user: Option<&RunUser>, no_names: Option<String>) -> Vec<String> {
     let mut said = Vec::new();
@@ -388,7 +398,7 @@ fn follow(
     options: &RunOptions,
     home: &Home,
     store: Store,
-    source: Source,
+    refs: Arc<GitRefs>,
     port: u16,
     document: watch::Sender<Option<DocumentProblems>>,
     reconcile: &reconcile::Handle,
@@ -396,8 +406,7 @@ fn follow(
 ) -> Result<(), Error> {
     let (versions, queue) = mpsc::channel(VERSIONS_MAX);
     let config = sync::FileConfig { path: absolute(&options.stack)?, read };
-    let publisher =
-        sync::FilePublisher::start(config, Arc::new(GitRefs(source)), store.clone(), versions, cancel.clone())?;
+    let publisher = sync::FilePublisher::start(config, refs, store.clone(), versions, cancel.clone())?;
     tracing::info!(stack = %options.stack.display(), home = %home.root.display(), "following the stack file");
     let reconcile = reconcile.clone();
     let bridge = Bridge { store, port, document, status: publisher.status.clone() };

@@ -5,13 +5,17 @@
 
 mod check;
 mod client;
+mod completions;
 mod doctor;
 mod down;
 mod events;
 mod explain;
 mod git_key;
+mod help;
+mod lock;
 mod out;
 mod plan;
+mod releases;
 mod schema;
 mod screen;
 mod service;
@@ -24,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd_protocol::exit_code::Exit;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use out::Out;
 
 /// Where a packaged agent keeps its state.
@@ -33,7 +37,7 @@ const HOME_ENV: &str = "AGENTD_HOME";
 
 /// Talk to the agentd on this host.
 #[derive(Debug, Parser)]
-#[command(name = "agentctl", version)]
+#[command(name = "agentctl", version, after_help = help::TOP)]
 struct Cli {
     /// The agent's home [default: $AGENTD_HOME, else /var/lib/agentd]
     #[arg(long, global = true, value_name = "DIR")]
@@ -56,24 +60,40 @@ enum Verb {
     Events(events::Args),
     /// Show what applying the newest stack would do, removals first
     Plan(plan::Args),
+    /// List the kept releases of a service
+    Releases(releases::Args),
+    /// Put the commits of now in place of the branches and tags of a stack file
+    Lock(lock::Args),
     /// Stop a service until it is started again
+    #[command(after_help = help::STOP)]
     Stop(service::Args),
     /// Start a stopped service
+    #[command(after_help = help::START)]
     Start(service::Args),
     /// Replace a service's instances by new ones of the same release
+    #[command(after_help = help::RESTART)]
     Restart(service::Args),
     /// Go back to a kept release and pin it
+    #[command(after_help = help::ROLLBACK)]
     Rollback(service::RollbackArgs),
     /// End a pin: the service follows the document again
+    #[command(after_help = help::UNPIN)]
     Unpin(service::Args),
     /// Remove releases and data of a service that has left the stack
+    #[command(after_help = help::PRUNE)]
     Prune(service::Args),
     /// Check this host and this home: what stands in the way, and its cure
     Doctor(doctor::Args),
     /// Make a deploy key for private repositories
     GitKey(git_key::Args),
     /// Stop everything on this home, keeper and manager included
+    #[command(after_help = help::DOWN)]
     Down,
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print docs/agentctl.md
+    #[command(hide = true)]
+    HelpMarkdown,
 }
 
 fn main() -> ExitCode {
@@ -87,6 +107,8 @@ fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(args, &mut out),
         Verb::Schema(args) => schema::run(args, &mut out),
         Verb::Doctor(args) => doctor::run(&place(cli.home), args, &mut out),
+        Verb::Completions(args) => completions::run(args, &Cli::command(), &mut out),
+        Verb::HelpMarkdown => help::run(Cli::command(), &mut out),
         verb => ask(cli.home, verb, &mut out),
     };
     // The alternate form of an anyhow error is the whole chain on one line.
@@ -111,6 +133,8 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Status(args) => status::run(&client, args, out).await,
             Verb::Events(args) => events::run(&client, args, out).await,
             Verb::Plan(args) => plan::run(&client, args, out).await,
+            Verb::Releases(args) => releases::run(&client, args, out).await,
+            Verb::Lock(args) => lock::run(&client, args, out).await,
             Verb::Stop(args) => service::run(&client, args, "stop", out).await,
             Verb::Start(args) => service::run(&client, args, "start", out).await,
             Verb::Restart(args) => service::run(&client, args, "restart", out).await,
@@ -119,7 +143,12 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Rollback(args) => service::rollback(&client, args, out).await,
             Verb::GitKey(args) => git_key::run(&client, args, out).await,
             Verb::Down => down::run(&client, out).await,
-            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) | Verb::Doctor(_) => {
+            Verb::Check(_)
+            | Verb::Explain(_)
+            | Verb::Schema(_)
+            | Verb::Completions(_)
+            | Verb::HelpMarkdown
+            | Verb::Doctor(_) => {
                 unreachable!("answered without an agent")
             }
         }

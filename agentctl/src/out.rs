@@ -25,11 +25,16 @@ impl Out {
         }
     }
 
-    /// Without a line's end, and at once.
-    pub(crate) fn raw(&mut self, text: impl Display) {
+    /// As it is, without a line's end of ours.
+    pub(crate) fn text(&mut self, text: impl Display) {
         if self.failed.is_none() {
             self.failed = write!(self.stdout, "{text}").err();
         }
+    }
+
+    /// As it is and at once.
+    pub(crate) fn raw(&mut self, text: impl Display) {
+        self.text(text);
         self.flush();
     }
 
