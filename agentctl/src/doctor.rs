@@ -23,9 +23,9 @@ Examples:
   agentctl --home ./home doctor              before the first start, or when something is wrong
   agentctl doctor --json | jq '.checks[] | select(.verdict == \"problem\")'
 
-One line for each check: `ok`, `note` for what one should know, `problem` for what keeps services from running; below
-them cause and cure. Nothing is changed. Without a running agentd the ports of agentd.toml, or the defaults, are looked
-at, and the proxy's default port.
+One line for each check: `ok`, `note` for what one should know, `problem` for what keeps services
+from running, each with its cure. Nothing is changed. Without a running agentd the ports of
+agentd.toml, or the defaults, are looked at, and the proxy's default port.
 
 Exit codes: 0 no problem, 6 at least one")]
 pub(crate) struct Args {
