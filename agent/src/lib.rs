@@ -6,6 +6,7 @@
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod dns;
 pub mod edge;
 pub mod edge_launch;
 pub mod lifecycle;

@@ -9,6 +9,10 @@ use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
 use agentd_sys::causes::chain;
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A node agent: clones, builds, runs, routes and supervises the services of a stack.
 #[derive(Debug, Parser)]

@@ -3,8 +3,11 @@
 //! Programs are found beside the test's own executable. Everything listens on loopback; every wait has a cap and says
 //! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
 
+pub mod dns;
 mod repo;
+mod terminal;
 mod world;
 
 pub use repo::Repo;
+pub use terminal::Terminal;
 pub use world::{Answer, Ran, World, free_port, program, web};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use agentd_protocol::api::DeployPhase;
+use agentd_protocol::api::{DeployPhase, What};
 use agentd_protocol::edge::{Absent, Backend};
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::spec::RestartPolicy;
@@ -13,11 +13,12 @@ use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::{Kind, Restart, Service};
 use agentd_sys::causes::chain;
 
+use super::attempt::Attempt;
 use super::command;
 use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
-use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of, stands};
+use super::worker::{Again, Doing, Halt, Wanted, Worker, release_of, route_of, stands};
 use crate::edge::Idleness;
 use crate::store::{DeployEnd, NewDeploy, ReleaseState, StoredRelease};
 use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs, own_program};
@@ -37,21 +38,24 @@ impl Worker {
         let from = active.map(|active| active.number);
         let deploy = NewDeploy { service: self.name.clone(), from, to: target.number, phase: DeployPhase::Start };
         let id = self.fallible(wanted, DeployPhase::Start, store.start_deploy(deploy)).await?;
+        self.underway.begin(Attempt::Deploy { from, to: target.number });
+        self.note(Some(target.number), What::DeployStarted { from });
         let outcome = self.replace_by_port(wanted, active, target).await;
         let end = match &outcome {
             Ok(()) => DeployEnd::Done,
             Err(halt) => DeployEnd::Failed(halt.problem.clone()),
         };
         self.fallible(wanted, DeployPhase::Drain, store.end_deploy(id, end)).await?;
-        let (kind, cause) = match &outcome {
-            Ok(()) => ("deploy.done", serde_json::json!({ "from": from })),
-            Err(halt) => (
-                "deploy.failed",
-                serde_json::json!({ "from": from, "phase": halt.problem.phase, "cause": halt.problem.cause }),
-            ),
-        };
-        self.note(Some(target.number), kind, cause).await;
-        outcome
+        // A failure is told where the pass ends.
+        outcome?;
+        if let Some((_, duration_ms)) = self.underway.end() {
+            let what = match from {
+                Some(newer) if newer > target.number => What::DeployRolledBack { from, duration_ms },
+                Some(_) | None => What::DeployDone { from, duration_ms },
+            };
+            self.note(Some(target.number), what);
+        }
+        Ok(())
     }
 
     async fn replace_by_port(
@@ -179,8 +183,8 @@ impl Worker {
     /// Puts instances of `target` on the routing table; those that are ready get requests.
     async fn show(&self, wanted: &Wanted, target: &StoredRelease, ids: &[InstanceId]) -> Result<(), Halt> {
         let instances: BTreeSet<InstanceId> = ids.iter().cloned().collect();
-        let entry =
-            Entry { version: wanted.version, route: route_of(&target.entry), instances, absent: Absent::Starting };
+        let (route, kind) = (route_of(&target.entry), target.entry.kind);
+        let entry = Entry { version: wanted.version, route, instances, absent: Absent::Starting, kind };
         self.rooms.routing.set(&self.name, Some(entry));
         self.commit(wanted).await
     }
@@ -225,9 +229,20 @@ impl Worker {
         if view.phase != Phase::Down {
             self.fallible(wanted, DeployPhase::Drain, supervisor.stop(&view.id, None)).await?;
         }
+        self.note_restarts(&view.id).await;
         let (supervisor, id) = (supervisor.clone(), view.id.clone());
         let removed = self.uncut(async move { supervisor.remove(&id).await });
         self.fallible(wanted, DeployPhase::Drain, removed).await
+    }
+
+    /// What the instance's folder has counted goes with it. A count that is lost stops nothing.
+    async fn note_restarts(&self, id: &InstanceId) {
+        let counted = |view: &InstanceView| Some((release_of(view)?, view.restarts));
+        let counted = self.rooms.supervisor.view().borrow().get(id).and_then(counted);
+        let Some((release, restarts)) = counted.filter(|(_, restarts)| *restarts > 0) else { return };
+        if let Err(error) = self.rooms.store.note_restarts(&self.name, release, id, restarts).await {
+            tracing::warn!(service = %self.name, instance = %id, error = chain(&error), "its restarts are forgotten");
+        }
     }
 
     async fn end_all(&self, wanted: &Wanted, ids: &[InstanceId]) -> Result<(), Halt> {
@@ -291,6 +306,7 @@ impl Worker {
             gate: gate_of(entry),
             probe: probe_policy(entry),
             user: RunAs::Configured,
+            hosts_file: self.rooms.hosts.for_instances(),
         };
         let supervisor = supervisor.clone();
         self.uncut(async move { supervisor.launch(launch).await }).await.map_err(|error| Halt {

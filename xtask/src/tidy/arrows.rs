@@ -84,6 +84,7 @@ const TABLE: &[Row] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("rusqlite", &["agent/src/store/", "tests/"]),
     ("pingora", &["agent/src/proxy/"]),
+    ("hickory", &["agent/src/dns/wire.rs", "agentctl/", "tests/"]),
     ("tokio", &["agent/", "agentctl/", "tests/"]),
     (
         "anyhow",

@@ -1,23 +1,14 @@
-//! Who listens where: /proc/net/tcp gives sockets by inode, /proc/PID/fd gives the inodes a process holds (proc(5)).
-//! Processes of other users cannot be looked into without privilege: their sockets have a uid and no holder.
+//! What the sockets that listen on this host mean for one instance. Processes of other users cannot be looked into
+//! without privilege: their sockets have a uid and no holder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::INSTANCE_ENV;
+use agentd_sys::listeners::{Socket, Transport, holders, listening, name_of};
 
-/// TCP_LISTEN in include/net/tcp_states.h.
-const LISTEN_STATE: &str = "0A";
 /// Parents followed from a process up to the program; a longer chain counts as a stranger.
 const DEPTH_MAX: usize = 64;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Socket {
-    pub(in super::super) address: SocketAddr,
-    uid: u32,
-    inode: u64,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Holder {
@@ -97,7 +88,7 @@ fn stranger(socket: &Socket, holders: &[Holder], own_uid: u32) -> Option<String>
 
 /// Looks at every listening socket and who of `instance` holds it. Reads all of /proc: for a blocking thread.
 pub(in super::super) fn survey(instance: &InstanceId, program: u32, uid: u32) -> Survey {
-    let sockets = listening();
+    let sockets = listening(Transport::Tcp);
     let inodes: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
     let holders = holders(&inodes);
     let mut kin: BTreeMap<u32, Kin> = BTreeMap::new();
@@ -115,78 +106,6 @@ pub(in super::super) fn survey(instance: &InstanceId, program: u32, uid: u32) ->
         })
         .collect();
     Survey { sockets, uid }
-}
-
-/// `pid 123 (nginx)`: the process that listens on `port` of this host, if it can be seen.
-pub fn listener_name(port: u16) -> Option<String> {
-    let inodes: BTreeSet<u64> =
-        listening().iter().filter(|socket| socket.address.port() == port).map(|socket| socket.inode).collect();
-    let pid = holders(&inodes).into_values().flatten().min()?;
-    Some(format!("pid {pid} ({})", name_of(pid)))
-}
-
-fn listening() -> Vec<Socket> {
-    // Without IPv6 the second file does not exist.
-    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-        .into_iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
-        .flat_map(|table| parse_table(&table))
-        .collect()
-}
-
-/// Rows in state LISTEN of /proc/net/tcp or tcp6.
-fn parse_table(table: &str) -> Vec<Socket> {
-    table.lines().skip(1).filter_map(parse_row).collect()
-}
-
-fn parse_row(row: &str) -> Option<Socket> {
-    let fields: Vec<&str> = row.split_ascii_whitespace().collect();
-    if *fields.get(3)? != LISTEN_STATE {
-        return None;
-    }
-    let (address, port) = fields.get(1)?.split_once(':')?;
-    Some(Socket {
-        address: SocketAddr::new(parse_address(address)?, u16::from_str_radix(port, 16).ok()?),
-        uid: fields.get(7)?.parse().ok()?,
-        inode: fields.get(9)?.parse().ok()?,
-    })
-}
-
-/// The kernel prints each 32-bit word of an address, kept in network order, as a number of the host's order.
-fn parse_address(hex: &str) -> Option<IpAddr> {
-    let words: Option<Vec<[u8; 4]>> = (0..hex.len() / 8)
-        .map(|at| Some(u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes()))
-        .collect();
-    match words?.as_slice() {
-        [word] => Some(Ipv4Addr::from(*word).into()),
-        words => Some(Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?).into()),
-    }
-}
-
-/// Which processes hold these sockets. Processes that end meanwhile or may not be read are left out.
-fn holders(inodes: &BTreeSet<u64>) -> BTreeMap<u64, Vec<u32>> {
-    let mut found: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    if inodes.is_empty() {
-        return found;
-    }
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        for target in fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()) {
-            let inode = target.to_str().and_then(|name| name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
-                let pids = found.entry(inode).or_default();
-                if pids.last() != Some(&pid) {
-                    pids.push(pid);
-                }
-            }
-        }
-    }
-    found
-}
-
-fn name_of(pid: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
 }
 
 /// Marked with the instance's id, or a descendant of its program.
@@ -223,18 +142,6 @@ mod tests {
         let socket = Socket { address: address.parse().unwrap(), uid: 1000, inode: 1 };
         let holders = holders.iter().map(|&(pid, kin)| Holder { pid, name: "node".into(), kin }).collect();
         Survey { sockets: vec![(socket, holders)], uid: 1000 }
-    }
-
-    #[test]
-    fn tables_of_both_families() {
-        let v4 = "head\n 0: 0100007F:4E21 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 4242 1 0\n \
-                  1: 0100007F:4E22 0100007F:1111 01 00000000:00000000 00:00000000 00000000 0 0 77 1 0\n torn";
-        let sockets = parse_table(v4);
-        assert_eq!(sockets.len(), 1);
-        assert_eq!(sockets[0].address, "127.0.0.1:20001".parse().unwrap());
-        assert_eq!((sockets[0].uid, sockets[0].inode), (1000, 4242));
-        let v6 = "head\n 0: 00000000000000000000000001000000:0050 0:0 0A 0:0 0:0 0 0 0 9 1";
-        assert_eq!(parse_table(v6)[0].address, "[::1]:80".parse().unwrap());
     }
 
     #[test]
