@@ -106,6 +106,13 @@ pub(super) enum Settled {
     Failed,
 }
 
+/// Whether an order is carried out for the first time, or again after a failure that may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    First,
+    Retry,
+}
+
 /// Why a pass ended early.
 #[derive(Debug)]
 pub(super) struct Halt {
@@ -142,19 +149,21 @@ impl Worker {
 
     pub(super) async fn run(self, mut orders: watch::Receiver<Wanted>, cancel: CancellationToken) {
         let mut pause = RETRY_FIRST;
+        let mut pass = Pass::First;
         loop {
             let wanted = orders.borrow_and_update().clone();
             let outcome = tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = orders.changed() => {
                     if changed.is_err() { return }
-                    pause = RETRY_FIRST;
+                    (pause, pass) = (RETRY_FIRST, Pass::First);
                     continue;
                 }
                 outcome = self.converge(&wanted) => outcome,
             };
             let again = outcome.as_ref().err().map(|halt| halt.again);
-            self.settle(&wanted, outcome);
+            self.settle(&wanted, outcome, pass);
+            pass = Pass::First;
             let retry = match again {
                 Some(Again::Later) => Some(pause),
                 Some(Again::WhenChanged) | None => None,
@@ -166,14 +175,14 @@ impl Worker {
                     pause = RETRY_FIRST;
                 }
                 () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {
-                    pause = (pause * 2).min(RETRY_LAST);
+                    (pause, pass) = ((pause * 2).min(RETRY_LAST), Pass::Retry);
                 }
                 () = self.instance_lost(&wanted), if again.is_none() => {}
             }
         }
     }
 
-    fn settle(&self, wanted: &Wanted, outcome: Result<Settled, Halt>) {
+    fn settle(&self, wanted: &Wanted, outcome: Result<Settled, Halt>, pass: Pass) {
         self.report(wanted, |report| match outcome {
             Ok(settled) => {
                 report.doing = Doing::Settled(settled);
@@ -182,8 +191,9 @@ impl Worker {
             Err(mut halt) => {
                 tracing::warn!(service = %self.name, phase = ?halt.problem.phase, cause = %halt.problem.cause, "not as wanted");
                 report.doing = Doing::Settled(Settled::Failed);
-                // Tried again and failed the same way: it has been so since the first time.
-                if let Some(before) = report.problem.as_ref().filter(|before| is_same(before, &halt.problem)) {
+                // The same order, failed the same way: it has been so since the first time.
+                let same = |before: &&Problem| pass == Pass::Retry && is_same(before, &halt.problem);
+                if let Some(before) = report.problem.as_ref().filter(same) {
                     halt.problem.since_unix_ms = before.since_unix_ms;
                 }
                 report.problem = Some(*halt.problem);
