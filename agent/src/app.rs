@@ -240,23 +240,14 @@ impl App {
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
-        let callers = api::bind(&home.run_dir)?;
-        let serving = api::serve(
-            callers,
-            Api {
-                reconcile: reconcile.clone(),
-                new_git_key: git_keys(&home),
-                resolve_refs: resolve_refs(refs),
-                down: down.clone(),
-                ending: cancel.clone(),
-            },
-            cancel.clone(),
-        );
-        lifecycle::spawn_essential("api", cancel.clone(), async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the API ended");
-            }
-        });
+        let api = Api {
+            reconcile: reconcile.clone(),
+            new_git_key: git_keys(&home),
+            resolve_refs: resolve_refs(refs),
+            down: down.clone(),
+            ending: cancel.clone(),
+        };
+        answer(api, &home, &cancel)?;
         tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
@@ -284,6 +275,17 @@ impl App {
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
+}
+
+/// From here on people can ask.
+fn answer(api: Api, home: &Home, cancel: &CancellationToken) -> Result<(), Error> {
+    let serving = api::serve(api::bind(&home.run_dir)?, api, cancel.clone());
+    lifecycle::spawn_essential("api", cancel.clone(), async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the API ended");
+        }
+    });
+    Ok(())
 }
 
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
