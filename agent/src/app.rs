@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
-use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::shim::hosts::{Advice, advice};
 use agentd_protocol::stack::Stack;
+use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
-use crate::edge_launch::{self, EdgePlace};
-use crate::reconcile::{self, DocumentProblems, Naming};
+use crate::edge_launch::{self, EdgePlace, Listening};
+use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
-use crate::supervisor::{self, Supervisor};
+use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging};
+use crate::{config, edge, lifecycle, logging, static_site};
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -58,6 +60,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("hosts file {path} cannot be made; look at the folder's owner and the free space")]
+    Hosts {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -78,6 +86,8 @@ pub enum Error {
     Api(#[from] crate::api::Error),
     #[error(transparent)]
     Sync(#[from] crate::sync::Error),
+    #[error(transparent)]
+    StaticSite(#[from] static_site::Error),
 }
 
 /// A document that cannot be used, every problem on a line of its own.
@@ -96,7 +106,7 @@ impl std::fmt::Display for DocumentError {
 impl Error {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } => Exit::Home,
+            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } | Self::Hosts { .. } => Exit::Home,
             Self::Locked { .. } => Exit::Locked,
             Self::Document(_) => Exit::Invalid,
             Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
@@ -108,7 +118,8 @@ impl Error {
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
             | Self::Api(_)
-            | Self::Sync(_) => Exit::Failed,
+            | Self::Sync(_)
+            | Self::StaticSite(_) => Exit::Failed,
         }
     }
 }
@@ -117,6 +128,12 @@ impl Error {
 pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
     logging::to_stderr();
     Ok(edge::run(edge::EdgeOptions::from_env(Some(snapshot))?)?)
+}
+
+/// `agentd static`
+pub fn static_site(options: static_site::Options) -> Result<(), Error> {
+    logging::to_stderr();
+    Ok(static_site::run(options)?)
 }
 
 /// `agentd run`
@@ -173,6 +190,7 @@ impl App {
         let epoch = store.next_epoch().await?;
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings, run_user.as_ref())?;
+        let (hosts, no_names) = private_names(&home, &shim).await?;
         let supervisor = Supervisor::start(
             supervisor::Config {
                 run_dir: home.run_dir.clone(),
@@ -186,31 +204,36 @@ impl App {
             cancel.clone(),
         )
         .await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, options.public);
-        let external = match edge_launch::ensure(&supervisor, &place).await {
-            Ok(external) => external,
+        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
+        let Listening { external, internal, dns } = match edge_launch::ensure(&supervisor, &place).await {
+            Ok(listening) => listening,
             Err(error) => {
                 leave_nothing(&supervisor).await;
                 return Err(error.into());
             }
         };
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let (document, document_seen) = watch::channel(DocumentProblems::default());
+        let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
-            naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
+            naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
+            hosts,
             path: search_path(run_user.as_ref()),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.root.display().to_string(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
                 external,
-                limitations: limitations(run_user.as_ref()),
+                internal,
+                dns,
+                suffix: SUFFIX.to_owned(),
+                limitations: limitations(run_user.as_ref(), no_names),
                 document: document_seen,
             },
+            status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
@@ -232,7 +255,7 @@ impl App {
                 tracing::error!(%error, "the API ended");
             }
         });
-        tracing::info!(home = %home.root.display(), %external, "agentd runs");
+        tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
 
@@ -318,8 +341,28 @@ fn git_keys(home: &Home) -> api::MakeGitKey {
     })
 }
 
+/// The hosts file of the instances, and why they cannot have it, found out once by trying.
+async fn private_names(home: &Home, shim: &Path) -> Result<(reconcile::HostsFile, Option<String>), Error> {
+    let path = home.run_dir.join("hosts");
+    let made = reconcile::HostsFile::prepare(&path, SUFFIX);
+    let hosts = made.map_err(|source| Error::Hosts { path, source })?;
+    let refused = match private_hosts::attempt(shim, hosts.path()).await {
+        Ok(()) => return Ok((hosts, None)),
+        Err(refused) => refused,
+    };
+    let Advice { cause, cure } = match &refused {
+        private_hosts::Error::Refused(refused) => advice(refused, &agentd_sys::namespaces::facts()),
+        private_hosts::Error::Shim { .. } => Advice { cause: chain(&refused), cure: "see the cause".to_owned() },
+    };
+    let said = format!(
+        "services do not find names under {SUFFIX} in /etc/hosts: {cause}; to cure it: {cure}, then start agentd again \
+         and `agentctl restart` the services"
+    );
+    Ok((hosts.given(reconcile::Given::ToNobody), Some(said)))
+}
+
 /// What this host cannot do, said at start and in `status`.
-fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
+fn limitations(run_user: Option<&RunUser>, no_names: Option<String>) -> Vec<String> {
     let mut said = Vec::new();
     match run_user {
         Some(chosen) => said.push(format!(
@@ -332,7 +375,7 @@ fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
         None => said.push("builds and services run as the user who started agentd".to_owned()),
     }
     said.push("memory, cpu and process limits are not enforced".to_owned());
-    said.push("services cannot reach each other by name yet: nothing answers at SERVICE_<NAME>_URL".to_owned());
+    said.extend(no_names);
     for limitation in &said {
         tracing::warn!("{limitation}");
     }
@@ -347,7 +390,7 @@ fn follow(
     store: Store,
     source: Source,
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     reconcile: &reconcile::Handle,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
@@ -371,7 +414,7 @@ struct Bridge {
     store: Store,
     /// The port the edge listens on; another one in a document waits for the next start.
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     status: watch::Receiver<SyncStatus>,
 }
 
@@ -403,6 +446,9 @@ impl Bridge {
 
     fn tell(&mut self, other_port: Option<u16>, _publisher: &sync::SyncHandle) {
         let status = self.status.borrow_and_update().clone();
+        if status.last_read_unix_ms.is_none() {
+            return;
+        }
         let port = other_port.map(|port| {
             format!(
                 "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
@@ -410,11 +456,19 @@ impl Bridge {
             )
         });
         self.document.send_modify(|told| {
+            let before = told.take().unwrap_or_default();
             let troubles = status.unresolved.into_iter().chain(status.stale);
-            let services = troubles.map(|(service, cause)| unresolved(service, cause, &told.services)).collect();
-            *told = DocumentProblems { file: status.file_problem.or(port), services, reading: status.reading };
+            let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
+            let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
+            *told = Some(DocumentProblems { file, services, version: status.version, reading: status.reading });
         });
     }
+}
+
+/// What was told before keeps its time.
+fn file_problem(text: String, told: Option<FileProblem>) -> FileProblem {
+    let since_unix_ms = agentd_sys::clock::real_ns() / 1_000_000;
+    told.filter(|told| told.text == text).unwrap_or(FileProblem { text, since_unix_ms })
 }
 
 /// A ref that cannot be resolved now; what was told before keeps its time.

@@ -13,8 +13,10 @@ use crate::source::Credential;
 
 /// Ports of instances when agentd.toml does not say (DESIGN §7).
 const INSTANCE_PORTS: RangeInclusive<u16> = 20_000..=29_999;
-/// Port the internal listener will have in dev; part of every `SERVICE_<NAME>_URL`.
+/// Port of the internal listener in dev; part of every `SERVICE_<NAME>_URL`.
 const INTERNAL_PORT_DEV: u16 = 8081;
+/// Port names are resolved on in dev, UDP and TCP: not 53, which only root may take, nor mDNS's 5353.
+const DNS_PORT_DEV: u16 = 5354;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -105,6 +107,7 @@ struct Ports {
     /// First and last port instances may get.
     instances: Option<[u16; 2]>,
     internal: Option<u16>,
+    dns: Option<u16>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,6 +155,10 @@ impl Settings {
 
     pub fn internal_port(&self) -> u16 {
         self.ports.internal.unwrap_or(INTERNAL_PORT_DEV)
+    }
+
+    pub fn dns_port(&self) -> u16 {
+        self.ports.dns.unwrap_or(DNS_PORT_DEV)
     }
 
     pub fn credentials(&self) -> BTreeMap<String, Credential> {
@@ -228,9 +235,11 @@ mod tests {
 
     #[test]
     fn settings_name_the_line() {
-        let text = "[ports]\ninstances = [21000, 21999]\n\n[git.\"git.example.com\"]\ntoken_file = \"/t\"\n";
+        let text =
+            "[ports]\ninstances = [21000, 21999]\ndns = 5355\n\n[git.\"git.example.com\"]\ntoken_file = \"/t\"\n";
         let settings = Settings::parse(text, Path::new("agentd.toml")).unwrap();
         assert_eq!(settings.instance_ports(), 21_000..=21_999);
+        assert_eq!((settings.internal_port(), settings.dns_port()), (8081, 5355));
         assert_eq!(settings.credentials().len(), 1);
         for (text, line) in [("[ports]\nx = 1\n", 2), ("[ports]\ninstances = [5, 1]\n", 1), ("[git.a]\n", 1)] {
             match Settings::parse(text, Path::new("agentd.toml")) {

@@ -1,40 +1,36 @@
 //! The edge is the first service the supervisor runs: its listeners are bound once, here, and live in shim and keeper
 //! from then on; a later manager finds it running.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentd_protocol::edge::{LISTEN_CONTROL, LISTEN_EXTERNAL};
+use agentd_protocol::edge::{LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL};
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::StopSignal;
 use agentd_sys::files::SocketDir;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::config::Home;
-use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor};
+use crate::config::{Home, Settings};
+use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor, Transport};
 
 /// Connections the kernel queues for the edge, over a restart of it too.
 const BACKLOG: i32 = 4096;
 /// The edge drains its requests itself when asked to stop; streams are cut after this.
 const STOP_TIMEOUT: Duration = Duration::from_secs(35);
-/// Name of the descriptor of our own program: the edge is started by descriptor, so that a restart runs the very same
-/// program and no folder above it need be open to the edge's user.
-const PROGRAM: &str = "listen.program";
-/// The third descriptor after the two listeners (see `protocol::shim`).
-const PROGRAM_PATH: &str = "/proc/self/fd/5";
 const SERVICE: &str = "edge";
 const CONTROL_SOCKET: &str = "edge.sock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("port {} is taken{}; give another proxy.port, or end what listens there (another agentd: by `agentctl --home ITS_HOME down`)", address.port(), owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
-    PortTaken { address: SocketAddr, owner: Option<String> },
+    #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME down`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
+    PortTaken { port: u16, key: &'static str, owner: Option<String> },
     #[error("cannot listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -47,23 +43,32 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("our own program file cannot be opened")]
-    Program(#[source] io::Error),
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
 }
 
-/// Where the edge listens and finds its files.
+/// What the edge listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    pub external: SocketAddr,
+    pub internal: SocketAddr,
+    /// UDP and TCP.
+    pub dns: SocketAddr,
+}
+
+/// Where the edge is to listen, and where its files are.
 #[derive(Debug, Clone)]
 pub struct EdgePlace {
-    pub external: SocketAddr,
+    wanted: Listening,
     dir: PathBuf,
 }
 
 impl EdgePlace {
-    pub fn new(home: &Home, port: u16, public: bool) -> Self {
-        let ip = if public { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
-        Self { external: SocketAddr::new(IpAddr::V4(ip), port), dir: home.edge_dir() }
+    pub fn new(home: &Home, port: u16, public: bool, settings: &Settings) -> Self {
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let external = if public { SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)) } else { loopback(port) };
+        let (internal, dns) = (loopback(settings.internal_port()), loopback(settings.dns_port()));
+        Self { wanted: Listening { external, internal, dns }, dir: home.edge_dir() }
     }
 
     pub fn control_socket(&self) -> PathBuf {
@@ -75,29 +80,50 @@ impl EdgePlace {
     }
 }
 
-/// Finds the running edge or starts one. Tells where it listens: one that was found keeps the port it was started with,
-/// whatever the document says by now.
-pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<SocketAddr, Error> {
+/// Descriptors with their names, as they are held.
+type Held = Vec<(String, OwnedFd)>;
+
+/// Finds the running edge or starts one. Tells where it listens: one that was found keeps the ports it was started with,
+/// whatever document and settings say by now.
+pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+    let mut found = Held::new();
     if let Some(view) = running(supervisor) {
-        if let Some(external) = listens_on(supervisor, &view).await {
+        found = held(supervisor, &view).await;
+        if let Some(listening) = listens_on(&found) {
             if matches!(view.phase, Phase::Down) {
                 supervisor.start_again(&view.id).await?;
             }
-            return Ok(external);
+            return Ok(listening);
         }
-        tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
+        if outer(&found).is_none() {
+            tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
+            found.clear();
+            stop(supervisor).await?;
+        }
+    }
+    // Before the old edge ends: a port that is taken leaves it serving.
+    let sockets = bind_missing(found, place)?;
+    if running(supervisor).is_some() {
+        tracing::warn!(
+            "the edge was started by an older agentd and knows no names; it drains, then a new one takes over"
+        );
         stop(supervisor).await?;
     }
-    let held = vec![
-        (LISTEN_EXTERNAL.to_owned(), listen(place.external)?),
-        (LISTEN_CONTROL.to_owned(), control(place)?),
-        (PROGRAM.to_owned(), std::fs::File::open("/proc/self/exe").map_err(Error::Program)?.into()),
-    ];
+    let listening = listens_on(&sockets).expect("all sockets are there");
+    supervisor.launch(launch(sockets, place)?).await?;
+    Ok(listening)
+}
+
+fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
+    // Every name starts with LISTEN_PREFIX, so the numbers follow the order.
+    let mut held = sockets;
+    let (program, program_path) = supervisor::own_program(held.len())?;
+    held.push(program);
     let snapshot = place.snapshot_file().to_string_lossy().into_owned();
-    let launch = Launch {
+    Ok(Launch {
         service: SERVICE.to_owned(),
         label: Label::Edge,
-        argv: vec![PROGRAM_PATH.to_owned(), "edge".to_owned(), "--snapshot".to_owned(), snapshot],
+        argv: vec![program_path, "edge".to_owned(), "--snapshot".to_owned(), snapshot],
         env: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         cwd: PathBuf::from("/"),
         port: None,
@@ -109,9 +135,8 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Socket
         gate: Gate::None,
         probe: ProbePolicy::default(),
         user: RunAs::Configured,
-    };
-    supervisor.launch(launch).await?;
-    Ok(place.external)
+        hosts_file: None,
+    })
 }
 
 /// Stops the edge and lets its listeners go.
@@ -125,34 +150,89 @@ pub async fn stop(supervisor: &Supervisor) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the edge listens on, where shim or keeper still hold all of its listeners.
-async fn listens_on(supervisor: &Supervisor, view: &InstanceView) -> Option<SocketAddr> {
-    let held = match supervisor.held(&view.id).await {
-        Ok(held) => held,
-        Err(error) => {
-            tracing::warn!(%error, "nobody can say what the edge listens on");
-            return None;
-        }
-    };
-    let find = |wanted: &str| held.iter().find(|(name, _)| name == wanted).map(|(_, fd)| fd);
-    find(LISTEN_CONTROL)?;
-    SockRef::from(find(LISTEN_EXTERNAL)?).local_addr().ok()?.as_socket()
+/// What shim or keeper still hold for the edge.
+async fn held(supervisor: &Supervisor, view: &InstanceView) -> Held {
+    supervisor.held(&view.id).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "nobody can say what the edge listens on");
+        Held::new()
+    })
+}
+
+fn find<'a>(held: &'a Held, wanted: &str) -> Option<&'a OwnedFd> {
+    held.iter().find(|(name, _)| name == wanted).map(|(_, fd)| fd)
+}
+
+fn address(held: &Held, name: &str) -> Option<SocketAddr> {
+    SockRef::from(find(held, name)?).local_addr().ok()?.as_socket()
+}
+
+/// The address of a first edge's sockets: an agentd before names knew only these.
+fn outer(held: &Held) -> Option<SocketAddr> {
+    find(held, LISTEN_CONTROL)?;
+    address(held, LISTEN_EXTERNAL)
+}
+
+/// `None` unless all are there.
+fn listens_on(held: &Held) -> Option<Listening> {
+    let (external, internal) = (outer(held)?, address(held, LISTEN_INTERNAL)?);
+    address(held, LISTEN_DNS_TCP)?;
+    Some(Listening { external, internal, dns: address(held, LISTEN_DNS_UDP)? })
+}
+
+/// Keeps the sockets that were found and binds the others.
+fn bind_missing(found: Held, place: &EdgePlace) -> Result<Held, Error> {
+    let Listening { external, internal, dns } = place.wanted;
+    let mut found: BTreeMap<String, OwnedFd> = found.into_iter().collect();
+    let mut sockets = Held::new();
+    for (name, wanted) in [
+        (LISTEN_EXTERNAL, Wanted::Port(external, Transport::Tcp, "proxy.port in the stack file")),
+        (LISTEN_INTERNAL, Wanted::Port(internal, Transport::Tcp, "ports.internal in agentd.toml")),
+        (LISTEN_DNS_UDP, Wanted::Port(dns, Transport::Udp, "ports.dns in agentd.toml")),
+        (LISTEN_DNS_TCP, Wanted::Port(dns, Transport::Tcp, "ports.dns in agentd.toml")),
+        (LISTEN_CONTROL, Wanted::Control),
+    ] {
+        let socket = match (found.remove(name), wanted) {
+            (Some(socket), _) => socket,
+            (None, Wanted::Port(address, transport, key)) => listen(address, transport, key)?,
+            (None, Wanted::Control) => control(place)?,
+        };
+        sockets.push((name.to_owned(), socket));
+    }
+    Ok(sockets)
+}
+
+/// A socket, and the setting that moves it elsewhere.
+enum Wanted {
+    Port(SocketAddr, Transport, &'static str),
+    Control,
 }
 
 fn running(supervisor: &Supervisor) -> Option<InstanceView> {
     supervisor.view().borrow().values().find(|view| matches!(view.label, Label::Edge)).cloned()
 }
 
-fn listen(address: SocketAddr) -> Result<OwnedFd, Error> {
-    let bound = || -> io::Result<OwnedFd> {
+fn listen(address: SocketAddr, transport: Transport, key: &'static str) -> Result<OwnedFd, Error> {
+    let tcp = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(TcpListener::from(socket).into())
+        Ok(socket)
     };
-    bound().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => Error::PortTaken { address, owner: supervisor::listener_name(address.port()) },
+    // Without SO_REUSEADDR: for UDP it would let another program take the queries.
+    let udp = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    let bound = match transport {
+        Transport::Tcp => tcp(),
+        Transport::Udp => udp(),
+    };
+    bound.map(OwnedFd::from).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            Error::PortTaken { port: address.port(), key, owner: supervisor::listener_name(address.port(), transport) }
+        }
         _ => Error::Listen { address, source },
     })
 }

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod dns;
 pub mod edge;
 pub mod edge_launch;
 pub mod lifecycle;
@@ -13,6 +14,7 @@ pub mod logging;
 pub mod proxy;
 pub mod reconcile;
 pub mod source;
+pub mod static_site;
 pub mod store;
 pub mod supervisor;
 pub mod sync;

@@ -89,6 +89,7 @@ impl Home {
             gate: Gate::None,
             probe: ProbePolicy { interval: Duration::from_millis(200), ..ProbePolicy::default() },
             user: RunAs::Configured,
+            hosts_file: None,
         }
     }
 

@@ -75,15 +75,20 @@ fn text_of(path: &Path) -> anyhow::Result<String> {
 
 fn counts(stack: &Stack) -> String {
     let services = stack.service.len();
-    let workers = stack.service.iter().filter(|service| service.kind == Kind::Worker).count();
+    let of = |kind: Kind| stack.service.iter().filter(|service| service.kind == kind).count();
+    let sites = match of(Kind::Static) {
+        0 => String::new(),
+        count => format!(", {count} static"),
+    };
     let routes = stack.service.iter().filter(|service| service.public && service.path.is_some()).count();
     let instances: usize =
         stack.service.iter().map(|service| usize::try_from(service.replicas).unwrap_or(usize::MAX)).sum();
     format!(
-        "stack \"{}\", {} ({} web, {workers} worker), {}, {}",
+        "stack \"{}\", {} ({} web, {} worker{sites}), {}, {}",
         stack.stack.name,
         many(services, "service"),
-        services - workers,
+        of(Kind::Web),
+        of(Kind::Worker),
         many(routes, "route"),
         many(instances, "instance")
     )

@@ -12,9 +12,12 @@ mod git_key;
 mod out;
 mod plan;
 mod schema;
+mod screen;
 mod service;
 mod status;
+mod table;
 mod time;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
-use std::ops::ControlFlow;
 
 use anyhow::Context as _;
 
@@ -25,10 +24,17 @@ impl Out {
         }
     }
 
-    /// Brings what was written to the reader now, for output that goes on. `Break`: nobody reads any more.
-    pub(crate) fn sync(&mut self) -> ControlFlow<()> {
+    /// Without a line's end, and at once.
+    pub(crate) fn raw(&mut self, text: impl Display) {
+        if self.failed.is_none() {
+            self.failed = write!(self.stdout, "{text}").err();
+        }
         self.flush();
-        if self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Nobody reads any more, or the disk is full.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.failed.is_some()
     }
 
     /// For what went wrong with the command itself. There is nowhere to report a failure to write it.
@@ -46,7 +52,7 @@ impl Out {
         }
     }
 
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if self.failed.is_none() {
             self.failed = self.stdout.flush().err();
         }

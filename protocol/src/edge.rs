@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Generation, Incarnation, InstanceId, ServiceName};
 
 /// Version of this conversation; an edge refuses another one in its Hello.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Most bytes of one frame: 2,000 services with 8 backends each stay below half of it.
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Names of the edge's descriptors (see [`crate::shim`]).
 pub const LISTEN_EXTERNAL: &str = "listen.external";
+pub const LISTEN_INTERNAL: &str = "listen.internal";
+pub const LISTEN_DNS_UDP: &str = "listen.dns-udp";
+pub const LISTEN_DNS_TCP: &str = "listen.dns-tcp";
 pub const LISTEN_CONTROL: &str = "listen.control";
 
 /// Everything the edge routes by. Immutable; replaced as a whole.
@@ -27,8 +30,10 @@ pub struct Snapshot {
     pub health_path: Option<String>,
     /// External routes; no two with the same (host, path).
     pub routes: Vec<Route>,
-    /// Every service of the stack, routed or not.
+    /// Every service of the stack, routed or not: each is reached from within as `<name>.<suffix>`.
     pub services: Vec<Service>,
+    /// Lower case, without dots at its ends.
+    pub suffix: String,
 }
 
 /// One external route. An exact host beats any host, then the longest path wins, on segment boundaries.
@@ -65,6 +70,8 @@ pub enum Absent {
     Failing,
     /// Stopped by the operator.
     Stopped,
+    /// It has no port and never will: a worker.
+    NoPort,
 }
 
 /// One routable instance. The same (instance, incarnation) in a later snapshot is the same backend: its connections
@@ -148,6 +155,7 @@ mod tests {
                 }],
                 absent: Absent::Starting,
             }],
+            suffix: "svc.internal".into(),
         };
         let json = serde_json::to_string(&ToEdge::Snapshot { snapshot: snapshot.clone() }).unwrap();
         assert_eq!(serde_json::from_str::<ToEdge>(&json).unwrap(), ToEdge::Snapshot { snapshot });

@@ -3,6 +3,7 @@
 use std::fs::{File, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ pub struct World {
     pub home: PathBuf,
     pub stack_file: PathBuf,
     pub port: u16,
+    pub internal_port: u16,
+    pub dns_port: u16,
     manager: Option<Child>,
 }
 
@@ -72,7 +75,18 @@ impl World {
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let home = dir.path().join(path);
         let stack_file = dir.path().join("stack.toml");
-        Self { home, stack_file, port: free_port(), manager: None, dir }
+        let (port, internal_port, dns_port) = (free_port(), free_port(), free_dns_port());
+        Self { home, stack_file, port, internal_port, dns_port, manager: None, dir }
+    }
+
+    /// Ports of its own for this home, unless the test made one that cannot hold settings.
+    fn settle(&self) {
+        let settings = self.home.join("agentd.toml");
+        if settings.exists() || std::fs::create_dir_all(&self.home).is_err() {
+            return;
+        }
+        let ports = format!("[ports]\ninternal = {}\ndns = {}\n", self.internal_port, self.dns_port);
+        std::fs::write(settings, ports).unwrap();
     }
 
     pub fn dir(&self) -> &Path {
@@ -107,8 +121,28 @@ impl World {
     }
 
     pub fn start_with(&mut self, arguments: &[&str], env: &[(&str, &str)]) {
+        self.start_program(&mut Command::new(program("agentd")), arguments, env);
+    }
+
+    /// As root, a manager that runs as this user. Everything below the test's folder becomes the user's, so repositories
+    /// are to be made before.
+    pub fn start_as(&mut self, uid: u32, env: &[(&str, &str)]) {
+        self.settle();
+        // The target folder may lie where a plain user cannot go.
+        let agentd = self.dir().join("agentd");
+        if !agentd.exists() {
+            std::fs::copy(program("agentd"), &agentd).unwrap();
+        }
+        let owned = Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(self.dir()).status().unwrap();
+        assert!(owned.success());
+        self.start_program(Command::new(agentd).uid(uid).gid(uid), &[], env);
+    }
+
+    /// `command` becomes `agentd`, whatever it does before.
+    pub fn start_program(&mut self, command: &mut Command, arguments: &[&str], env: &[(&str, &str)]) {
+        self.settle();
         let log = File::options().append(true).create(true).open(self.dir.path().join("manager.log")).unwrap();
-        let child = Command::new(program("agentd"))
+        let child = command
             .args(["run", "--stack"])
             .arg(&self.stack_file)
             .arg("--home")
@@ -126,6 +160,7 @@ impl World {
 
     /// Runs the manager to its end; for what must fail at start.
     pub fn run_to_end(&self, arguments: &[&str]) -> Ran {
+        self.settle();
         let mut command = Command::new(program("agentd"));
         command.args(["run", "--stack"]).arg(&self.stack_file).arg("--home").arg(&self.home).args(arguments);
         ran(&mut command)
@@ -205,10 +240,21 @@ impl World {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Result<Answer, String> {
+        self.request_at(self.port, method, path, headers, body)
+    }
+
+    pub fn request_at(
+        &self,
+        port: u16,
+        method: reqwest::Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Answer, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let client = reqwest::Client::builder().timeout(LIMIT).build().unwrap();
-            let mut request = client.request(method, format!("http://127.0.0.1:{}{path}", self.port)).body(body);
+            let mut request = client.request(method, format!("http://127.0.0.1:{port}{path}")).body(body);
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
@@ -281,6 +327,16 @@ pub fn web(version: &str) -> String {
 /// A port nobody listens on, outside the pool of instances.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A port nobody uses for TCP or UDP.
+fn free_dns_port() -> u16 {
+    loop {
+        let port = free_port();
+        if std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn ran(command: &mut Command) -> Ran {

@@ -48,7 +48,7 @@ fn the_environment_is_complete_and_the_users_own_wins() {
         ("SERVICE_NAME", "my-api"),
         ("AGENTD_RELEASE", "1"),
         ("AGENTD_COMMIT", &commit),
-        ("SERVICE_MY_API_URL", "http://my-api.svc.internal:8081"),
+        ("SERVICE_MY_API_URL", &format!("http://my-api.svc.internal:{}", world.internal_port)),
         ("FROM_FILE", "f"),
         ("BOTH", "entry"),
         ("HOST", "localhost"),

@@ -22,6 +22,7 @@ usage: cargo xtask VERB
   test       every test that needs no root
   test-root  every test that needs root; refuses to start without it
   figures    measures memory, idle CPU, restarts, adoption and redeploys under load on this machine; takes 4 min
+  bench      measures the release build beside nginx, Caddy and Unbound; takes 5 min after the build
   tidy       rules about the tree: arrows between rooms, sizes, banned calls and words
   setup      installs what is missing on this machine";
 
@@ -45,6 +46,7 @@ fn run(arguments: &[String]) -> Result<()> {
         (Some("test-root"), filters) => doors::root(&root, filters).map(drop),
         (Some("ci"), []) => ci::run(&root),
         (Some("figures"), []) => figures::run(&root),
+        (Some("bench"), []) => figures::bench::run(&root),
         (Some("tidy"), []) => tidy::run(&root),
         (Some("setup"), []) => setup::run(&root),
         (Some("help" | "--help" | "-h"), _) => {

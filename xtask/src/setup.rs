@@ -115,7 +115,7 @@ fn ensure_tool(root: &Path, name: &str, version: &str, options: &str) -> Result<
 }
 
 /// Looks where a shell or cargo would.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo = cargo.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")));

@@ -10,7 +10,8 @@ use tokio_util::bytes::BytesMut;
 
 use super::Error;
 use super::frame::{Link, decode};
-use crate::proxy::{BackendKey, Registry};
+use crate::dns::{Responder, Zone};
+use crate::proxy::{self, BackendKey, Registry};
 
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -32,9 +33,27 @@ pub(super) struct DrainOrder {
     pub(super) deadline: Duration,
 }
 
+/// What a snapshot reaches: the proxy's table and the names, which know nothing of each other.
+#[derive(Debug)]
+pub(super) struct Routing {
+    pub(super) registry: Registry,
+    pub(super) names: Responder,
+}
+
+impl Routing {
+    /// All or nothing. A new name is known when its service is routed, not before.
+    pub(super) fn apply(&mut self, snapshot: Snapshot) -> Result<(), proxy::Error> {
+        let names = snapshot.services.iter().map(|service| &service.name);
+        let zone = Zone::new(&snapshot.suffix, names, snapshot.generation);
+        self.registry.apply(snapshot)?;
+        self.names.install(zone);
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Control {
-    pub(super) registry: Registry,
+    pub(super) routing: Routing,
     pub(super) unreachable: mpsc::Receiver<BackendKey>,
     pub(super) orders: mpsc::Sender<DrainOrder>,
     pub(super) life: watch::Receiver<Life>,
@@ -57,7 +76,7 @@ impl Control {
     pub(super) async fn run(mut self, listener: UnixListener) {
         let mut listener = Some(listener);
         let mut manager: Option<Manager> = None;
-        let idle_changed = self.registry.idle_changed();
+        let idle_changed = self.routing.registry.idle_changed();
         loop {
             let outcome = tokio::select! {
                 stream = accept(listener.as_ref()) => {
@@ -94,15 +113,15 @@ impl Control {
 
     async fn greet(&mut self, manager: &mut Option<Manager>) -> Result<(), Error> {
         // All that became idle is told below, from the list of those known.
-        self.registry.take_idle();
+        self.routing.registry.take_idle();
         let hello = FromEdge::Hello {
             protocol: PROTOCOL,
             build: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            generation: self.registry.table().load().snapshot.as_ref().map(|snapshot| snapshot.generation),
+            generation: self.routing.registry.table().load().snapshot.as_ref().map(|snapshot| snapshot.generation),
         };
         tell(manager, &hello).await?;
-        for (instance, incarnation) in self.registry.known_idle() {
+        for (instance, incarnation) in self.routing.registry.known_idle() {
             let (instance, incarnation) = (instance.clone(), *incarnation);
             tell(manager, &FromEdge::Idle { instance, incarnation }).await?;
         }
@@ -110,7 +129,7 @@ impl Control {
     }
 
     async fn report_idle(&mut self, manager: &mut Option<Manager>) -> Result<(), Error> {
-        for (instance, incarnation) in self.registry.take_idle() {
+        for (instance, incarnation) in self.routing.registry.take_idle() {
             tell(manager, &FromEdge::Idle { instance, incarnation }).await?;
         }
         Ok(())
@@ -164,7 +183,7 @@ impl Control {
 
     fn apply(&mut self, snapshot: Snapshot) -> FromEdge {
         let generation = snapshot.generation;
-        match self.registry.apply(snapshot) {
+        match self.routing.apply(snapshot) {
             Ok(()) => {
                 tracing::info!(%generation, "snapshot applied");
                 FromEdge::Applied { generation }

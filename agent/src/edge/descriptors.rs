@@ -1,10 +1,10 @@
 //! The listening sockets the shim hands over (sd_listen_fds(3)).
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 
-use agentd_protocol::edge::{LISTEN_CONTROL, LISTEN_EXTERNAL};
+use agentd_protocol::edge::{LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL};
 use agentd_protocol::shim::LISTEN_PREFIX;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -17,6 +17,9 @@ const FIRST: RawFd = 3;
 pub(super) struct Descriptors {
     /// At least one.
     pub(super) external: Vec<TcpListener>,
+    pub(super) internal: TcpListener,
+    pub(super) dns_udp: UdpSocket,
+    pub(super) dns_tcp: TcpListener,
     pub(super) control: UnixListener,
 }
 
@@ -30,15 +33,20 @@ pub(super) fn take() -> Result<Descriptors, Error> {
     };
     let count = count.parse().map_err(|_| Error::NoDescriptors)?;
     let external = named(&names, count, LISTEN_EXTERNAL);
-    let control = named(&names, count, LISTEN_CONTROL);
-    let Some(control) = control.first() else { return Err(Error::MissingDescriptor { name: LISTEN_CONTROL }) };
+    let one = |name| {
+        let found = named(&names, count, name).first().copied();
+        found.ok_or(Error::MissingDescriptor { name }).and_then(|descriptor| own(descriptor, name))
+    };
     if external.is_empty() {
         return Err(Error::MissingDescriptor { name: LISTEN_EXTERNAL });
     }
     let tcp = |descriptor: &RawFd| Ok(TcpListener::from(own(*descriptor, LISTEN_EXTERNAL)?));
     Ok(Descriptors {
         external: external.iter().map(tcp).collect::<Result<_, Error>>()?,
-        control: UnixListener::from(own(*control, LISTEN_CONTROL)?),
+        internal: one(LISTEN_INTERNAL)?.into(),
+        dns_udp: one(LISTEN_DNS_UDP)?.into(),
+        dns_tcp: one(LISTEN_DNS_TCP)?.into(),
+        control: one(LISTEN_CONTROL)?.into(),
     })
 }
 

@@ -1,13 +1,15 @@
 //! `agentd edge`: from inherited sockets to a drained end.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentd_protocol::edge::{FRAME_BYTES_MAX, LISTEN_CONTROL, LISTEN_EXTERNAL, Snapshot};
+use agentd_protocol::edge::{
+    FRAME_BYTES_MAX, LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL, Snapshot,
+};
 use agentd_sys::causes::chain;
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -15,10 +17,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, DrainOrder, Life};
+use super::control::{Control, DrainOrder, Life, Routing};
 use super::{Error, descriptors};
+use crate::dns::Responder;
 use crate::lifecycle;
-use crate::proxy::{Limits, Proxy, Registry, Table};
+use crate::proxy::{Entrance, Limits, Proxy, Registry, Table};
 
 /// What SIGTERM means: longer than clients think between two requests, and what the default drain of a service is.
 const TERMINATED: DrainOrder = DrainOrder { soft: Duration::from_secs(5), deadline: Duration::from_secs(30) };
@@ -27,13 +30,17 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Enough for the connections of [`Limits::default`] and as many to backends.
 const DESCRIPTORS_WANTED: u64 = 16 * 1024;
-/// Sockets, timers, epoll, log and the pool of idle backend connections.
-const DESCRIPTORS_OWN: u64 = 320;
+/// Sockets, timers, epoll, log, DNS connections and the two pools of idle backend connections.
+const DESCRIPTORS_OWN: u64 = 640;
 
 #[derive(Debug)]
 pub struct EdgeOptions {
     /// At least one; each is closed in this process when the drain begins.
     pub external: Vec<TcpListener>,
+    /// Bound to loopback.
+    pub internal: TcpListener,
+    pub dns_udp: UdpSocket,
+    pub dns_tcp: TcpListener,
     pub control: UnixListener,
     /// The manager's copy of the snapshot in force.
     pub snapshot_file: Option<PathBuf>,
@@ -43,8 +50,8 @@ pub struct EdgeOptions {
 impl EdgeOptions {
     /// Takes the sockets named in LISTEN_FDNAMES. To be called once, before anything else opens a descriptor.
     pub fn from_env(snapshot_file: Option<PathBuf>) -> Result<Self, Error> {
-        let descriptors::Descriptors { external, control } = descriptors::take()?;
-        Ok(Self { external, control, snapshot_file, limits: Limits::default() })
+        let descriptors::Descriptors { external, internal, dns_udp, dns_tcp, control } = descriptors::take()?;
+        Ok(Self { external, internal, dns_udp, dns_tcp, control, snapshot_file, limits: Limits::default() })
     }
 }
 
@@ -63,19 +70,22 @@ pub fn run(options: EdgeOptions) -> Result<(), Error> {
 
 pub(super) async fn serve(options: EdgeOptions, terminate: impl Future<Output = Option<()>>) -> Result<(), Error> {
     let table = Arc::new(ArcSwap::from_pointee(Table::default()));
-    let mut registry = Registry::new(Arc::clone(&table));
+    let mut routing = Routing { registry: Registry::new(Arc::clone(&table)), names: Responder::default() };
     if let Some(path) = &options.snapshot_file {
-        load(&mut registry, path);
+        load(&mut routing, path);
     }
     let (proxy, unreachable) = Proxy::new(table, options.limits);
     let ending = CancellationToken::new();
     for listener in options.external {
-        let listener = into_tokio(listener)?;
-        lifecycle::spawn_essential("proxy accept", ending.clone(), proxy.clone().accept(listener));
+        let listener = into_tokio(listener, LISTEN_EXTERNAL)?;
+        lifecycle::spawn_essential("proxy accept", ending.clone(), proxy.clone().accept(listener, Entrance::External));
     }
+    let internal = into_tokio(options.internal, LISTEN_INTERNAL)?;
+    lifecycle::spawn_essential("internal accept", ending.clone(), proxy.clone().accept(internal, Entrance::Internal));
+    answer_names(&routing.names, options.dns_udp, options.dns_tcp, &ending)?;
     let (orders, mut ordered) = mpsc::channel(1);
     let life = watch::Sender::new(Life::Serving);
-    let control = Control { registry, unreachable, orders, life: life.subscribe() };
+    let control = Control { routing, unreachable, orders, life: life.subscribe() };
     let listener = control_listener(options.control)?;
     let control = lifecycle::spawn_essential("edge control", ending.clone(), control.run(listener));
     tracing::info!("edge is serving");
@@ -120,12 +130,29 @@ fn within_descriptors(limits: Limits) -> Limits {
     }
 }
 
+/// Until the drain begins: the next edge answers on the same sockets.
+fn answer_names(names: &Responder, udp: UdpSocket, tcp: TcpListener, ending: &CancellationToken) -> Result<(), Error> {
+    let bad = |source| Error::BadDescriptor { name: LISTEN_DNS_UDP, source };
+    udp.set_nonblocking(true).map_err(bad)?;
+    let udp = tokio::net::UdpSocket::from_std(udp).map_err(bad)?;
+    let tcp = into_tokio(tcp, LISTEN_DNS_TCP)?;
+    let (udp, tcp) = (names.clone().serve_udp(udp), names.clone().serve_tcp(tcp));
+    lifecycle::spawn_essential("dns udp", ending.clone(), while_serving(ending.clone(), udp));
+    lifecycle::spawn_essential("dns tcp", ending.clone(), while_serving(ending.clone(), tcp));
+    Ok(())
+}
+
+async fn while_serving(ending: CancellationToken, work: impl Future<Output = ()>) {
+    // `None`: the drain has begun.
+    let _ = ending.run_until_cancelled(work).await;
+}
+
 /// A missing or broken copy is no reason not to serve: the manager sends the snapshot again.
-fn load(registry: &mut Registry, path: &Path) {
+fn load(routing: &mut Routing, path: &Path) {
     match read(path) {
         Ok(snapshot) => {
             let generation = snapshot.generation;
-            match registry.apply(snapshot) {
+            match routing.apply(snapshot) {
                 Ok(()) => tracing::info!(%generation, "routing by the snapshot on disk"),
                 Err(error) => tracing::error!(%error, path = %path.display(), "the snapshot on disk is not usable"),
             }
@@ -145,8 +172,8 @@ fn read(path: &Path) -> Result<Snapshot, Error> {
     serde_json::from_slice(&text).map_err(|source| Error::ParseSnapshot { path: path.into(), source })
 }
 
-fn into_tokio(listener: TcpListener) -> Result<tokio::net::TcpListener, Error> {
-    let bad = |source| Error::BadDescriptor { name: LISTEN_EXTERNAL, source };
+fn into_tokio(listener: TcpListener, name: &'static str) -> Result<tokio::net::TcpListener, Error> {
+    let bad = |source| Error::BadDescriptor { name, source };
     listener.set_nonblocking(true).map_err(bad)?;
     tokio::net::TcpListener::from_std(listener).map_err(bad)
 }

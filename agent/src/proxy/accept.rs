@@ -2,6 +2,7 @@
 //! says `Connection: close`, then idle connections are closed, then the deadline ends the rest.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,13 @@ use super::backends::BackendKey;
 use super::hold::HoldLimits;
 use super::hooks::Hooks;
 use super::io::{ClientIo, HeadLimits};
+use super::routes::Entrance;
 use super::table::Table;
 use crate::lifecycle;
 
 /// The proxy's own loop over backends; more than our hooks ever ask for.
 const PROXY_TRIES_MAX: usize = 6;
-/// Idle connections to all backends together.
+/// Idle connections to all backends together, of each entrance.
 const POOL_CONNECTIONS_MAX: usize = 256;
 /// Unreachable backends not yet reported.
 const UNREACHABLE_QUEUE: usize = 64;
@@ -63,7 +65,8 @@ impl Default for Limits {
 /// Serves any number of listeners by one table.
 #[derive(Clone)]
 pub struct Proxy {
-    app: Arc<HttpProxy<Hooks>>,
+    external: Arc<HttpProxy<Hooks>>,
+    internal: Arc<HttpProxy<Hooks>>,
     limits: Limits,
     connections: Arc<Semaphore>,
     draining: watch::Sender<bool>,
@@ -82,15 +85,20 @@ impl Proxy {
     /// The receiver names backends that refused a connection.
     pub fn new(table: Arc<ArcSwap<Table>>, limits: Limits) -> (Self, mpsc::Receiver<BackendKey>) {
         let (unreachable, reports) = mpsc::channel(UNREACHABLE_QUEUE);
-        let hooks = Hooks { table, unreachable, backend_timeout: limits.backend_timeout, hold: limits.hold };
-        let conf = ServerConf {
+        let conf = Arc::new(ServerConf {
             threads: 1,
             max_retries: PROXY_TRIES_MAX,
             upstream_keepalive_pool_size: POOL_CONNECTIONS_MAX,
             ..ServerConf::default()
+        });
+        let by = |entrance| {
+            let (table, unreachable) = (Arc::clone(&table), unreachable.clone());
+            let (backend_timeout, hold) = (limits.backend_timeout, limits.hold);
+            Arc::new(http_proxy(&conf, Hooks { entrance, table, unreachable, backend_timeout, hold }))
         };
         let proxy = Self {
-            app: Arc::new(http_proxy(&Arc::new(conf), hooks)),
+            external: by(Entrance::External),
+            internal: by(Entrance::Internal),
             limits,
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             draining: watch::Sender::new(false),
@@ -99,7 +107,7 @@ impl Proxy {
     }
 
     /// Accepts until [`Self::drain`] begins; then the listener is closed in this process.
-    pub async fn accept(self, listener: TcpListener) {
+    pub async fn accept(self, listener: TcpListener, entrance: Entrance) {
         let mut draining = self.draining.subscribe();
         loop {
             let accepted = tokio::select! {
@@ -109,8 +117,13 @@ impl Proxy {
                 accepted = self.next(&listener) => accepted,
             };
             match accepted {
-                Ok((stream, permit)) => {
-                    lifecycle::spawn("proxy connection", self.clone().serve(stream, permit));
+                Ok((stream, peer, permit)) if entrance.admits(peer) => {
+                    set_no_delay(&stream);
+                    let client = ClientIo::new(stream, peer, self.limits.head);
+                    lifecycle::spawn("proxy connection", self.clone().serve(client, entrance, permit));
+                }
+                Ok((_, peer, _)) => {
+                    tracing::warn!(%peer, "closed a connection from outside to the internal listener");
                 }
                 Err(error) if is_shortage(&error) => {
                     tracing::warn!(%error, "cannot accept connections for now; look at the edge's descriptor limit");
@@ -122,14 +135,17 @@ impl Proxy {
         }
     }
 
-    async fn next(&self, listener: &TcpListener) -> io::Result<(ClientIo, OwnedSemaphorePermit)> {
+    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let permit = Arc::clone(&self.connections).acquire_owned().await.map_err(io::Error::other)?;
         let (stream, peer) = listener.accept().await?;
-        set_no_delay(&stream);
-        Ok((ClientIo::new(stream, peer, self.limits.head), permit))
+        Ok((stream, peer, permit))
     }
 
-    async fn serve(self, client: ClientIo, _permit: OwnedSemaphorePermit) {
+    async fn serve(self, client: ClientIo, entrance: Entrance, _permit: OwnedSemaphorePermit) {
+        let app = match entrance {
+            Entrance::External => &self.external,
+            Entrance::Internal => &self.internal,
+        };
         let draining = self.draining.subscribe();
         let mut stream: Stream = Box::new(client);
         let mut settings: Option<HttpPersistentSettings> = None;
@@ -140,7 +156,7 @@ impl Proxy {
             }
             // 0: no timer of its own between requests; `ClientIo` has it.
             session.set_keepalive(Some(0));
-            let Some(reusable) = self.app.process_new_http(session, &draining).await else { return };
+            let Some(reusable) = app.process_new_http(session, &draining).await else { return };
             let (returned, kept) = reusable.consume();
             let Ok(mut client) = returned.into_any().downcast::<ClientIo>() else { return };
             client.next_request(self.idle_timeout());
@@ -167,7 +183,8 @@ impl Proxy {
         if tokio::time::timeout(soft.min(deadline), self.all_gone()).await.is_ok() {
             return 0;
         }
-        self.app.http_cleanup().await;
+        self.external.http_cleanup().await;
+        self.internal.http_cleanup().await;
         match tokio::time::timeout_at(started + deadline, self.all_gone()).await {
             Ok(()) => 0,
             Err(_) => self.connections(),

@@ -14,6 +14,8 @@ pub(super) enum Fault {
     /// No snapshot yet.
     NotReady,
     NoRoute,
+    /// On the internal listener: no service has this name.
+    NoName,
     Absent(Absent),
     /// Every backend refused the connection.
     Unreachable,
@@ -29,6 +31,7 @@ pub(super) struct Page {
     /// Value of [`REASON_HEADER`].
     pub reason: &'static str,
     pub title: &'static str,
+    /// `{host}` stands for the host that was asked for.
     pub text: &'static str,
     pub retry_after_s: Option<u32>,
 }
@@ -47,8 +50,10 @@ impl Page {
         }
     }
 
-    pub(super) fn body(&self, form: Form) -> String {
-        let Self { status, title, text, .. } = self;
+    /// `host` was checked to be one (see `request`), so it needs no escaping.
+    pub(super) fn body(&self, form: Form, host: Option<&str>) -> String {
+        let Self { status, title, .. } = self;
+        let text = self.text.replace("{host}", host.unwrap_or("(no host)"));
         match form {
             Form::Text => format!("{status} {title}\n{text}\n"),
             Form::Html => format!(
@@ -59,7 +64,7 @@ impl Page {
 
     /// The whole answer as bytes, for a connection that no parser has seen yet.
     pub(super) fn closing_response(&self) -> Vec<u8> {
-        let body = self.body(Form::Text);
+        let body = self.body(Form::Text, None);
         format!(
             "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{REASON_HEADER}: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
             self.status,
@@ -88,6 +93,14 @@ pub(super) fn page(fault: Fault) -> Page {
             reason: "no-route",
             title: "Not Found",
             text: "No service answers at this address.",
+            retry_after_s: None,
+        },
+        Fault::NoName => Page {
+            status: 404,
+            reason: "no-name",
+            title: "Not Found",
+            text: "No service is named {host}. This is the internal listener: it looks at the host name alone, never at \
+                   the path, and knows the services of this stack by their names.",
             retry_after_s: None,
         },
         Fault::Absent(absent) => unavailable_because(absent),
@@ -124,6 +137,8 @@ fn unavailable_because(absent: Absent) -> Page {
             Page { retry_after_s: Some(30), ..unavailable("failing", "The service is failing. Try again later.") }
         }
         Absent::Stopped => Page { retry_after_s: Some(120), ..unavailable("stopped", "The service is stopped.") },
+        // Asking again is of no use.
+        Absent::NoPort => unavailable("no-port", "The service is a worker: it has no port and takes no requests."),
     }
 }
 
@@ -180,6 +195,8 @@ mod tests {
             (Fault::Absent(Absent::Replacing), 503, Some(2)),
             (Fault::Absent(Absent::Failing), 503, Some(30)),
             (Fault::Absent(Absent::Stopped), 503, Some(120)),
+            (Fault::Absent(Absent::NoPort), 503, None),
+            (Fault::NoName, 404, None),
             (Fault::Unreachable, 502, None),
             (Fault::BadAnswer, 502, None),
             (Fault::Timeout, 504, None),
@@ -209,6 +226,6 @@ mod tests {
         assert_eq!(form(Some("text/html,application/xhtml+xml;q=0.9")), Form::Html);
         assert_eq!(form(Some("*/*")), Form::Text);
         assert_eq!(form(None), Form::Text);
-        assert!(page(Fault::NoRoute).body(Form::Html).starts_with("<!doctype html>"));
+        assert!(page(Fault::NoRoute).body(Form::Html, None).starts_with("<!doctype html>"));
     }
 }

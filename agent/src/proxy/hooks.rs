@@ -21,7 +21,7 @@ use super::errors::{Fault, Form, Page, REASON_HEADER, form, page};
 use super::headers;
 use super::hold::{HoldLimits, Place};
 use super::request::Refusal;
-use super::routes::Match;
+use super::routes::{Entrance, Match};
 use super::table::{Service, Table};
 
 /// A request is offered to at most this many backends.
@@ -36,6 +36,8 @@ const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Hooks {
+    /// Which listener the requests came in by.
+    pub(super) entrance: Entrance,
     pub(super) table: Arc<ArcSwap<Table>>,
     pub(super) unreachable: mpsc::Sender<BackendKey>,
     /// Longest silence of a backend, first byte included; streams and upgrades have none.
@@ -64,14 +66,11 @@ enum Quiet {
 impl Hooks {
     /// Finds the service and takes one of its backends.
     fn place(&self, session: &Session, exchange: &mut Exchange) -> Result<(), Fault> {
-        let head = session.req_header();
-        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         for _ in 0..PICKS_MAX {
             let table = self.table.load();
-            let found = table.routes.lookup(host, head.uri.path());
-            let Match { service, strip_bytes } = match (found, &table.snapshot) {
+            let Match { service, strip_bytes } = match (self.matched(session, &table), &table.snapshot) {
                 (Some(found), _) => found,
-                (None, Some(_)) => return Err(Fault::NoRoute),
+                (None, Some(_)) => return Err(self.entrance.unknown()),
                 (None, None) => return Err(Fault::NotReady),
             };
             let service = &table.services[service];
@@ -92,6 +91,15 @@ impl Hooks {
         Err(Fault::Internal)
     }
 
+    fn matched(&self, session: &Session, table: &Table) -> Option<Match> {
+        let head = session.req_header();
+        table.find(self.entrance, host(head), head.uri.path())
+    }
+
+    fn found<'a>(&self, session: &Session, table: &'a Table) -> Option<&'a Service> {
+        self.matched(session, table).map(|found| &table.services[found.service])
+    }
+
     /// Waits for a snapshot in which the service has a backend again; the route may lead elsewhere by then.
     async fn hold(&self, session: &mut Session, exchange: &mut Exchange) -> PingoraResult<Result<(), Fault>> {
         let until = tokio::time::Instant::now() + self.hold.timeout;
@@ -103,7 +111,7 @@ impl Hooks {
                 placed => return Ok(placed),
             }
             if waits.is_none() {
-                waits = found(session, &table).and_then(|service| service.held.wait(self.hold.requests_max));
+                waits = self.found(session, &table).and_then(|service| service.held.wait(self.hold.requests_max));
             }
             if waits.is_none() && !table.replaced.is_cancelled() {
                 return Ok(Err(Fault::Absent(Absent::Replacing)));
@@ -120,7 +128,7 @@ impl Hooks {
     /// The table in force now has a backend for this request that was not tried.
     fn another_is_left(&self, session: &Session, exchange: &Exchange) -> bool {
         let untried = |backend: &Arc<Backend>| !exchange.tried.contains(backend.key());
-        found(session, &self.table.load()).is_some_and(|service| service.backends.iter().any(untried))
+        self.found(session, &self.table.load()).is_some_and(|service| service.backends.iter().any(untried))
     }
 
     fn note_unreachable(&self, backend: &Backend) {
@@ -132,7 +140,11 @@ impl Hooks {
         }
     }
 
+    /// For load balancers, which stand outside; from within every path belongs to the service.
     fn is_health_check(&self, session: &Session) -> bool {
+        if self.entrance == Entrance::Internal {
+            return false;
+        }
         let table = self.table.load();
         table.health_path() == Some(session.req_header().uri.path())
     }
@@ -311,10 +323,8 @@ impl ProxyHttp for Hooks {
     }
 }
 
-fn found<'a>(session: &Session, table: &'a Table) -> Option<&'a Service> {
-    let head = session.req_header();
-    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    table.routes.lookup(host, head.uri.path()).map(|found| &table.services[found.service])
+fn host(head: &RequestHeader) -> Option<&str> {
+    head.headers.get(header::HOST).and_then(|host| host.to_str().ok())
 }
 
 /// Resolves when the client closes its connection while it should only wait. One that is still to send its body is not
@@ -369,6 +379,7 @@ async fn write_page(session: &mut Session, fault: Fault) -> PingoraResult<()> {
     let page = page(fault);
     let accept = session.req_header().headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let form = form(accept);
+    let body = page.body(form, host(session.req_header()));
     let mut head = ResponseHeader::build(page.status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, Page::content_type(form))?;
     head.insert_header(header::CACHE_CONTROL, "no-store")?;
@@ -376,7 +387,7 @@ async fn write_page(session: &mut Session, fault: Fault) -> PingoraResult<()> {
     if let Some(seconds) = page.retry_after_s {
         head.insert_header(header::RETRY_AFTER, HeaderValue::from(seconds))?;
     }
-    write_own(session, head, Bytes::from(page.body(form))).await
+    write_own(session, head, Bytes::from(body)).await
 }
 
 async fn write_own(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> PingoraResult<()> {

@@ -24,6 +24,7 @@ pub use accept::{Limits, Proxy};
 pub use backends::BackendKey;
 pub use hold::HoldLimits;
 pub use io::HeadLimits;
+pub use routes::Entrance;
 pub use table::{Registry, Table};
 
 use agentd_protocol::ids::{Generation, InstanceId, ServiceName};

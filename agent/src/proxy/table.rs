@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::backends::{Backend, BackendKey};
 use super::hold::Held;
-use super::routes::Routes;
+use super::routes::{Entrance, Match, Names, Routes};
 
 /// Idle backends remembered for a manager that connects later; one snapshot rarely removes more.
 const IDLE_KEPT_MAX: usize = 4096;
@@ -25,6 +25,7 @@ pub struct Table {
     /// `None` until the first snapshot.
     pub snapshot: Option<Snapshot>,
     pub routes: Routes,
+    pub names: Names,
     /// In the snapshot's order.
     pub services: Vec<Service>,
     /// Cancelled when the next table is in force.
@@ -41,6 +42,14 @@ pub struct Service {
 impl Table {
     pub fn health_path(&self) -> Option<&str> {
         self.snapshot.as_ref()?.health_path.as_deref()
+    }
+
+    /// The two entrances share no way in: names lead nowhere from outside, nor routes from within.
+    pub fn find(&self, entrance: Entrance, host: Option<&str>, path: &str) -> Option<Match> {
+        match entrance {
+            Entrance::External => self.routes.lookup(host, path),
+            Entrance::Internal => self.names.lookup(host),
+        }
     }
 }
 
@@ -98,7 +107,8 @@ impl Registry {
         let (services, backends) = self.backends_of(&snapshot)?;
         let named = snapshot.services.iter().zip(&services);
         self.held = named.map(|(named, service)| (named.name.clone(), service.held.clone())).collect();
-        let table = Table { snapshot: Some(snapshot), routes, services, replaced: CancellationToken::new() };
+        let names = Names::build(&snapshot.suffix, snapshot.services.iter().map(|service| &service.name));
+        let table = Table { snapshot: Some(snapshot), routes, names, services, replaced: CancellationToken::new() };
         self.install(table, backends);
         Ok(())
     }
@@ -193,6 +203,7 @@ mod tests {
             health_path: None,
             routes: vec![edge::Route { host: None, path: "/".into(), strip_prefix: false, service: name.clone() }],
             services: vec![edge::Service { name, backends: backends.collect(), absent: Absent::Starting }],
+            suffix: "svc.internal".into(),
         }
     }
 

@@ -195,6 +195,7 @@ impl Worker {
             gate: Gate::None,
             probe: ProbePolicy::default(),
             user: RunAs::Configured,
+            hosts_file: None,
         };
         let supervisor = self.rooms.supervisor.clone();
         let launched = self.uncut(async move { supervisor.launch(launch).await });

@@ -40,7 +40,8 @@ pub(super) fn url_variable(service: &ServiceName) -> String {
     format!("SERVICE_{}_URL", service.as_str().to_ascii_uppercase().replace('-', "_"))
 }
 
-fn url(service: &ServiceName, naming: &Naming) -> String {
+/// Where a service of this host finds another.
+pub(super) fn url(service: &ServiceName, naming: &Naming) -> String {
     let host = naming.host_of(service);
     match naming.port {
         80 => format!("http://{host}"),

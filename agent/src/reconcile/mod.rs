@@ -7,6 +7,7 @@
 //! After a restart nothing here is remembered but what the store says (versions, active releases, pins, stops) and what
 //! the supervisor found running; a deploy that was cut short is cleaned up and started again.
 
+mod answers;
 mod attempt;
 mod budget;
 mod build;
@@ -15,6 +16,7 @@ mod deploy;
 mod digest;
 mod environment;
 mod gate;
+mod hosts;
 mod journal;
 mod lives;
 mod observer;
@@ -22,17 +24,20 @@ mod plan;
 mod rollback;
 mod routing;
 mod status;
+mod status_file;
 mod task;
 #[cfg(test)]
 mod testing;
 mod transitions;
+mod trouble;
 mod upkeep;
 mod worker;
 
 pub use crate::store::EventQuery;
 pub use environment::Naming;
+pub use hosts::{Given, HostsFile};
 pub use journal::Journal;
-pub use status::{DocumentProblems, Facts, Reading};
+pub use status::{DocumentProblems, Facts, FileProblem, Reading};
 pub use task::{Handle, Leaving, Setup, start};
 
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};

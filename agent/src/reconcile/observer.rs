@@ -30,7 +30,7 @@ struct Observer {
     seen: Arc<Views>,
     keepers: watch::Receiver<KeeperView>,
     keeper: KeeperView,
-    documents: watch::Receiver<DocumentProblems>,
+    documents: watch::Receiver<Option<DocumentProblems>>,
     document: DocumentProblems,
 }
 
@@ -38,7 +38,7 @@ struct Observer {
 pub(super) async fn start(
     rooms: &Rooms,
     version: &str,
-    documents: watch::Receiver<DocumentProblems>,
+    documents: watch::Receiver<Option<DocumentProblems>>,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let recorded = rooms.store.shim_events_recorded().await?;
@@ -129,7 +129,7 @@ impl Observer {
     }
 
     fn read(&mut self) {
-        let now = self.documents.borrow_and_update().clone();
+        let now = self.documents.borrow_and_update().clone().unwrap_or_default();
         let before = std::mem::replace(&mut self.document, now);
         transitions::document(&before, &self.document).into_iter().for_each(|fact| self.journal.note(fact));
     }

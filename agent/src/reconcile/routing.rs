@@ -8,11 +8,11 @@ use std::time::Duration;
 use agentd_protocol::edge::{Absent, Backend, Route, Service, Snapshot};
 use agentd_protocol::ids::{Generation, Incarnation, InstanceId, ServiceName, Version};
 use agentd_protocol::shim::state::Phase;
+use agentd_protocol::stack::Kind;
 use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::environment::Naming;
 use super::journal::Journal;
 use super::{Error, transitions};
 use crate::edge::EdgeClient;
@@ -33,6 +33,7 @@ pub(super) struct Entry {
     /// Instances that requests may go to once they are ready.
     pub(super) instances: BTreeSet<InstanceId>,
     pub(super) absent: Absent,
+    pub(super) kind: Kind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(super) type Table = BTreeMap<ServiceName, Entry>;
 pub(super) type Views = BTreeMap<InstanceId, InstanceView>;
 
 /// The snapshot without its number, which only a publish gives.
-pub(super) fn snapshot(table: &Table, views: &Views, health_path: Option<&str>) -> Snapshot {
+pub(super) fn snapshot(table: &Table, views: &Views, health_path: Option<&str>, suffix: &str) -> Snapshot {
     let mut claims: BTreeMap<(Option<&str>, &str), (&ServiceName, &Entry, &RouteWish)> = BTreeMap::new();
     for (name, entry) in table {
         if let Some(wish) = &entry.route {
@@ -72,6 +73,7 @@ pub(super) fn snapshot(table: &Table, views: &Views, health_path: Option<&str>) 
         health_path: health_path.map(str::to_owned),
         routes: routes.collect(),
         services: services.collect(),
+        suffix: suffix.to_owned(),
     }
 }
 
@@ -102,6 +104,9 @@ pub(super) fn backend(view: &InstanceView) -> Option<Backend> {
 }
 
 fn absent(entry: &Entry, views: &Views) -> Absent {
+    if entry.kind == Kind::Worker {
+        return Absent::NoPort;
+    }
     let crash_loops = entry.instances.iter().filter_map(|id| views.get(id)).any(|view| {
         matches!(view.phase, Phase::Quarantined { .. } | Phase::Backoff { .. })
             || matches!(view.readiness, Readiness::StartDeadlineOver { .. })
@@ -114,6 +119,7 @@ fn absent(entry: &Entry, views: &Views) -> Absent {
 pub(super) struct Routing {
     table: Arc<Mutex<Table>>,
     health_path: Arc<Mutex<Option<String>>>,
+    suffix: Arc<str>,
     known: Arc<Mutex<Known>>,
     requests: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
 }
@@ -151,7 +157,6 @@ pub(super) struct Publisher {
     edge: EdgeClient,
     store: Store,
     journal: Journal,
-    naming: Arc<Naming>,
     last: Option<Snapshot>,
     /// The last one the edge is known to route by; at first what it routed by when the manager started.
     in_force: Snapshot,
@@ -163,24 +168,16 @@ impl Routing {
         edge: EdgeClient,
         store: Store,
         journal: Journal,
-        naming: Arc<Naming>,
+        suffix: &str,
     ) -> (Self, Publisher) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let found = views.borrow().keys().cloned().collect();
         let known = Arc::new(Mutex::new(Known { found, sent: BTreeSet::new() }));
-        let routing = Self { table: Arc::default(), health_path: Arc::default(), known, requests };
+        let routing =
+            Self { table: Arc::default(), health_path: Arc::default(), suffix: suffix.into(), known, requests };
         let in_force = routing.compute(&Views::new());
-        let publisher = Publisher {
-            routing: routing.clone(),
-            requests: queue,
-            views,
-            edge,
-            store,
-            journal,
-            naming,
-            last: None,
-            in_force,
-        };
+        let publisher =
+            Publisher { routing: routing.clone(), requests: queue, views, edge, store, journal, last: None, in_force };
         (routing, publisher)
     }
 
@@ -222,7 +219,7 @@ impl Routing {
     fn compute(&self, views: &Views) -> Snapshot {
         let table = self.table.lock().expect("no holder panics");
         let health_path = self.health_path.lock().expect("no holder panics");
-        snapshot(&table, views, health_path.as_deref())
+        snapshot(&table, views, health_path.as_deref(), &self.suffix)
     }
 }
 
@@ -276,14 +273,14 @@ impl Publisher {
         self.last = sent.is_ok().then(|| snapshot.clone());
         sent?;
         let before = std::mem::replace(&mut self.in_force, snapshot);
-        let facts = transitions::snapshot(&before, &self.in_force, &self.naming);
+        let facts = transitions::snapshot(&before, &self.in_force);
         facts.into_iter().for_each(|fact| self.journal.note(fact));
         Ok(())
     }
 }
 
 fn same_but_generation(a: &Snapshot, b: &Snapshot) -> bool {
-    (&a.health_path, &a.routes, &a.services) == (&b.health_path, &b.routes, &b.services)
+    (&a.health_path, &a.routes, &a.services, &a.suffix) == (&b.health_path, &b.routes, &b.services, &b.suffix)
 }
 
 #[cfg(test)]
@@ -294,7 +291,7 @@ mod tests {
     fn entry(version: u64, path: &str, instances: &[char]) -> Entry {
         let route = Some(RouteWish { host: None, path: path.into(), strip_prefix: false });
         let instances = instances.iter().map(|letter| id(*letter)).collect();
-        Entry { version: Version(version), route, instances, absent: Absent::Starting }
+        Entry { version: Version(version), route, instances, absent: Absent::Starting, kind: Kind::Web }
     }
 
     fn table(entries: &[(&str, Entry)]) -> Table {
@@ -302,7 +299,7 @@ mod tests {
     }
 
     fn routed(table: &Table, seen: &Views) -> Vec<InstanceId> {
-        snapshot(table, seen, None).services[0].backends.iter().map(|backend| backend.instance.clone()).collect()
+        snapshot(table, seen, None, "s").services[0].backends.iter().map(|backend| backend.instance.clone()).collect()
     }
 
     #[test]
@@ -321,31 +318,34 @@ mod tests {
     #[test]
     fn a_path_that_moves_stays_with_who_can_answer_until_the_newer_one_can() {
         let seen = views([ready('a'), ready('b')]);
-        let owner = |table: &Table| snapshot(table, &seen, None).routes[0].service.clone();
+        let owner = |table: &Table| snapshot(table, &seen, None, "s").routes[0].service.clone();
         let old = ("old", entry(1, "/", &['a']));
         assert_eq!(owner(&table(&[old.clone(), ("new", entry(2, "/", &[]))])), name("old"));
         assert_eq!(owner(&table(&[old.clone(), ("new", entry(2, "/", &['b']))])), name("new"));
         let both = table(&[old, ("new", entry(2, "/", &['b']))]);
-        assert_eq!(snapshot(&both, &seen, None).routes.len(), 1, "a path has one owner");
+        assert_eq!(snapshot(&both, &seen, None, "s").routes.len(), 1, "a path has one owner");
     }
 
     #[test]
     fn why_nobody_answers() {
         let absent = |absent, view| {
             let one = table(&[("api", Entry { absent, ..entry(1, "/", &['a']) })]);
-            snapshot(&one, &views([view]), None).services[0].absent
+            snapshot(&one, &views([view]), None, "s").services[0].absent
         };
         let backoff = || InstanceView { phase: Phase::Backoff { retry_at_boot_ms: 1 }, ..not_ready('a') };
         assert_eq!(absent(Absent::Starting, not_ready('a')), Absent::Starting);
         assert_eq!(absent(Absent::Starting, backoff()), Absent::Failing);
         assert_eq!(absent(Absent::Replacing, backoff()), Absent::Replacing);
         assert_eq!(absent(Absent::Stopped, backoff()), Absent::Stopped);
+        let worker = Entry { kind: Kind::Worker, ..entry(1, "/", &['a']) };
+        let seen = snapshot(&table(&[("mail", worker)]), &views([backoff()]), None, "s");
+        assert_eq!(seen.services[0].absent, Absent::NoPort, "a worker has its name, and never a backend");
     }
 
     #[test]
     fn only_what_the_edge_may_have_routed_to_is_drained() {
         let seen = views([ready('a'), ready('b'), ready('c')]);
-        let sent = snapshot(&table(&[("api", entry(1, "/", &['b']))]), &seen, None);
+        let sent = snapshot(&table(&[("api", entry(1, "/", &['b']))]), &seen, None, "s");
         let mut known = Known { found: BTreeSet::from([id('a')]), sent: BTreeSet::new() };
         known.note(&sent, &seen);
         let has = |known: &Known, letter| known.has(&backend(&ready(letter)).unwrap());

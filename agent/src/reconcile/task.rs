@@ -1,10 +1,12 @@
 //! The task that gives the workers their orders, and the handle through which versions and commands come in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{Plan, Status, What};
+use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -14,12 +16,14 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::build;
 use super::environment::Naming;
+use super::hosts::HostsFile;
 use super::journal::Journal;
 use super::observer;
 use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
 use super::status;
+use super::status_file::{self, Sources};
 use super::transitions::{self, Standing};
 use super::upkeep;
 use super::worker::{Doing, Report, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
@@ -48,9 +52,13 @@ pub struct Setup {
     pub supervisor: Supervisor,
     pub edge: EdgeClient,
     pub naming: Naming,
+    /// What instances see in the place of /etc/hosts.
+    pub hosts: HostsFile,
     /// PATH of every build and instance.
     pub path: String,
     pub facts: status::Facts,
+    /// Where the last status lies for those who cannot ask.
+    pub status_file: PathBuf,
     pub cancel: CancellationToken,
 }
 
@@ -58,8 +66,7 @@ pub struct Setup {
 #[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
-    reports: Arc<watch::Sender<Reports>>,
-    journal: Journal,
+    pub(super) rooms: Rooms,
 }
 
 #[derive(Debug)]
@@ -121,7 +128,8 @@ impl Handle {
         self.ask(|reply| Command::Prune { service: service.clone(), reply }).await?
     }
 
-    pub async fn status(&self) -> Result<Status, Error> {
+    /// Without what is used; nothing but the task itself and the store is waited for.
+    pub(super) async fn status_unmeasured(&self) -> Result<Status, Error> {
         self.ask(|reply| Command::Status { reply }).await?
     }
 
@@ -146,16 +154,16 @@ impl Handle {
     }
 
     pub fn journal(&self) -> &Journal {
-        &self.journal
+        &self.rooms.journal
     }
 
     /// The manager's last word, on disk when this returns.
     pub async fn leaving(&self, why: Leaving) {
-        self.journal.host(match why {
+        self.rooms.journal.host(match why {
             Leaving::Signal(signal) => What::HostStop { signal: signal.to_owned() },
             Leaving::Down => What::HostDown {},
         });
-        self.journal.flush().await;
+        self.rooms.journal.flush().await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
@@ -170,7 +178,7 @@ impl Handle {
     }
 
     async fn carried_out(&self, service: &ServiceName, ticket: Ticket) -> Result<(), Error> {
-        let mut reports = self.reports.subscribe();
+        let mut reports = self.rooms.reports.subscribe();
         let settled = reports.wait_for(|reports| {
             reports
                 .get(service)
@@ -223,6 +231,8 @@ struct Task {
     /// In the store, but the store could not be read when it was to be applied.
     unapplied: Option<Version>,
     reports: watch::Receiver<Reports>,
+    /// Told when the newest version was marked as applied.
+    applied: watch::Sender<()>,
     cancel: CancellationToken,
 }
 
@@ -230,16 +240,10 @@ struct Task {
 /// published before the table holds everything that was routed before.
 pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let (reports, watched) = watch::channel(Reports::new());
-    let reports = Arc::new(reports);
     let journal = Journal::start(setup.store.clone(), setup.cancel.clone());
-    let naming = Arc::new(setup.naming);
-    let (routing, mut publisher) = Routing::new(
-        setup.supervisor.view(),
-        setup.edge.clone(),
-        setup.store.clone(),
-        journal.clone(),
-        Arc::clone(&naming),
-    );
+    let (views, suffix) = (setup.supervisor.view(), setup.naming.suffix.clone());
+    let (routing, mut publisher) =
+        Routing::new(views, setup.edge.clone(), setup.store.clone(), journal.clone(), &suffix);
     let rooms = Rooms {
         store: setup.store,
         source: setup.source,
@@ -247,10 +251,19 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         edge: setup.edge,
         routing,
         builds: Arc::new(Semaphore::new(1)),
-        naming,
+        naming: Arc::new(setup.naming),
+        hosts: Arc::new(setup.hosts),
         path: setup.path.into(),
-        journal: journal.clone(),
-        reports: Arc::clone(&reports),
+        journal,
+        reports: Arc::new(reports),
+    };
+    let (applied, applied_seen) = watch::channel(());
+    let sources = Sources {
+        reports: watched.clone(),
+        views: rooms.supervisor.view(),
+        edge: rooms.edge.view(),
+        document: setup.facts.document.clone(),
+        applied: applied_seen,
     };
     let mut task = Task {
         rooms,
@@ -262,6 +275,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         standing: Standing::default(),
         unapplied: None,
         reports: watched,
+        applied,
         cancel: setup.cancel.clone(),
     };
     let (version, documents) = (task.facts.version.clone(), task.facts.document.clone());
@@ -272,8 +286,10 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
     upkeep::start(&task.rooms, &setup.cancel);
     lifecycle::spawn_essential("routing", setup.cancel.clone(), publisher.run(setup.cancel.clone()));
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let handle = Handle { commands, rooms: task.rooms.clone() };
+    status_file::start(setup.status_file, handle.clone(), sources, setup.cancel.clone());
     lifecycle::spawn_essential("reconcile", setup.cancel, task.run(queue));
-    Ok(Handle { commands, reports, journal })
+    Ok(handle)
 }
 
 impl Task {
@@ -286,8 +302,15 @@ impl Task {
                 version: latest.version,
                 route: route_of(&active.entry),
                 instances: worker.ids_of(active.number),
-                absent: agentd_protocol::edge::Absent::Starting,
+                absent: Absent::Starting,
+                kind: active.entry.kind,
             };
+            self.rooms.routing.set(&service.name, Some(entry));
+        }
+        // Those that were never built have their names too.
+        for service in latest.stack.service.iter().filter(|service| self.rooms.routing.get(&service.name).is_none()) {
+            let (version, route, kind) = (latest.version, route_of(service), service.kind);
+            let entry = Entry { version, route, instances: BTreeSet::new(), absent: Absent::Starting, kind };
             self.rooms.routing.set(&service.name, Some(entry));
         }
         self.latest = Some(latest);
@@ -400,6 +423,7 @@ impl Task {
     /// Gives every worker its order by the newest version; starts and keeps workers for services that left it too.
     async fn order_all(&mut self) -> Result<(), Error> {
         let Some(latest) = self.latest.clone() else { return Ok(()) };
+        self.rooms.hosts.set(latest.stack.service.iter().map(|entry| entry.name.clone()).collect());
         self.rooms.routing.set_health_path(latest.stack.proxy.health_path.clone());
         for service in self.rooms.store.services().await? {
             if service.is_removed() && latest.stack.service.iter().all(|entry| entry.name != service.name) {
@@ -560,6 +584,7 @@ impl Task {
             match self.rooms.store.mark_applied(version).await {
                 Ok(()) => {
                     latest.applied = true;
+                    self.applied.send_replace(());
                     tracing::info!(%version, "applied");
                 }
                 Err(error) => {
@@ -576,19 +601,25 @@ impl Task {
 
     async fn status(&self) -> Result<Status, Error> {
         let services = self.rooms.store.services().await?;
+        let past_restarts = self.rooms.store.past_restarts().await?;
         let applied = self.rooms.store.last_applied().await?.map(|stored| stored.version);
         let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
         let seen = status::Seen {
+            now_unix_ms: unix_ms(),
             facts: &self.facts,
             latest: self.latest.as_ref(),
             applied,
             services: &services,
+            past_restarts: &past_restarts,
+            naming: &self.rooms.naming,
             reports: &self.reports.borrow(),
             views: &views.borrow(),
             edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
-        Ok(status::status(&seen))
+        let mut status = status::status(&seen);
+        status.limitations.extend(self.rooms.hosts.notes());
+        Ok(status)
     }
 
     async fn plan(&self, of: Option<Box<Stack>>) -> Result<Plan, Error> {

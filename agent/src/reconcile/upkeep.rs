@@ -8,6 +8,7 @@ use agentd_sys::causes::chain;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::hosts::MachineFile;
 use super::worker::Rooms;
 use crate::edge::BackendKey;
 use crate::lifecycle;
@@ -15,6 +16,8 @@ use crate::supervisor::Supervisor;
 
 /// Log folders of gone instances pile up with deploys and crash loops, not by the minute.
 const LOG_SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How soon instances see a change of the machine's own /etc/hosts.
+const NAMES_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     let store = rooms.store.clone();
@@ -29,6 +32,8 @@ pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     lifecycle::spawn_essential("edge hints", cancel.clone(), stop_with(cancel.clone(), hints));
     let logs = sweep_logs(rooms.supervisor.clone());
     lifecycle::spawn_essential("log sweep", cancel.clone(), stop_with(cancel.clone(), logs));
+    let names = follow_machine_names(rooms.clone());
+    lifecycle::spawn_essential("names", cancel.clone(), stop_with(cancel.clone(), names));
 }
 
 async fn stop_with(cancel: CancellationToken, work: impl Future<Output = ()>) {
@@ -60,6 +65,17 @@ async fn sweep_logs(supervisor: Supervisor) {
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "old log folders stay until the next sweep"),
             // A panic has been reported by the runtime.
             Err(_) => {}
+        }
+    }
+}
+
+/// The kernel ends mounts over a file that is replaced by rename, and editors replace /etc/hosts that way.
+async fn follow_machine_names(rooms: Rooms) {
+    let mut interval = tokio::time::interval(NAMES_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let (MachineFile::Another, Some(file)) = (rooms.hosts.refresh(), rooms.hosts.for_instances()) {
+            rooms.supervisor.renew_hosts(&file).await;
         }
     }
 }

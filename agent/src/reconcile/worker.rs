@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{self, Attempt, Underway};
 use super::environment::Naming;
+use super::hosts::HostsFile;
 use super::journal::Journal;
 use super::routing::{Entry, RouteWish, Routing};
 use crate::edge::EdgeClient;
@@ -43,6 +44,7 @@ pub(super) struct Rooms {
     /// One build at a time.
     pub(super) builds: Arc<Semaphore>,
     pub(super) naming: Arc<Naming>,
+    pub(super) hosts: Arc<HostsFile>,
     /// PATH of every build and instance.
     pub(super) path: Arc<str>,
     pub(super) journal: Journal,
@@ -192,7 +194,7 @@ impl Worker {
                 report.doing = Doing::Settled(settled);
                 report.problem = None;
             }
-            Err(halt) => {
+            Err(mut halt) => {
                 tracing::warn!(service = %self.name, phase = ?halt.problem.phase, cause = %halt.problem.cause, "not as wanted");
                 let active = report.active.as_ref().map(|active| active.release);
                 let told = attempt::failed(attempt, report.problem.as_ref(), &halt.problem, active);
@@ -200,6 +202,10 @@ impl Worker {
                     self.note(release, what);
                 }
                 report.doing = Doing::Settled(Settled::Failed);
+                // Tried again and failed the same way: it has been so since the first time.
+                if let Some(before) = report.problem.as_ref().filter(|before| is_same(before, &halt.problem)) {
+                    halt.problem.since_unix_ms = before.since_unix_ms;
+                }
                 report.problem = Some(*halt.problem);
             }
         });
@@ -263,11 +269,11 @@ impl Worker {
         // A removal that this order overtook may have been noted after the version that brings the service back.
         self.fallible(wanted, DeployPhase::Document, store.ensure_service(&self.name)).await?;
         if wanted.run == RunWish::Stop {
-            self.announce(wanted, entry, active.as_ref(), Absent::Stopped);
+            self.announce(wanted, entry, active.as_ref(), Absent::Stopped).await;
             self.withdraw(wanted, Absent::Stopped).await?;
             return Ok(Settled::Stopped);
         }
-        self.announce(wanted, entry, active.as_ref(), Absent::Starting);
+        self.announce(wanted, entry, active.as_ref(), Absent::Starting).await;
         if let Some(active) = active.as_ref().filter(|active| self.standing(&active.entry).is_empty()) {
             self.serve_last(wanted, active).await;
             self.fresh_done(wanted);
@@ -311,16 +317,21 @@ impl Worker {
         })
     }
 
-    /// Puts the service on the routing table, at first without instances: until there are any, a request is told why.
-    fn announce(&self, wanted: &Wanted, entry: &Service, active: Option<&StoredRelease>, absent: Absent) {
+    /// Puts the service on the routing table, at first without instances: it has its name from now on, and until there
+    /// are any, a request is told why.
+    async fn announce(&self, wanted: &Wanted, entry: &Service, active: Option<&StoredRelease>, absent: Absent) {
         if self.rooms.routing.get(&self.name).is_some() {
             self.rooms.routing.update(&self.name, |known| known.absent = absent);
             return;
         }
         let routed = active.map_or(entry, |release| &release.entry);
         let instances = active.map(|release| self.ids_of(release.number)).unwrap_or_default();
-        let known = Entry { version: wanted.version, route: route_of(routed), instances, absent };
-        self.rooms.routing.set(&self.name, Some(known));
+        let (route, kind) = (route_of(routed), routed.kind);
+        self.rooms.routing.set(&self.name, Some(Entry { version: wanted.version, route, instances, absent, kind }));
+        if let Err(halt) = self.commit(wanted).await {
+            // Sent again until the edge has it; building goes on meanwhile.
+            tracing::warn!(service = %self.name, cause = %halt.problem.cause, "the name of a new service is not known yet");
+        }
     }
 
     /// This service's instances, builds not among them.
@@ -468,6 +479,11 @@ pub(super) fn stands(phase: &Phase, last: Option<LastExit>, restart: Restart) ->
         | Phase::Quarantined { .. } => true,
         Phase::Down => last.is_none() || restart != Restart::Always,
     }
+}
+
+/// Tried again and failed the same way.
+pub(super) fn is_same(one: &Problem, other: &Problem) -> bool {
+    (one.phase, &one.cause, &one.commit) == (other.phase, &other.cause, &other.commit)
 }
 
 /// The external route an entry asks for.

@@ -337,3 +337,19 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn past_restarts_are_those_of_the_release_that_serves() {
+    let (_dir, store) = open_store();
+    let (api, id) = (name("api"), |letter: &str| InstanceId::new(letter.repeat(12)).unwrap());
+    let (one, two) = (new_release(&store, "one").await, new_release(&store, "two").await);
+    store.set_active(&api, two).await.unwrap();
+    store.note_restarts(&api, one, &id("a"), 7).await.unwrap();
+    store.note_restarts(&api, two, &id("b"), 1).await.unwrap();
+    store.note_restarts(&api, two, &id("b"), 2).await.unwrap();
+    let past = PastRestarts { service: api.clone(), instance: id("b"), count: 2 };
+    assert_eq!(store.past_restarts().await.unwrap(), [past]);
+    store.prune_service(&api).await.unwrap();
+    assert_eq!(store.past_restarts().await.unwrap(), []);
+    assert!(store.note_restarts(&api, two, &id("c"), 1).await.is_err(), "of a release that is forgotten");
+}

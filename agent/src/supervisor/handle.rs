@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ use super::ports::{Lease, PortWish, Ports, Reservation};
 use super::room::{EVENTS_MAX, REACHING_MAX, Room, SPAWNS_MAX, Spawn, Views};
 use super::task::{InstanceTask, Order, Reply, Request};
 use super::tracked::{Now, Tracked};
-use super::{logs, spec};
+use super::usage::{Sampler, Usage};
+use super::{logs, private_hosts, spec};
 use crate::lifecycle;
 
 /// All shims found at start have so long to answer; those that do not are unsupervised and tried on.
@@ -77,6 +78,7 @@ struct Inner {
     keeper: Keeper,
     ports: Arc<Ports>,
     instances: Mutex<BTreeMap<InstanceId, Entry>>,
+    sampler: Sampler,
     /// Until its one reader takes it.
     events: Mutex<Option<mpsc::Receiver<(InstanceId, Event)>>>,
     cancel: CancellationToken,
@@ -116,6 +118,7 @@ impl Supervisor {
             room: Arc::new(room),
             keeper,
             instances: Mutex::default(),
+            sampler: Sampler::default(),
             events: Mutex::new(Some(events_taken)),
             cancel,
         }));
@@ -328,6 +331,12 @@ impl Supervisor {
         logs::sweep(dir, &alive).map_err(|source| Error::Logs { dir: dir.to_owned(), source })
     }
 
+    /// Shows `hosts_file` again to the instances that have lost it.
+    pub async fn renew_hosts(&self, hosts_file: &Path) {
+        let views = self.view().borrow().clone();
+        private_hosts::renew_all(&self.0.config.shim, &views, hosts_file).await;
+    }
+
     /// Duplicates of what was handed along at launch, from the shim or, where that fails, the keeper.
     pub async fn held(&self, id: &InstanceId) -> Result<Vec<(String, OwnedFd)>, Error> {
         match self.order(id, || Order::Held).await {
@@ -339,6 +348,12 @@ impl Supervisor {
     /// Which keeper there is.
     pub fn keeper(&self) -> watch::Receiver<KeeperView> {
         self.0.keeper.view()
+    }
+
+    /// What instances use now, and the host; `home` names the disk. Costs a look at all of /proc, once a second at most.
+    pub async fn usage(&self, home: PathBuf) -> Usage {
+        let views = self.view().borrow().clone();
+        self.0.sampler.usage(views, home).await
     }
 
     pub fn keeper_pid(&self) -> Option<u32> {

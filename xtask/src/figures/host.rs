@@ -19,9 +19,10 @@ const POLL: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Host {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     programs_dir: PathBuf,
     pub(super) port: u16,
+    pub(super) dns_port: u16,
     manager: Option<Child>,
 }
 
@@ -40,6 +41,7 @@ pub(super) struct Instance {
     /// 0 while there is none.
     pub(super) program: u32,
     pub(super) shim: u32,
+    pub(super) port: Option<u32>,
     pub(super) is_ready: bool,
 }
 
@@ -49,15 +51,23 @@ impl Host {
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         // Root's services run as an unprivileged user, who must be able to come here.
         fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        Ok(Self { dir, programs_dir: programs_dir.to_owned(), port, manager: None })
+        let [port, internal, dns_port] = free_ports()?;
+        let host = Self { dir, programs_dir: programs_dir.to_owned(), port, dns_port, manager: None };
+        // Beside an agentd that runs with the usual ports.
+        fs::create_dir(host.home())?;
+        fs::write(host.home().join("agentd.toml"), format!("[ports]\ninternal = {internal}\ndns = {dns_port}\n"))?;
+        Ok(host)
     }
 
     /// Commits the service with this version to a repository, made where missing.
     pub(super) fn commit(&self, repo: &str, version: &str) -> Result<()> {
+        self.commit_file(repo, "app.py", &include_str!("app.py").replace("VERSION_MARK", version), version)
+    }
+
+    pub(super) fn commit_file(&self, repo: &str, file: &str, text: &str, version: &str) -> Result<()> {
         let dir = self.dir.join(repo);
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("app.py"), include_str!("app.py").replace("VERSION_MARK", version))?;
+        fs::write(dir.join(file), text)?;
         let identity = ["-c", "user.name=figures", "-c", "user.email=figures@example.com"];
         let lines: [&[&str]; 3] = [&["init", "-q", "-b", "main"], &["add", "."], &["commit", "-qm", version]];
         for line in lines {
@@ -150,7 +160,7 @@ impl Host {
         Ok(())
     }
 
-    fn home(&self) -> PathBuf {
+    pub(super) fn home(&self) -> PathBuf {
         self.dir.join("home")
     }
 }
@@ -165,6 +175,16 @@ impl Drop for Host {
             crate::console::say(&format!("figures: not everything is down: {error:#}; see {}", self.dir.display()));
         }
     }
+}
+
+/// Free as far as can be told: each was bound a moment ago, all at once so that no two are the same.
+pub(super) fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+    let bound: Vec<TcpListener> = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let mut ports = [0; COUNT];
+    for (port, listener) in ports.iter_mut().zip(&bound) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
 }
 
 pub(super) fn kill(pid: u32) -> Result<()> {
@@ -191,6 +211,7 @@ fn seen_in(status: &str) -> Option<Seen> {
         instances.push(Instance {
             program: number(instance, "\"pid\":").unwrap_or(0),
             shim: number(instance, "\"shim_pid\":").unwrap_or(0),
+            port: number(instance, "\"port\":"),
             is_ready: after(instance, "\"ready\":")?.starts_with("true"),
         });
         rest = instance;
@@ -231,8 +252,8 @@ mod tests {
         let status: String = status.lines().map(str::trim).collect();
         let seen = seen_in(&status).unwrap();
         assert_eq!((seen.manager, seen.keeper, seen.edge, seen.applied), (1, 2, 4, true));
-        let shown: Vec<_> = seen.instances.iter().map(|i| (i.program, i.shim, i.is_ready)).collect();
-        assert_eq!(shown, [(5, 6, true), (0, 7, false)]);
+        let shown: Vec<_> = seen.instances.iter().map(|i| (i.program, i.shim, i.port, i.is_ready)).collect();
+        assert_eq!(shown, [(5, 6, None, true), (0, 7, Some(1), false)]);
         assert!(!seen_in(&status.replace("applied_version\":3", "applied_version\":2")).unwrap().applied);
     }
 }

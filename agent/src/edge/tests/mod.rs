@@ -1,6 +1,6 @@
 //! Edge and client in one process, over a real control socket.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// The sockets and files that outlive an edge, as the shim and the disk keep them.
 struct Host {
     external: TcpListener,
+    internal: TcpListener,
+    dns_udp: UdpSocket,
+    dns_tcp: TcpListener,
     control: UnixListener,
     address: SocketAddr,
     dir: tempfile::TempDir,
@@ -45,10 +48,11 @@ struct Running {
 impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let external = TcpListener::bind("127.0.0.1:0").unwrap();
+        let [external, internal, dns_tcp] = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let dns_udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = external.local_addr().unwrap();
         let control = UnixListener::bind(dir.path().join("edge.sock")).unwrap();
-        Self { external, control, address, dir }
+        Self { external, internal, dns_udp, dns_tcp, control, address, dir }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -58,6 +62,9 @@ impl Host {
     fn start_edge(&self) -> Running {
         let options = EdgeOptions {
             external: vec![self.external.try_clone().unwrap()],
+            internal: self.internal.try_clone().unwrap(),
+            dns_udp: self.dns_udp.try_clone().unwrap(),
+            dns_tcp: self.dns_tcp.try_clone().unwrap(),
             control: self.control.try_clone().unwrap(),
             snapshot_file: Some(self.path("snapshot.json")),
             limits: Limits::default(),
@@ -69,6 +76,18 @@ impl Host {
 
     fn start_client(&self) -> EdgeClient {
         EdgeClient::start(self.path("edge.sock"), self.path("snapshot.json"), CancellationToken::new())
+    }
+
+    /// The answer's code and number of records for `<name>.svc.internal`.
+    async fn resolve(&self, name: &str) -> (u8, u8) {
+        let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut query = vec![0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, u8::try_from(name.len()).unwrap()];
+        query.extend([name.as_bytes(), b"\x03svc\x08internal\x00\x00\x01\x00\x01"].concat());
+        client.send_to(&query, self.dns_udp.local_addr().unwrap()).await.unwrap();
+        let mut answer = [0; 512];
+        let count = within("an answer of DNS", client.recv(&mut answer)).await.unwrap();
+        assert!(count > query.len() - 1 && answer[1] == 9);
+        (answer[3] & 15, answer[7])
     }
 
     async fn manager(&self) -> Link {
@@ -153,6 +172,7 @@ fn snapshot(generation: u64, backends: &[(u32, SocketAddr)]) -> Snapshot {
         health_path: None,
         routes: vec![edge::Route { host: None, path: "/".into(), strip_prefix: false, service: name.clone() }],
         services: vec![edge::Service { name, backends: backends.collect(), absent: Absent::Starting }],
+        suffix: "svc.internal".into(),
     }
 }
 
@@ -222,6 +242,25 @@ async fn what_was_published_while_the_edge_was_away_is_applied_when_it_is_back()
     let mut view = client.view();
     within("the snapshot", view.wait_for(|view| view.generation == Some(Generation(1)))).await.unwrap();
     assert_eq!(host.get().await, "HTTP/1.1 200 OK later");
+}
+
+#[tokio::test]
+async fn names_come_and_go_with_the_snapshot_and_outlive_the_edge() {
+    let host = Host::new();
+    let (edge, client) = (host.start_edge(), host.start_client());
+    connected(&client).await;
+    assert_eq!(host.resolve("web").await, (2, 0), "SERVFAIL while nothing is known");
+    client.publish(snapshot(1, &[])).await.unwrap();
+    assert_eq!((host.resolve("web").await, host.resolve("api").await), ((0, 1), (3, 0)), "before any backend");
+    client.publish(Snapshot { routes: vec![], services: vec![], ..snapshot(2, &[]) }).await.unwrap();
+    assert_eq!(host.resolve("web").await, (3, 0));
+    client.publish(snapshot(3, &[])).await.unwrap();
+    edge.terminate.send(()).unwrap();
+    within("the end", edge.ended).await.unwrap().unwrap();
+    let queued = host.resolve("web");
+    let restarted = async { host.start_edge() };
+    let (answer, _edge) = tokio::join!(queued, restarted);
+    assert_eq!(answer, (0, 1), "the question waited in the socket");
 }
 
 #[tokio::test]

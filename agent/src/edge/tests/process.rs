@@ -1,16 +1,18 @@
 //! The edge as a process of its own: this test program, started again with sockets as a shim hands them over.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::*;
 use crate::edge::run;
 
-/// Sockets are taken to 3 and 4 by a shell, which then becomes the edge under the same pid.
-const HAND_OVER: &str = "exec 3<&0 4<&1 0</dev/null 1>&2; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=external:control \
+/// A shell that knows its pid and becomes the edge under it.
+const HAND_OVER: &str = "LISTEN_PID=$$ LISTEN_FDS=5 LISTEN_FDNAMES=external:control:internal:dns-udp:dns-tcp \
     exec \"$0\" --exact edge::tests::process::edge_process --nocapture";
 const SNAPSHOT_ENV: &str = "AGENTD_TEST_EDGE_SNAPSHOT";
 
@@ -27,21 +29,51 @@ struct Process {
 
 impl Process {
     fn start(host: &Host) -> Self {
-        let child = Command::new("/bin/sh")
+        let sockets: [OwnedFd; 5] = [
+            host.external.try_clone().unwrap().into(),
+            host.control.try_clone().unwrap().into(),
+            host.internal.try_clone().unwrap().into(),
+            host.dns_udp.try_clone().unwrap().into(),
+            host.dns_tcp.try_clone().unwrap().into(),
+        ];
+        // Above the numbers they are to have, so that none is overwritten before it is taken.
+        let above = |socket: &OwnedFd| fcntl(socket, FcntlArg::F_DUPFD_CLOEXEC(64)).unwrap();
+        let parked = sockets.each_ref().map(above);
+        let mut shell = Command::new("/bin/sh");
+        hand_over(&mut shell, parked);
+        let child = shell
             .args(["-c", HAND_OVER])
             .arg(std::env::current_exe().unwrap())
             .env(SNAPSHOT_ENV, host.path("snapshot.json"))
-            .stdin(OwnedFd::from(host.external.try_clone().unwrap()))
-            .stdout(OwnedFd::from(host.control.try_clone().unwrap()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        for descriptor in parked {
+            nix::unistd::close(descriptor).unwrap();
+        }
         Self { child }
     }
 
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
+}
+
+#[expect(unsafe_code, reason = "descriptors take their numbers between fork and exec")]
+fn hand_over(command: &mut Command, parked: [RawFd; 5]) {
+    let take = move || {
+        for (number, socket) in (3..).zip(parked) {
+            // SAFETY: dup2 takes plain numbers and is async-signal-safe; what stood at `number` is not used before exec.
+            if unsafe { libc::dup2(socket, number) } < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls nothing but dup2, and allocates nothing.
+    unsafe { command.pre_exec(take) };
 }
 
 impl Drop for Process {

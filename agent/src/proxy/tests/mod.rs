@@ -3,6 +3,7 @@
 mod clients;
 mod conformance;
 mod drain;
+mod entrances;
 mod hold;
 mod rig;
 mod routing;

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::lifecycle;
-use crate::proxy::{BackendKey, HeadLimits, HoldLimits, Limits, Proxy, Registry, Table};
+use crate::proxy::{BackendKey, Entrance, HeadLimits, HoldLimits, Limits, Proxy, Registry, Table};
 
 /// Far more than anything here takes on a busy machine.
 const CAP: Duration = Duration::from_secs(20);
@@ -36,6 +36,8 @@ pub(super) fn limits() -> Limits {
 
 pub(super) struct Rig {
     pub(super) address: SocketAddr,
+    /// Of the internal listener.
+    pub(super) internal: SocketAddr,
     pub(super) registry: Registry,
     pub(super) proxy: Proxy,
     pub(super) unreachable: mpsc::Receiver<BackendKey>,
@@ -44,12 +46,14 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) async fn start(limits: Limits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (outside, within) = (bind().await, bind().await);
+        let (address, internal) = (outside.local_addr().unwrap(), within.local_addr().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (proxy, unreachable) = Proxy::new(Arc::clone(&table), limits);
-        lifecycle::spawn("test accept", proxy.clone().accept(listener));
-        Self { address, registry: Registry::new(table), proxy, unreachable, generation: 0 }
+        lifecycle::spawn("test accept", proxy.clone().accept(outside, Entrance::External));
+        lifecycle::spawn("test accept", proxy.clone().accept(within, Entrance::Internal));
+        Self { address, internal, registry: Registry::new(table), proxy, unreachable, generation: 0 }
     }
 
     /// A rig whose `/` goes to the given backends, of which each is an instance named by its position.
@@ -67,7 +71,8 @@ impl Rig {
     pub(super) fn apply(&mut self, routes: Vec<edge::Route>, services: Vec<edge::Service>) {
         self.generation += 1;
         let generation = Generation(self.generation);
-        self.registry.apply(Snapshot { generation, health_path: Some("/-/healthy".into()), routes, services }).unwrap();
+        let (health_path, suffix) = (Some("/-/healthy".into()), "svc.internal".into());
+        self.registry.apply(Snapshot { generation, health_path, routes, services, suffix }).unwrap();
     }
 
     /// Waits until the instance was reported idle.
@@ -88,6 +93,10 @@ impl Rig {
 
     pub(super) async fn connect(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.unwrap(), unread: Vec::new() }
+    }
+
+    pub(super) async fn connect_within(&self) -> Client {
+        Client { stream: TcpStream::connect(self.internal).await.unwrap(), unread: Vec::new() }
     }
 
     /// One request on a fresh connection.

@@ -1,4 +1,4 @@
-//! Who listens where: /proc/net/tcp gives sockets by inode, /proc/PID/fd gives the inodes a process holds (proc(5)).
+//! Who listens where: /proc/net/tcp and udp give sockets by inode, /proc/PID/fd gives the inodes a process holds (proc(5)).
 //! Processes of other users cannot be looked into without privilege: their sockets have a uid and no holder.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,8 +7,30 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::INSTANCE_ENV;
 
-/// TCP_LISTEN in include/net/tcp_states.h.
-const LISTEN_STATE: &str = "0A";
+/// How a port is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    /// State of a socket that waits for anybody: TCP_LISTEN, or TCP_CLOSE, which UDP has while it is not connected
+    /// (include/net/tcp_states.h).
+    fn waiting(self) -> &'static str {
+        match self {
+            Self::Tcp => "0A",
+            Self::Udp => "07",
+        }
+    }
+
+    fn tables(self) -> [&'static str; 2] {
+        match self {
+            Self::Tcp => ["/proc/self/net/tcp", "/proc/self/net/tcp6"],
+            Self::Udp => ["/proc/self/net/udp", "/proc/self/net/udp6"],
+        }
+    }
+}
 /// Parents followed from a process up to the program; a longer chain counts as a stranger.
 const DEPTH_MAX: usize = 64;
 
@@ -97,7 +119,7 @@ fn stranger(socket: &Socket, holders: &[Holder], own_uid: u32) -> Option<String>
 
 /// Looks at every listening socket and who of `instance` holds it. Reads all of /proc: for a blocking thread.
 pub(in super::super) fn survey(instance: &InstanceId, program: u32, uid: u32) -> Survey {
-    let sockets = listening();
+    let sockets = listening(Transport::Tcp);
     let inodes: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
     let holders = holders(&inodes);
     let mut kin: BTreeMap<u32, Kin> = BTreeMap::new();
@@ -118,30 +140,31 @@ pub(in super::super) fn survey(instance: &InstanceId, program: u32, uid: u32) ->
 }
 
 /// `pid 123 (nginx)`: the process that listens on `port` of this host, if it can be seen.
-pub fn listener_name(port: u16) -> Option<String> {
+pub fn listener_name(port: u16, transport: Transport) -> Option<String> {
     let inodes: BTreeSet<u64> =
-        listening().iter().filter(|socket| socket.address.port() == port).map(|socket| socket.inode).collect();
+        listening(transport).iter().filter(|socket| socket.address.port() == port).map(|socket| socket.inode).collect();
     let pid = holders(&inodes).into_values().flatten().min()?;
     Some(format!("pid {pid} ({})", name_of(pid)))
 }
 
-fn listening() -> Vec<Socket> {
+fn listening(transport: Transport) -> Vec<Socket> {
     // Without IPv6 the second file does not exist.
-    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+    transport
+        .tables()
         .into_iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())
-        .flat_map(|table| parse_table(&table))
+        .flat_map(|table| parse_table(&table, transport))
         .collect()
 }
 
-/// Rows in state LISTEN of /proc/net/tcp or tcp6.
-fn parse_table(table: &str) -> Vec<Socket> {
-    table.lines().skip(1).filter_map(parse_row).collect()
+/// Rows of /proc/net/tcp and its like whose sockets wait for anybody.
+fn parse_table(table: &str, transport: Transport) -> Vec<Socket> {
+    table.lines().skip(1).filter_map(|row| parse_row(row, transport)).collect()
 }
 
-fn parse_row(row: &str) -> Option<Socket> {
+fn parse_row(row: &str, transport: Transport) -> Option<Socket> {
     let fields: Vec<&str> = row.split_ascii_whitespace().collect();
-    if *fields.get(3)? != LISTEN_STATE {
+    if *fields.get(3)? != transport.waiting() {
         return None;
     }
     let (address, port) = fields.get(1)?.split_once(':')?;
@@ -229,12 +252,20 @@ mod tests {
     fn tables_of_both_families() {
         let v4 = "head\n 0: 0100007F:4E21 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 4242 1 0\n \
                   1: 0100007F:4E22 0100007F:1111 01 00000000:00000000 00:00000000 00000000 0 0 77 1 0\n torn";
-        let sockets = parse_table(v4);
+        let sockets = parse_table(v4, Transport::Tcp);
         assert_eq!(sockets.len(), 1);
         assert_eq!(sockets[0].address, "127.0.0.1:20001".parse().unwrap());
         assert_eq!((sockets[0].uid, sockets[0].inode), (1000, 4242));
         let v6 = "head\n 0: 00000000000000000000000001000000:0050 0:0 0A 0:0 0:0 0 0 0 9 1";
-        assert_eq!(parse_table(v6)[0].address, "[::1]:80".parse().unwrap());
+        assert_eq!(parse_table(v6, Transport::Tcp)[0].address, "[::1]:80".parse().unwrap());
+    }
+
+    #[test]
+    fn a_udp_socket_is_found_under_our_pid() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let named = listener_name(port, Transport::Udp).unwrap();
+        assert!(named.starts_with(&format!("pid {} (", std::process::id())), "{named}");
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Ports {
         match bind(port, Sharing::Reuse) {
             Ok(socket) => Ok(self.reservation(port, socket)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                Err(Error::PortTaken { port, owner: owner::listener_name(port) })
+                Err(Error::PortTaken { port, owner: owner::listener_name(port, owner::Transport::Tcp) })
             }
             Err(source) => Err(Error::Port { port, source }),
         }
