@@ -11,6 +11,8 @@ mod explain;
 mod git_key;
 mod out;
 mod plan;
+mod resolve;
+mod routes;
 mod schema;
 mod screen;
 mod service;
@@ -53,6 +55,10 @@ enum Verb {
     Status(status::Args),
     /// Show what happened, and what happens from now on
     Events(events::Args),
+    /// Show which path and name leads to which service
+    Routes(routes::Args),
+    /// Follow an address from its name to the instances behind it
+    Resolve(resolve::Args),
     /// Show what applying the newest stack would do, removals first
     Plan(plan::Args),
     /// Stop a service until it is started again
@@ -102,6 +108,8 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
             Verb::Events(args) => events::run(&client, args, out).await,
+            Verb::Routes(args) => routes::run(&client, args, out).await,
+            Verb::Resolve(args) => resolve::run(&client, args, out).await,
             Verb::Plan(args) => plan::run(&client, args, out).await,
             Verb::Stop(args) => service::run(&client, args, "stop", out).await,
             Verb::Start(args) => service::run(&client, args, "start", out).await,

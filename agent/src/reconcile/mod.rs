@@ -19,6 +19,7 @@ mod gate;
 mod hosts;
 mod journal;
 mod lives;
+mod look;
 mod observer;
 mod plan;
 mod rollback;

@@ -121,7 +121,18 @@ pub(super) struct Routing {
     health_path: Arc<Mutex<Option<String>>>,
     suffix: Arc<str>,
     known: Arc<Mutex<Known>>,
+    published: Arc<Mutex<Published>>,
     requests: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// How far the edge follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Published {
+    /// The last one the edge is known to route by; at first, without a number, what it routed by when the manager
+    /// started.
+    pub(super) in_force: Snapshot,
+    /// Why it does not route by the newest one.
+    pub(super) refused: Option<String>,
 }
 
 /// What the edge may have given requests to, in this manager's life or before it.
@@ -158,8 +169,6 @@ pub(super) struct Publisher {
     store: Store,
     journal: Journal,
     last: Option<Snapshot>,
-    /// The last one the edge is known to route by; at first what it routed by when the manager started.
-    in_force: Snapshot,
 }
 
 impl Routing {
@@ -173,11 +182,18 @@ impl Routing {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let found = views.borrow().keys().cloned().collect();
         let known = Arc::new(Mutex::new(Known { found, sent: BTreeSet::new() }));
-        let routing =
-            Self { table: Arc::default(), health_path: Arc::default(), suffix: suffix.into(), known, requests };
-        let in_force = routing.compute(&Views::new());
+        let in_force = snapshot(&Table::new(), &Views::new(), None, suffix);
+        let published = Arc::new(Mutex::new(Published { in_force, refused: None }));
+        let routing = Self {
+            table: Arc::default(),
+            health_path: Arc::default(),
+            suffix: suffix.into(),
+            known,
+            published,
+            requests,
+        };
         let publisher =
-            Publisher { routing: routing.clone(), requests: queue, views, edge, store, journal, last: None, in_force };
+            Publisher { routing: routing.clone(), requests: queue, views, edge, store, journal, last: None };
         (routing, publisher)
     }
 
@@ -209,6 +225,10 @@ impl Routing {
         self.known.lock().expect("no holder panics").has(backend)
     }
 
+    pub(super) fn published(&self) -> Published {
+        self.published.lock().expect("no holder panics").clone()
+    }
+
     /// Returns when the edge routes by the table as it stands now, or says why it does not.
     pub(super) async fn commit(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
@@ -226,7 +246,8 @@ impl Routing {
 impl Publisher {
     /// The table holds what a manager before this one routed: none of it is news.
     pub(super) fn take_as_known(&mut self) {
-        self.in_force = self.routing.compute(&self.views.borrow());
+        let in_force = self.routing.compute(&self.views.borrow());
+        self.routing.published.lock().expect("no holder panics").in_force = in_force;
     }
 
     pub(super) async fn run(mut self, cancel: CancellationToken) {
@@ -271,9 +292,11 @@ impl Publisher {
         snapshot.generation = self.store.next_generation().await?;
         let sent = self.edge.publish(snapshot.clone()).await;
         self.last = sent.is_ok().then(|| snapshot.clone());
+        let mut published = self.routing.published.lock().expect("no holder panics");
+        published.refused = sent.as_ref().err().map(|error| chain(error));
         sent?;
-        let before = std::mem::replace(&mut self.in_force, snapshot);
-        let facts = transitions::snapshot(&before, &self.in_force);
+        let before = std::mem::replace(&mut published.in_force, snapshot);
+        let facts = transitions::snapshot(&before, &published.in_force);
         facts.into_iter().for_each(|fact| self.journal.note(fact));
         Ok(())
     }
