@@ -149,6 +149,16 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
+async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+    match edge_launch::ensure(supervisor, place).await {
+        Ok(listening) => Ok(listening),
+        Err(error) => {
+            leave_nothing(supervisor).await;
+            Err(error.into())
+        }
+    }
+}
+
 /// A first start that fails leaves no keeper behind; where instances run already, theirs stays.
 async fn leave_nothing(supervisor: &Supervisor) {
     if !supervisor.view().borrow().is_empty() {
@@ -205,13 +215,7 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let Listening { external, internal, dns } = match edge_launch::ensure(&supervisor, &place).await {
-            Ok(listening) => listening,
-            Err(error) => {
-                leave_nothing(&supervisor).await;
-                return Err(error.into());
-            }
-        };
+        let Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
@@ -237,24 +241,17 @@ impl App {
             cancel: cancel.clone(),
         })
         .await?;
-        follow(options, &home, store, source, external.port(), document, &reconcile, &cancel)?;
+        let refs = Arc::new(GitRefs(source));
+        follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
-        let callers = api::bind(&home.run_dir)?;
-        let serving = api::serve(
-            callers,
-            Api {
-                reconcile: reconcile.clone(),
-                new_git_key: git_keys(&home),
-                down: down.clone(),
-                ending: cancel.clone(),
-            },
-            cancel.clone(),
-        );
-        lifecycle::spawn_essential("api", cancel.clone(), async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the API ended");
-            }
-        });
+        let api = Api {
+            reconcile: reconcile.clone(),
+            new_git_key: git_keys(&home),
+            resolve_refs: resolve_refs(refs),
+            down: down.clone(),
+            ending: cancel.clone(),
+        };
+        serve(api, &home)?;
         tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
@@ -329,6 +326,17 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
     Ok(Source::new(config)?)
 }
 
+fn serve(api: Api, home: &Home) -> Result<(), Error> {
+    let (callers, cancel) = (api::bind(&home.run_dir)?, api.ending.clone());
+    let serving = api::serve(callers, api, cancel.clone());
+    lifecycle::spawn_essential("api", cancel, async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the API ended");
+        }
+    });
+    Ok(())
+}
+
 /// Deploy keys lie in the home; only the public half leaves it.
 fn git_keys(home: &Home) -> api::MakeGitKey {
     let dir = home.git_keys_dir();
@@ -361,6 +369,14 @@ async fn private_names(home: &Home, shim: &Path) -> Result<(reconcile::HostsFile
     Ok((hosts.given(reconcile::Given::ToNobody), Some(said)))
 }
 
+/// Asked by people; the publisher asks by itself.
+fn resolve_refs(refs: Arc<GitRefs>) -> api::ResolveRefs {
+    Arc::new(move |asked| {
+        let refs = Arc::clone(&refs);
+        Box::pin(async move { sync::resolve_all(refs.as_ref(), asked).await })
+    })
+}
+
 /// What this host cannot do, said at start and in `status`.
 fn limitations(run_user: Option<&RunUser>, no_names: Option<String>) -> Vec<String> {
     let mut said = Vec::new();
@@ -388,7 +404,7 @@ fn follow(
     options: &RunOptions,
     home: &Home,
     store: Store,
-    source: Source,
+    refs: Arc<GitRefs>,
     port: u16,
     document: watch::Sender<Option<DocumentProblems>>,
     reconcile: &reconcile::Handle,
@@ -396,8 +412,7 @@ fn follow(
 ) -> Result<(), Error> {
     let (versions, queue) = mpsc::channel(VERSIONS_MAX);
     let config = sync::FileConfig { path: absolute(&options.stack)?, read };
-    let publisher =
-        sync::FilePublisher::start(config, Arc::new(GitRefs(source)), store.clone(), versions, cancel.clone())?;
+    let publisher = sync::FilePublisher::start(config, refs, store.clone(), versions, cancel.clone())?;
     tracing::info!(stack = %options.stack.display(), home = %home.root.display(), "following the stack file");
     let reconcile = reconcile.clone();
     let bridge = Bridge { store, port, document, status: publisher.status.clone() };
@@ -460,7 +475,8 @@ impl Bridge {
             let troubles = status.unresolved.into_iter().chain(status.stale);
             let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
             let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
-            *told = Some(DocumentProblems { file, services, version: status.version, reading: status.reading });
+            let (version, reading) = (status.version, status.reading);
+            *told = Some(DocumentProblems { file, services, version, reading });
         });
     }
 }

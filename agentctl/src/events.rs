@@ -1,5 +1,6 @@
 //! `agentctl events`
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use agentd_protocol::api::{EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, NEWEST_EVENT_HEADER, Severity};
@@ -100,8 +101,7 @@ enum Ended {
 async fn follow(stream: &mut Stream, last: &mut EventId, page: &Page, out: &mut Out) -> Ended {
     loop {
         // Everything that is here is shown before anything is waited for.
-        out.flush();
-        if out.is_closed() {
+        if out.sync() == ControlFlow::Break(()) {
             return Ended::Closed;
         }
         match timeout(SILENCE_LIMIT, stream.next()).await {

@@ -15,7 +15,7 @@ use crate::client::{Client, Error};
 use crate::out::Out;
 use crate::routes::{force, reason};
 use crate::screen::{Line, Screen, Style};
-use crate::table::{Cell, table};
+use crate::table::{Cell, Narrow, table};
 use dns::Answer;
 use target::{Known, Target};
 
@@ -249,7 +249,12 @@ fn page(way: &Way, routes: &Routes, screen: Screen) -> Vec<Line> {
     if !way.instances.is_empty() {
         lines.push(Line::default());
         let rows = way.instances.iter().map(row).collect();
-        lines.extend(table(["BACKEND", "STATE", "RELEASE", "INSTANCE"], rows, 0, screen));
+        lines.extend(table(
+            ["BACKEND", "STATE", "RELEASE", "INSTANCE"],
+            rows,
+            Narrow { cut: 0, dropped: &[3] },
+            screen,
+        ));
     }
     if routes.force != agentd_protocol::api::Force::InForce {
         lines.push(force(routes));

@@ -7,8 +7,10 @@ use agentd_protocol::exit_code::Exit;
 use crate::client::{Client, Error};
 use crate::out::Out;
 use crate::screen::{Line, Screen, Style};
-use crate::table::{Cell, table};
+use crate::table::{Cell, Narrow, table};
 use crate::words::many;
+
+const BACKENDS_CUT: Narrow = Narrow { cut: 1, dropped: &[] };
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -60,7 +62,7 @@ fn page(routes: &Routes, status: &Status, screen: Screen) -> Vec<Line> {
                 service.map_or_else(|| Cell::from(""), backends),
             ]
         });
-        lines.extend(table(["HOST", "PATH", "SERVICE", "BACKENDS"], rows.collect(), 1, screen));
+        lines.extend(table(["HOST", "PATH", "SERVICE", "BACKENDS"], rows.collect(), BACKENDS_CUT, screen));
     }
     if let Some(path) = &routes.health_path {
         lines.push(Line::from(format!("{path} is answered by the proxy itself")));
@@ -74,7 +76,7 @@ fn page(routes: &Routes, status: &Status, screen: Screen) -> Vec<Line> {
             .services
             .iter()
             .map(|service| -> [Cell; 2] { [format!("{}.{}", service.name, routes.suffix).into(), backends(service)] });
-        lines.extend(table(["NAME", "BACKENDS"], rows.collect(), 1, screen));
+        lines.extend(table(["NAME", "BACKENDS"], rows.collect(), BACKENDS_CUT, screen));
     }
     lines
 }

@@ -19,9 +19,9 @@ Examples:
   agentctl status --watch         the same page, drawn anew every second; Ctrl-C ends it
   agentctl status --json | jq .stack.verdict
 
-CPU is that of the last second or so, in percent of one CPU, MEM what lies in RAM (resident set; pages that processes
-share count for each), both over all processes of the service. RESTARTS counts those nobody asked for, of the release
-that serves. A URL in parentheses is for services of this host alone. The run folder of the home holds the last status
+CPU is that of the last second or so, in percent of one CPU, MEM what lies in RAM (resident set; pages that processes \
+share count for each), both over all processes of the service. RESTARTS counts those nobody asked for, of the release \
+that serves. A URL in parentheses is for services of this host alone. The run folder of the home holds the last status \
 as status.json, for times when no agentd answers.
 
 Exit codes: 0 all is as wanted or on its way, 4 no agentd answers, 5 no such service, 6 degraded")]

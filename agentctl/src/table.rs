@@ -4,7 +4,7 @@ use crate::screen::{Line, Screen, Style, shorten, width};
 
 /// Between columns.
 const GAP: usize = 2;
-/// What is left of a column that gives way, characters.
+/// What is left of a column that gives way, characters; of the last one its head.
 const SHORT: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,45 +25,79 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// `giving` columns at the right end may be cut, the last one first; an empty cell is shown as `-`.
-pub(crate) fn table<const N: usize>(head: [&str; N], rows: Vec<[Cell; N]>, giving: usize, screen: Screen) -> Vec<Line> {
-    let head = head.map(|text| Cell::new(Style::Strong, text));
-    let rows: Vec<[Cell; N]> = std::iter::once(head).chain(rows.into_iter().map(|row| row.map(dashed))).collect();
-    let mut widths = [0; N];
-    for row in &rows {
-        for (widest, cell) in widths.iter_mut().zip(row) {
-            *widest = width(&cell.text).max(*widest);
-        }
+/// What a table does on a terminal that is too narrow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Narrow {
+    /// Columns at the right end that are cut, the last one first.
+    pub(crate) cut: usize,
+    /// Columns, counted from 0, that go when cutting is not enough, in this order.
+    pub(crate) dropped: &'static [usize],
+}
+
+/// An empty cell is shown as `-`.
+pub(crate) fn table<const N: usize>(
+    head: [&str; N],
+    rows: Vec<[Cell; N]>,
+    narrow: Narrow,
+    screen: Screen,
+) -> Vec<Line> {
+    let titles = head.map(|text| Cell::new(Style::Strong, text));
+    let rows: Vec<[Cell; N]> = std::iter::once(titles).chain(rows.into_iter().map(|row| row.map(dashed))).collect();
+    let mut columns: Vec<Column> = (0..N)
+        .map(|at| {
+            let widest = rows.iter().map(|row| width(&row[at].text)).max().unwrap_or(0);
+            let least = match at {
+                _ if at + narrow.cut < N => widest,
+                _ if at + 1 == N => width(head[at]),
+                _ => SHORT,
+            };
+            Column { at, width: widest, least: least.min(widest) }
+        })
+        .collect();
+    if let Some(room) = screen.columns() {
+        fit(&mut columns, narrow.dropped, room);
     }
-    if let Some(columns) = screen.columns() {
-        give_way(&mut widths, giving, columns);
-    }
-    let line = |row: &[Cell; N]| {
-        let mut line = Line::default();
-        for (at, (cell, room)) in row.iter().zip(widths).enumerate() {
-            let text = shorten(&cell.text, room);
-            let blanks = if at + 1 == N { 0 } else { room - width(&text) + GAP };
-            line = line.with(cell.style, text).with(Style::Plain, " ".repeat(blanks));
+    rows.iter().map(|row| line(row, &columns)).collect()
+}
+
+struct Column {
+    at: usize,
+    width: usize,
+    /// What it can be cut to.
+    least: usize,
+}
+
+fn fit(columns: &mut Vec<Column>, dropped: &[usize], room: usize) {
+    let gaps = |columns: &[Column]| GAP * columns.len().saturating_sub(1);
+    for gone in dropped {
+        let least: usize = columns.iter().map(|column| column.least).sum();
+        if least + gaps(columns) <= room {
+            break;
         }
-        line
-    };
-    rows.iter().map(line).collect()
+        columns.retain(|column| column.at != *gone);
+    }
+    let wanted: usize = columns.iter().map(|column| column.width).sum();
+    let mut excess = (wanted + gaps(columns)).saturating_sub(room);
+    for column in columns.iter_mut().rev() {
+        let given = (column.width - column.least).min(excess);
+        column.width -= given;
+        excess -= given;
+    }
+}
+
+fn line(row: &[Cell], columns: &[Column]) -> Line {
+    let mut line = Line::default();
+    for (place, column) in columns.iter().enumerate() {
+        let cell = &row[column.at];
+        let text = shorten(&cell.text, column.width);
+        let blanks = if place + 1 == columns.len() { 0 } else { column.width - width(&text) + GAP };
+        line = line.with(cell.style, text).with(Style::Plain, " ".repeat(blanks));
+    }
+    line
 }
 
 fn dashed(cell: Cell) -> Cell {
     if cell.text.is_empty() { Cell::new(Style::Dim, "-") } else { cell }
-}
-
-fn give_way(widths: &mut [usize], giving: usize, columns: usize) {
-    let gaps = GAP * widths.len().saturating_sub(1);
-    for _round in 0..giving {
-        let first = widths.len() - giving;
-        for at in (first..widths.len()).rev() {
-            let excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(columns);
-            let spare = widths[at].saturating_sub(SHORT);
-            widths[at] -= spare.min(excess);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -79,7 +113,8 @@ mod tests {
     }
 
     fn text(screen: Screen) -> Vec<String> {
-        table(["SERVICE", "URL", "LAST ERROR"], rows(), 2, screen).iter().map(|line| line.shown(screen)).collect()
+        let narrow = Narrow { cut: 2, dropped: &[2] };
+        table(["SERVICE", "URL", "LAST ERROR"], rows(), narrow, screen).iter().map(|line| line.shown(screen)).collect()
     }
 
     #[test]
@@ -99,6 +134,8 @@ mod tests {
     fn on_a_terminal_the_last_column_gives_way_first() {
         let screen = |columns| Screen::Terminal { columns, rows: 9, colours: Colours::No };
         assert_eq!(text(screen(70))[1], "api      http://127.0.0.1:8080/api/of/some/length  exit code 1 and mo…");
-        assert_eq!(text(screen(45))[1], "api      http://127.0.0.1…  exit code 1 and…");
+        assert_eq!(text(screen(45))[1], "api      http://127.0.0.1:8080/a…  exit code…");
+        assert_eq!(text(screen(30))[1], "api      http://127.0.0.1:808…", "the last one has gone");
+        assert_eq!(text(screen(9))[1], "api      http://127.0.0.…", "narrower than anything can be");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -46,6 +46,22 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability
         Durability::PowerCut => File::open(dir)?.sync_all(),
         Durability::Crash => Ok(()),
     }
+}
+
+/// The innermost of a folder and those above it that a user may not enter.
+pub fn closed_to(dir: &Path, uid: u32, gid: u32) -> io::Result<Option<PathBuf>> {
+    for path in dir.ancestors() {
+        let facts = std::fs::metadata(path)?;
+        let bit = match (facts.uid() == uid, facts.gid() == gid) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        if facts.mode() & bit == 0 {
+            return Ok(Some(path.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether there was anything to write.
@@ -169,7 +185,6 @@ mod tests {
 
     #[test]
     fn lines_change_under_an_open_reader() {
-        use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hosts");
         assert_eq!(write_in_place(&path, b"one\ntwo\n", 0o644).unwrap(), Written::Changed);

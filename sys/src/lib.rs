@@ -7,6 +7,7 @@
 pub mod causes;
 pub mod clock;
 pub mod files;
+pub mod listeners;
 pub mod local;
 pub mod namespaces;
 pub mod process;

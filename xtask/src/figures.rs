@@ -3,7 +3,6 @@
 
 pub(crate) mod bench;
 mod host;
-mod http;
 mod load;
 mod process;
 mod table;

@@ -5,9 +5,12 @@
 
 mod events;
 mod listener;
+mod refs;
+mod releases;
 mod routes;
 
 pub use listener::{Callers, bind};
+pub use refs::ResolveRefs;
 pub use routes::{Api, MakeGitKey, serve};
 
 use std::io;

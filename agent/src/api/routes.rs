@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Callers, Error, events};
+use super::{Callers, Error, ResolveRefs, events, refs, releases};
 use crate::reconcile;
 
 /// The app's way to a new deploy key: the answer is the key, or a sentence for the operator.
@@ -29,6 +29,7 @@ pub struct Api {
     pub reconcile: reconcile::Handle,
     /// Makes a deploy key of that name; the file of its private half and the public one.
     pub new_git_key: MakeGitKey,
+    pub resolve_refs: ResolveRefs,
     /// Cancelled by `POST /v1/down`: the app then takes everything down and ends.
     pub down: CancellationToken,
     /// Cancelled when the manager ends: answers that go on for ever end with it.
@@ -48,6 +49,8 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
         .route("/v1/services/{name}/prune", post(prune))
         .route("/v1/routes", get(routes))
         .route("/v1/events", get(events::events))
+        .route("/v1/services/{name}/releases", get(releases::releases))
+        .route("/v1/refs", post(refs::refs))
         .route("/v1/git-keys/{name}", post(git_key))
         .route("/v1/down", post(down))
         .fallback(unknown)
@@ -56,10 +59,10 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
     axum::serve(callers, router).with_graceful_shutdown(cancel.cancelled_owned()).await.map_err(Error::Serve)
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+pub(super) type Answer<T> = Result<Json<T>, Refused>;
 
 /// A no, with the sentence for the operator.
-pub(super) struct Refused(StatusCode, String);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {

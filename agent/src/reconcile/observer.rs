@@ -129,7 +129,8 @@ impl Observer {
     }
 
     fn read(&mut self) {
-        let now = self.documents.borrow_and_update().clone().unwrap_or_default();
+        // Nothing to note before sync has looked at the file.
+        let Some(now) = self.documents.borrow_and_update().clone() else { return };
         let before = std::mem::replace(&mut self.document, now);
         transitions::document(&before, &self.document).into_iter().for_each(|fact| self.journal.note(fact));
     }

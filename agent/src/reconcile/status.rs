@@ -46,18 +46,18 @@ pub struct DocumentProblems {
     pub reading: Option<Reading>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileProblem {
+    pub text: String,
+    pub since_unix_ms: u64,
+}
+
 /// One content of the stack file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     /// Grows with every other content.
     pub number: u64,
     pub services: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileProblem {
-    pub text: String,
-    pub since_unix_ms: u64,
 }
 
 pub(super) struct Seen<'a> {

@@ -198,10 +198,8 @@ mod tests {
     #[test]
     fn a_document_is_told_when_it_turns_bad_and_when_it_is_good_again() {
         let good = |number| DocumentProblems { reading: Some(Reading { number, services: 2 }), ..Default::default() };
-        let bad = |text: &str| DocumentProblems {
-            file: Some(FileProblem { text: text.into(), since_unix_ms: 0 }),
-            ..good(1)
-        };
+        let file = |text: &str| FileProblem { text: text.into(), since_unix_ms: 1 };
+        let bad = |text: &str| DocumentProblems { file: Some(file(text)), ..good(1) };
         let stuck =
             |cause: &str| DocumentProblems { services: vec![trouble("api", DeployPhase::Fetch, cause)], ..good(1) };
         for (before, after, expected) in [

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::room::Views;
 use crate::lifecycle;
 
-/// Who asks again this soon is told the same.
+/// Who asks again this soon is told the same, unless something has started meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
 /// A look this old is no longer what "now" is compared with.
 const BASELINE_MAX: Duration = Duration::from_secs(10);
@@ -71,10 +71,14 @@ impl Sampler {
     /// Takes 200 ms where nobody asked within the last ten seconds. `home` names the disk.
     pub(super) async fn usage(&self, views: Views, home: PathBuf) -> Usage {
         let last = self.0.lock().expect("no holder panics").clone();
-        if let Some(last) = last.as_ref().filter(|last| last.at.elapsed() < FRESH) {
+        let knows_all = |last: &Look| {
+            views.values().all(|view| view.pid().is_none() || last.usage.instances.contains_key(&view.id))
+        };
+        let is_fresh = |last: &Look| last.at.elapsed() < if knows_all(last) { FRESH } else { GAP };
+        if let Some(last) = last.as_ref().filter(|last| is_fresh(last)) {
             return last.usage.clone();
         }
-        let before = match last.filter(|last| last.at.elapsed() <= BASELINE_MAX) {
+        let before = match last.filter(|last| (GAP..=BASELINE_MAX).contains(&last.at.elapsed())) {
             Some(last) => (last.at, last.processes.clone()),
             None => {
                 let first = (Instant::now(), processes().await);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agentd_protocol::ids::Version;
+use agentd_protocol::ids::{Commit, Version};
 use agentd_protocol::stack::{Span, Stack};
 use agentd_sys::causes::chain;
 use futures_util::StreamExt;
@@ -30,7 +30,7 @@ const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
 /// A file that does not parse may be half written: it is read once more before anybody is told.
 const SECOND_LOOK: Duration = Duration::from_millis(200);
 /// Repositories asked at once: enough to hide latency, few enough for a small host's processes.
-const RESOLVES_MAX: usize = 8;
+pub(super) const RESOLVES_MAX: usize = 8;
 /// For one ref, connecting included.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(20);
 /// Until the file has been read once and says otherwise.
@@ -271,7 +271,7 @@ impl FilePublisher {
     }
 }
 
-async fn resolve(resolver: &dyn Resolve, question: &Question) -> Result<agentd_protocol::ids::Commit, Unresolved> {
+pub(super) async fn resolve(resolver: &dyn Resolve, question: &Question) -> Result<Commit, Unresolved> {
     let answer = resolver.resolve(&question.repo, question.auth.as_deref(), &question.reference);
     timeout(RESOLVE_DEADLINE, answer).await.unwrap_or_else(|_elapsed| Err(Unresolved::new(&NoAnswer)))
 }

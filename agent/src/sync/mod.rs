@@ -7,6 +7,7 @@
 
 mod decide;
 mod file;
+mod once;
 mod questions;
 mod read;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use crate::reconcile::Reading;
 
 pub use file::{FileConfig, FilePublisher};
+pub use once::resolve_all;
 pub use read::ReadStack;
 
 #[derive(Debug, thiserror::Error)]

@@ -1,16 +1,16 @@
 //! The whole stack on a page (pure): the verdict in a sentence, a line for each service, and what explains the rest.
 
-use agentd_protocol::api::{Host, ProbeOutcome, Problem, ServiceState, ServiceStatus, Status, Verdict};
+use agentd_protocol::api::{Host, Probe, ProbeOutcome, Problem, ServiceState, ServiceStatus, Status, Verdict};
 
 use super::{is_troubled, word};
 use crate::screen::{Line, Screen, Style};
-use crate::table::{Cell, table};
+use crate::table::{Cell, Narrow, table};
 use crate::words::{ago, bytes, compact, harmless, many, percent, span};
 
 const HEAD: [&str; 11] =
     ["SERVICE", "STATE", "RELEASE", "COMMIT", "READY", "RESTARTS", "SINCE", "CPU", "MEM", "URL", "LAST ERROR"];
-/// URL and LAST ERROR.
-const GIVING: usize = 2;
+/// URL and LAST ERROR are cut; LAST ERROR (told below, too), COMMIT, SINCE and RELEASE may go.
+const NARROW: Narrow = Narrow { cut: 2, dropped: &[10, 3, 6, 2] };
 
 pub(super) fn page(status: &Status, screen: Screen) -> Vec<Line> {
     let mut lines = vec![verdict(status)];
@@ -21,11 +21,12 @@ pub(super) fn page(status: &Status, screen: Screen) -> Vec<Line> {
     if !status.services.is_empty() {
         lines.push(Line::default());
         let rows = status.services.iter().map(|service| row(service, status.at_unix_ms)).collect();
-        lines.extend(table(HEAD, rows, GIVING, screen));
+        lines.extend(table(HEAD, rows, NARROW, screen));
     }
     for service in &status.services {
         lines.extend(service.warnings.iter().map(|text| Line::from(format!("  {}: {text}", service.name))));
     }
+    lines.extend(troubles(status));
     for problem in &status.stack.problems {
         lines.push(Line::default());
         lines.extend(explain(problem, status.at_unix_ms));
@@ -105,6 +106,22 @@ fn wrong(status: &Status) -> String {
     }
 }
 
+/// What is wrong with services that nothing was tried with: problems are told with more than a line.
+fn troubles(status: &Status) -> Vec<Line> {
+    let explained = |service: &&ServiceStatus| {
+        status.stack.problems.iter().any(|problem| problem.service.as_ref() == Some(&service.name))
+    };
+    let line = |service: &ServiceStatus| {
+        let error = service.last_error.as_deref()?;
+        let when = service.last_error_unix_ms.map(|at| format!(" ({})", ago(status.at_unix_ms, at)));
+        let head = format!("{}{}: ", service.name, when.unwrap_or_default());
+        Some(Line::new(Style::Strong, head).with(Style::Plain, harmless(error)))
+    };
+    let lines = status.services.iter().filter(|service| !explained(service)).filter_map(line);
+    let lines: Vec<Line> = lines.collect();
+    if lines.is_empty() { lines } else { std::iter::once(Line::default()).chain(lines).collect() }
+}
+
 pub(super) fn style(service: &ServiceStatus) -> Style {
     match service.state {
         ServiceState::Ready => Style::Good,
@@ -160,10 +177,21 @@ pub(super) fn explain(problem: &Problem, now: u64) -> Vec<Line> {
     let first = Line::new(Style::Strong, head).with(Style::Plain, harmless(causes.next().unwrap_or_default()));
     let mut lines = vec![first];
     lines.extend(causes.map(|text| Line::from(format!("  {}", harmless(text)))));
-    let probe = |outcome: &ProbeOutcome, ms: u64| Line::from(format!("  probe: {} ({ms} ms)", outcome_of(outcome)));
-    lines.extend(problem.probes.iter().map(|one| probe(&one.outcome, one.latency_ms)));
+    let same = |one: &Probe, other: &Probe| one.outcome == other.outcome;
+    lines.extend(problem.probes.chunk_by(same).map(|alike| Line::from(format!("  probe: {}", probes(alike)))));
     lines.extend(problem.log_tail.iter().map(|text| Line::from(format!("  | {}", harmless(text)))));
     lines
+}
+
+/// Of probes that ended alike.
+fn probes(alike: &[Probe]) -> String {
+    let Some(last) = alike.last() else { return String::new() };
+    match alike.len() {
+        1 => format!("{} ({} ms)", outcome_of(&last.outcome), last.latency_ms),
+        count => {
+            format!("{}, {count} times in a row (the last took {} ms)", outcome_of(&last.outcome), last.latency_ms)
+        }
+    }
 }
 
 fn outcome_of(outcome: &ProbeOutcome) -> String {

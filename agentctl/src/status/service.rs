@@ -5,11 +5,13 @@ use agentd_protocol::api::{InstanceStatus, ServiceStatus, Status};
 use super::page::{explain, style};
 use super::word;
 use crate::screen::{Line, Screen, Style};
-use crate::table::{Cell, table};
+use crate::table::{Cell, Narrow, table};
 use crate::words::{ago, bytes, compact, harmless, percent, span};
 
 const HEAD: [&str; 11] =
     ["INSTANCE", "RELEASE", "PHASE", "READY", "PID", "PORT", "RESTARTS", "UP", "CPU", "MEM", "LAST EXIT"];
+/// LAST EXIT is cut; RELEASE, PHASE and RESTARTS may go.
+const NARROW: Narrow = Narrow { cut: 1, dropped: &[1, 2, 6] };
 
 pub(super) fn page(status: &Status, service: &ServiceStatus, screen: Screen) -> Vec<Line> {
     let now = status.at_unix_ms;
@@ -27,7 +29,7 @@ pub(super) fn page(status: &Status, service: &ServiceStatus, screen: Screen) -> 
     );
     if !service.instances.is_empty() {
         lines.push(Line::default());
-        lines.extend(table(HEAD, service.instances.iter().map(|one| row(one, now)).collect(), 1, screen));
+        lines.extend(table(HEAD, service.instances.iter().map(|one| row(one, now)).collect(), NARROW, screen));
         lines.extend(service.instances.iter().map(|one| Line::from(format!("  {} logs to {}", one.id, one.log_dir))));
     }
     if !service.warnings.is_empty() {

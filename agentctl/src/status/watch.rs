@@ -1,5 +1,6 @@
 //! `--watch`: one page drawn anew in place, or, where there is no screen, a new one whenever something changed.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use agentd_protocol::api::Status;
@@ -33,7 +34,7 @@ pub(super) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<E
     }
     let mut before = None;
     let mut trouble = None;
-    while !out.is_closed() {
+    while out.sync() == ControlFlow::Continue(()) {
         if on_screen {
             draw(&latest, args, trouble.take(), out);
         } else {

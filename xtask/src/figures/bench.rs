@@ -37,8 +37,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     host.stack(IDLE_POLL, &[host.upstream_service()])?;
     host.start()?;
     let seen = host.whole(1)?;
-    let upstream = seen.instances.first().and_then(|instance| instance.port);
-    let upstream = upstream.and_then(|port| u16::try_from(port).ok()).context("the upstream has no port")?;
+    let upstream = seen.instances.first().and_then(|instance| instance.port).context("the upstream has no port")?;
     let agentd = |port| Server::ours("agentd", seen.edge, port);
 
     let nginx = servers::nginx(&host.dir, upstream)?;

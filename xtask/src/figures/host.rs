@@ -9,8 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use super::http;
+use crate::http;
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -41,7 +42,7 @@ pub(super) struct Instance {
     /// 0 while there is none.
     pub(super) program: u32,
     pub(super) shim: u32,
-    pub(super) port: Option<u32>,
+    pub(super) port: Option<u16>,
     pub(super) is_ready: bool,
 }
 
@@ -199,44 +200,27 @@ fn quiet(command: &mut Command, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The keys are those of the API, in its order: `agent`, `stack`, `edge`, `services`, and in an instance `pid` stands
-/// before `shim_pid` and that before `ready`.
+/// `None` while a process is still missing.
 fn seen_in(status: &str) -> Option<Seen> {
-    let agent = after(status, "\"agent\":")?;
-    let edge = after(status, "\"edge\":")?;
-    let services = after(status, "\"services\":")?;
-    let mut instances = Vec::new();
-    let mut rest = services;
-    while let Some(instance) = after(rest, "\"incarnation\":") {
-        instances.push(Instance {
-            program: number(instance, "\"pid\":").unwrap_or(0),
-            shim: number(instance, "\"shim_pid\":").unwrap_or(0),
-            port: number(instance, "\"port\":"),
-            is_ready: after(instance, "\"ready\":")?.starts_with("true"),
-        });
-        rest = instance;
-    }
-    let stack = after(status, "\"stack\":")?;
-    let version = number(stack, "\"version\":");
+    let status: Value = serde_json::from_str(status).ok()?;
+    let pid = |value: &Value| value.as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let of_services = |service: &Value| service["instances"].as_array().cloned().unwrap_or_default();
+    let instance = |instance: Value| Instance {
+        program: pid(&instance["pid"]).unwrap_or(0),
+        shim: pid(&instance["shim_pid"]).unwrap_or(0),
+        port: instance["port"].as_u64().and_then(|port| u16::try_from(port).ok()),
+        is_ready: instance["ready"] == true,
+    };
+    let stack = &status["stack"];
     Some(Seen {
-        manager: number(agent, "\"pid\":")?,
-        keeper: number(agent, "\"keeper_pid\":")?,
-        edge: number(edge, "\"pid\":")?,
-        applied: after(stack, "\"verdict\":")?.starts_with("\"applied\"")
-            && version.is_some()
-            && version == number(stack, "\"applied_version\":"),
-        instances,
+        manager: pid(&status["agent"]["pid"])?,
+        keeper: pid(&status["agent"]["keeper_pid"])?,
+        edge: pid(&status["edge"]["pid"])?,
+        applied: stack["verdict"] == "applied"
+            && stack["version"].is_u64()
+            && stack["version"] == stack["applied_version"],
+        instances: status["services"].as_array()?.iter().flat_map(of_services).map(instance).collect(),
     })
-}
-
-fn after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.split_once(key).map(|(_, rest)| rest)
-}
-
-/// The number right behind the first `key`; `None` for null.
-fn number(text: &str, key: &str) -> Option<u32> {
-    let rest = after(text, key)?;
-    rest.get(..rest.find(|char: char| !char.is_ascii_digit())?)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -249,8 +233,7 @@ mod tests {
             "version":3,"applied_version":3},"edge":{"pid":4,"generation":9},"services":[{"name":"a","ready":1,"instances":
             [{"id":"x","incarnation":1,"pid":5,"shim_pid":6,"port":null,"ready":true},
              {"id":"y","incarnation":1,"pid":null,"shim_pid":7,"port":1,"ready":false}]}]}"#;
-        let status: String = status.lines().map(str::trim).collect();
-        let seen = seen_in(&status).unwrap();
+        let seen = seen_in(status).unwrap();
         assert_eq!((seen.manager, seen.keeper, seen.edge, seen.applied), (1, 2, 4, true));
         let shown: Vec<_> = seen.instances.iter().map(|i| (i.program, i.shim, i.port, i.is_ready)).collect();
         assert_eq!(shown, [(5, 6, None, true), (0, 7, Some(1), false)]);
