@@ -149,6 +149,16 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
+async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+    match edge_launch::ensure(supervisor, place).await {
+        Ok(listening) => Ok(listening),
+        Err(error) => {
+            leave_nothing(supervisor).await;
+            Err(error.into())
+        }
+    }
+}
+
 /// A first start that fails leaves no keeper behind; where instances run already, theirs stays.
 async fn leave_nothing(supervisor: &Supervisor) {
     if !supervisor.view().borrow().is_empty() {
@@ -205,13 +215,7 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let Listening { external, internal, dns } = match edge_launch::ensure(&supervisor, &place).await {
-            Ok(listening) => listening,
-            Err(error) => {
-                leave_nothing(&supervisor).await;
-                return Err(error.into());
-            }
-        };
+        let Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
@@ -247,7 +251,7 @@ impl App {
             down: down.clone(),
             ending: cancel.clone(),
         };
-        answer(api, &home, &cancel)?;
+        serve(api, &home)?;
         tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
@@ -275,17 +279,6 @@ impl App {
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
-}
-
-/// From here on people can ask.
-fn answer(api: Api, home: &Home, cancel: &CancellationToken) -> Result<(), Error> {
-    let serving = api::serve(api::bind(&home.run_dir)?, api, cancel.clone());
-    lifecycle::spawn_essential("api", cancel.clone(), async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the API ended");
-        }
-    });
-    Ok(())
 }
 
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
@@ -331,6 +324,18 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
         git_program: PathBuf::from("git"),
     };
     Ok(Source::new(config)?)
+}
+
+/// From here on people can ask.
+fn serve(api: Api, home: &Home) -> Result<(), Error> {
+    let (callers, cancel) = (api::bind(&home.run_dir)?, api.ending.clone());
+    let serving = api::serve(callers, api, cancel.clone());
+    lifecycle::spawn_essential("api", cancel, async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the API ended");
+        }
+    });
+    Ok(())
 }
 
 /// Deploy keys lie in the home; only the public half leaves it.

@@ -491,7 +491,8 @@ pub(super) fn stands(phase: &Phase, last: Option<LastExit>, restart: Restart) ->
     }
 }
 
-fn is_same(one: &Problem, other: &Problem) -> bool {
+/// Tried again and failed the same way.
+pub(super) fn is_same(one: &Problem, other: &Problem) -> bool {
     (one.phase, &one.cause, &one.commit) == (other.phase, &other.cause, &other.commit)
 }
 
