@@ -132,6 +132,14 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
+async fn edge_at(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+    let ensured = edge_launch::ensure(supervisor, place).await;
+    if ensured.is_err() {
+        leave_nothing(supervisor).await;
+    }
+    Ok(ensured?)
+}
+
 /// A first start that fails leaves no keeper behind; where instances run already, theirs stays.
 async fn leave_nothing(supervisor: &Supervisor) {
     if !supervisor.view().borrow().is_empty() {
@@ -186,13 +194,8 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let Listening { external, internal, dns } = match edge_launch::ensure(&supervisor, &place).await {
-            Ok(listening) => listening,
-            Err(error) => {
-                leave_nothing(&supervisor).await;
-                return Err(error.into());
-            }
-        };
+        let listening = edge_at(&supervisor, &place).await?;
+        let Listening { external, internal, dns } = listening;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(DocumentProblems::default());
         let reconcile = reconcile::start(reconcile::Setup {
@@ -210,7 +213,7 @@ impl App {
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
-                limitations: limitations(run_user.as_ref()),
+                limitations: limitations(run_user.as_ref(), place.waits_for_down(listening)),
                 document: document_seen,
             },
             cancel: cancel.clone(),
@@ -314,8 +317,7 @@ fn git_keys(home: &Home) -> api::MakeGitKey {
 }
 
 /// What this host cannot do, said at start and in `status`.
-fn limitations(run_user: Option<&RunUser>) -> Vec<String> {
-    let mut said = Vec::new();
+fn limitations(run_user: Option<&RunUser>, mut said: Vec<String>) -> Vec<String> {
     match run_user {
         Some(chosen) => said.push(format!(
             "all builds and services run as the one user `{}`: they can read each other's files",

@@ -4,18 +4,14 @@
 //! spins when descriptors run out, takes any number of connections, and answers over UDP what was no question.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use hickory_server::net::xfer::Protocol;
-use hickory_server::proto::op::{Edns, Metadata, OpCode, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, NS, SOA};
-use hickory_server::proto::rr::{Name, RData, Record};
-use hickory_server::proto::serialize::binary::BinEncoder;
-use hickory_server::server::Request;
-use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder, Queries};
+use hickory_proto::op::{Edns, Message, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, NS, SOA};
+use hickory_proto::rr::{Name, RData, Record};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -57,15 +53,6 @@ struct Loaded {
     glue: Record,
 }
 
-/// One answer before it is written.
-struct Reply {
-    metadata: Metadata,
-    edns: Option<Edns>,
-    answer: Option<Record>,
-    authority: Option<Record>,
-    additional: Option<Record>,
-}
-
 impl Responder {
     /// In force when this returns.
     pub fn install(&self, zone: Zone) {
@@ -91,7 +78,7 @@ impl Responder {
     /// A datagram longer than `space` is cut, and is then no query.
     async fn serve_one(&self, socket: &UdpSocket, space: &mut [u8]) -> io::Result<()> {
         let (count, peer) = socket.recv_from(space).await?;
-        if let Some(answer) = self.reply_to(space[..count].to_vec(), peer) {
+        if let Some(answer) = self.reply_to(&space[..count]) {
             socket.send_to(&answer, peer).await?;
         }
         Ok(())
@@ -109,7 +96,7 @@ impl Responder {
                     let responder = self.clone();
                     lifecycle::spawn("dns connection", async move {
                         let _permit = permit;
-                        if let Err(error) = responder.converse(stream, peer).await {
+                        if let Err(error) = responder.converse(stream).await {
                             tracing::debug!(%error, %peer, "a DNS connection ended");
                         }
                     });
@@ -126,10 +113,11 @@ impl Responder {
     }
 
     /// One query after the other, each within its time.
-    async fn converse(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    async fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
         loop {
             let Some(query) = timeout(TCP_TIMEOUT, read_message(&mut stream)).await?? else { return Ok(()) };
-            let Some(answer) = self.reply_to(query, peer) else { return Ok(()) };
+            // What was no question ends the conversation.
+            let Some(answer) = self.reply_to(&query) else { return Ok(()) };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let framed = [&length.to_be_bytes()[..], &answer].concat();
             timeout(TCP_TIMEOUT, stream.write_all(&framed)).await??;
@@ -137,18 +125,18 @@ impl Responder {
     }
 
     /// `None`: not to be answered at all.
-    fn reply_to(&self, query: Vec<u8>, peer: SocketAddr) -> Option<Vec<u8>> {
-        let (id, flags) = ([*query.first()?, *query.get(1)?], *query.get(2)?);
-        if flags & QR != 0 || query.len() < HEADER_BYTES {
+    fn reply_to(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let header: &[u8; HEADER_BYTES] = query.first_chunk()?;
+        if header[2] & QR != 0 {
             return None;
         }
-        // The transport changes nothing here.
-        let Ok(request) = Request::from_bytes(query, peer, Protocol::Udp) else { return Some(malformed(id, flags)) };
-        let reply = self.reply(&request);
-        let mut bytes = Vec::new();
-        let written = reply.message(&request.queries).destructive_emit(&mut BinEncoder::new(&mut bytes));
-        match written {
-            Ok(_) => Some(bytes),
+        // Looked at first, since hickory makes room for as many questions as a message claims (RFC 9619: one at most).
+        let questions = u16::from_be_bytes([header[4], header[5]]);
+        let Some(query) = (questions <= 1).then(|| Message::from_vec(query).ok()).flatten() else {
+            return Some(malformed(header));
+        };
+        match self.reply(query).to_vec() {
+            Ok(bytes) => Some(bytes),
             Err(error) => {
                 tracing::error!(%error, "a DNS answer cannot be written");
                 None
@@ -156,32 +144,28 @@ impl Responder {
         }
     }
 
-    fn reply(&self, request: &Request) -> Reply {
-        let edns = request.edns.as_ref().map(|asked| {
+    fn reply(&self, query: Message) -> Message {
+        let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+        reply.metadata = Metadata::response_from_request(&query.metadata);
+        reply.queries = query.queries;
+        // Only when asked; our size, no option, and of the flags DO alone (RFC 6891 §7, RFC 3225).
+        reply.edns = query.edns.as_ref().map(|asked| {
             let mut edns = Edns::new();
             edns.set_max_payload(EDNS_UDP_BYTES_MAX).set_dnssec_ok(asked.flags().dnssec_ok);
             edns
         });
-        let mut reply = Reply {
-            metadata: Metadata::response_from_request(&request.metadata),
-            edns,
-            answer: None,
-            authority: None,
-            additional: None,
-        };
-        reply.metadata.response_code = match (request.metadata.op_code, request.request_info()) {
-            _ if request.edns.as_ref().is_some_and(|asked| asked.version() > 0) => ResponseCode::BADVERS,
-            (OpCode::Query, Ok(info)) => match &*self.0.load() {
-                Some(loaded) => {
-                    let name: &Name = info.query.name();
-                    return loaded.answer(name, info.query.query_type().into(), info.query.query_class().into(), reply);
-                }
-                None => ResponseCode::ServFail,
-            },
-            // Not exactly one question (RFC 9619).
-            (OpCode::Query, Err(_)) => ResponseCode::FormErr,
-            (OpCode::Status | OpCode::Notify | OpCode::Update | OpCode::Unknown(_), _) => ResponseCode::NotImp,
-        };
+        if query.edns.is_some_and(|asked| asked.version() > 0) {
+            reply.metadata.response_code = ResponseCode::BADVERS;
+        } else if query.metadata.op_code != OpCode::Query {
+            reply.metadata.response_code = ResponseCode::NotImp;
+        } else if reply.queries.is_empty() {
+            reply.metadata.response_code = ResponseCode::FormErr;
+        } else {
+            match &*self.0.load() {
+                Some(loaded) => loaded.answer(&mut reply),
+                None => reply.metadata.response_code = ResponseCode::ServFail,
+            }
+        }
         reply
     }
 }
@@ -203,25 +187,27 @@ impl Loaded {
         }
     }
 
-    fn answer(&self, name: &Name, kind: u16, class: u16, mut reply: Reply) -> Reply {
-        let labels: Vec<&[u8]> = name.iter().collect();
+    /// To the first question of `reply`.
+    fn answer(&self, reply: &mut Message) {
+        let Some(query) = reply.queries.first() else { return };
+        let labels: Vec<&[u8]> = query.name().iter().collect();
+        let (kind, class) = (query.query_type().into(), query.query_class().into());
         let answer = zone::answer(&self.zone, &Question { labels: &labels, kind, class });
         reply.metadata.authoritative = answer != Answer::Refused;
         match answer {
             Answer::Refused => reply.metadata.response_code = ResponseCode::Refused,
             Answer::NoName => {
                 reply.metadata.response_code = ResponseCode::NXDomain;
-                reply.authority = Some(self.soa.clone());
+                reply.authorities.push(self.soa.clone());
             }
-            Answer::NoData => reply.authority = Some(self.soa.clone()),
-            Answer::Found(Found::Loopback) => reply.answer = Some(loopback(name.clone())),
-            Answer::Found(Found::Soa) => reply.answer = Some(self.soa.clone()),
+            Answer::NoData => reply.authorities.push(self.soa.clone()),
+            Answer::Found(Found::Loopback) => reply.answers.push(loopback(query.name().clone())),
+            Answer::Found(Found::Soa) => reply.answers.push(self.soa.clone()),
             Answer::Found(Found::Nameserver) => {
-                reply.answer = Some(self.nameserver.clone());
-                reply.additional = Some(self.glue.clone());
+                reply.answers.push(self.nameserver.clone());
+                reply.additionals.push(self.glue.clone());
             }
         }
-        reply
     }
 }
 
@@ -229,37 +215,13 @@ fn loopback(name: Name) -> Record {
     Record::from_rdata(name, TTL_S, RData::A(A(Ipv4Addr::LOCALHOST)))
 }
 
-impl Reply {
-    fn message<'a>(
-        &'a self,
-        queries: &'a Queries,
-    ) -> MessageResponse<
-        'a,
-        'a,
-        impl Iterator<Item = &'a Record> + Send,
-        impl Iterator<Item = &'a Record> + Send,
-        impl Iterator<Item = &'a Record> + Send,
-        impl Iterator<Item = &'a Record> + Send,
-    > {
-        MessageResponseBuilder::new(queries, self.edns.as_ref()).build(
-            self.metadata,
-            &self.answer,
-            &self.authority,
-            None,
-            &self.additional,
-        )
-    }
-}
-
 /// FORMERR with nothing but a header, for a message that could not be read further; opcode and RD are copied.
-fn malformed(id: [u8; 2], flags: u8) -> Vec<u8> {
+fn malformed(header: &[u8; HEADER_BYTES]) -> Vec<u8> {
     const OPCODE_AND_RD: u8 = 0x79;
     const FORMERR: u8 = 1;
-    let mut header = vec![0; HEADER_BYTES];
-    header[..2].copy_from_slice(&id);
-    header[2] = QR | flags & OPCODE_AND_RD;
-    header[3] = FORMERR;
-    header
+    let mut answer = vec![0; HEADER_BYTES];
+    answer[..4].copy_from_slice(&[header[0], header[1], QR | header[2] & OPCODE_AND_RD, FORMERR]);
+    answer
 }
 
 /// `None` at the end of the stream, and for a message that is none or too long: the connection ends.
@@ -300,7 +262,7 @@ mod tests {
         let id = bytes.get(..2).map(<[u8]>::to_vec);
         let is_answer = bytes.get(2).is_some_and(|flags| flags & 0x80 != 0);
         let length = bytes.len();
-        let Some(answer) = responder().reply_to(bytes, ([127, 0, 0, 1], 9).into()) else { return Ok(()) };
+        let Some(answer) = responder().reply_to(&bytes) else { return Ok(()) };
         prop_assert!(!is_answer && length >= 3);
         prop_assert_eq!(Some(answer[..2].to_vec()), id);
         prop_assert!(answer[2] & 0x80 != 0 && answer.len() >= HEADER_BYTES);
