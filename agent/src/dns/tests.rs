@@ -37,7 +37,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 fn zone(services: &[&str], generation: u64) -> Zone {
     let names: Vec<ServiceName> = services.iter().map(|name| ServiceName::new(*name).unwrap()).collect();
-    Zone::new("svc.internal", &names, Generation(generation))
+    Zone::new("svc.internal", &names, Generation(generation)).unwrap()
 }
 
 async fn served() -> Served {

@@ -253,7 +253,7 @@ mod tests {
 
     fn responder() -> Responder {
         let responder = Responder::default();
-        responder.install(Zone::new("svc.internal", &[ServiceName::new("api").unwrap()], Generation(1)));
+        responder.install(Zone::new("svc.internal", &[ServiceName::new("api").unwrap()], Generation(1)).unwrap());
         responder
     }
 
