@@ -75,11 +75,14 @@ impl Responder {
         }
     }
 
-    /// A datagram longer than `space` is cut, and is then no query.
+    /// A datagram longer than `space` is cut; no query is as long.
     async fn serve_one(&self, socket: &UdpSocket, space: &mut [u8]) -> io::Result<()> {
         let (count, peer) = socket.recv_from(space).await?;
-        if let Some(answer) = self.reply_to(&space[..count]) {
-            socket.send_to(&answer, peer).await?;
+        if let Some(answer) = self.reply_to(&space[..count])
+            && let Err(error) = socket.send_to(&answer, peer).await
+        {
+            // Says something of that one client alone.
+            tracing::debug!(%error, %peer, "a DNS answer was not sent");
         }
         Ok(())
     }
@@ -114,6 +117,7 @@ impl Responder {
 
     /// One query after the other, each within its time.
     async fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
         loop {
             let Some(query) = timeout(TCP_TIMEOUT, read_message(&mut stream)).await?? else { return Ok(()) };
             // What was no question ends the conversation.
