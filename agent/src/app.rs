@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
-use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::shim::hosts::{Advice, advice};
 use agentd_protocol::stack::Stack;
+use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,12 +18,12 @@ use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
-use crate::reconcile::{self, DocumentProblems, Naming};
+use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
-use crate::supervisor::{self, Supervisor};
+use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging};
+use crate::{config, edge, lifecycle, logging, static_site};
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -58,6 +60,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("hosts file {path} cannot be made; look at the folder's owner and the free space")]
+    Hosts {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -78,6 +86,8 @@ pub enum Error {
     Api(#[from] crate::api::Error),
     #[error(transparent)]
     Sync(#[from] crate::sync::Error),
+    #[error(transparent)]
+    StaticSite(#[from] static_site::Error),
 }
 
 /// A document that cannot be used, every problem on a line of its own.
@@ -96,7 +106,7 @@ impl std::fmt::Display for DocumentError {
 impl Error {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } => Exit::Home,
+            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } | Self::Hosts { .. } => Exit::Home,
             Self::Locked { .. } => Exit::Locked,
             Self::Document(_) => Exit::Invalid,
             Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
@@ -108,7 +118,8 @@ impl Error {
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
             | Self::Api(_)
-            | Self::Sync(_) => Exit::Failed,
+            | Self::Sync(_)
+            | Self::StaticSite(_) => Exit::Failed,
         }
     }
 }
@@ -117,6 +128,12 @@ impl Error {
 pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
     logging::to_stderr();
     Ok(edge::run(edge::EdgeOptions::from_env(Some(snapshot))?)?)
+}
+
+/// `agentd static`
+pub fn static_site(options: static_site::Options) -> Result<(), Error> {
+    logging::to_stderr();
+    Ok(static_site::run(options)?)
 }
 
 /// `agentd run`
@@ -181,12 +198,14 @@ impl App {
         let epoch = store.next_epoch().await?;
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings, run_user.as_ref())?;
+        let (hosts, no_names) = private_names(&home, &shim).await?;
         let supervisor = Supervisor::start(
             supervisor::Config {
                 run_dir: home.run_dir.clone(),
                 log_dir: home.log_dir.clone(),
                 shim,
                 epoch,
+                events_kept: store.shim_events_recorded().await?,
                 ports: settings.instance_ports(),
                 run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
             },
@@ -197,13 +216,14 @@ impl App {
         let listening = edge_at(&supervisor, &place).await?;
         let Listening { external, internal, dns } = listening;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let (document, document_seen) = watch::channel(DocumentProblems::default());
+        let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
+            hosts,
             path: search_path(run_user.as_ref()),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -213,18 +233,29 @@ impl App {
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
-                limitations: limitations(run_user.as_ref(), place.waits_for_down(listening)),
+                limitations: limitations(
+                    run_user.as_ref(),
+                    no_names.into_iter().chain(place.waits_for_down(listening)),
+                ),
                 document: document_seen,
             },
+            status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
-        follow(options, &home, store, source, external.port(), document, &reconcile, &cancel)?;
+        let refs = Arc::new(GitRefs(source));
+        follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let callers = api::bind(&home.run_dir)?;
         let serving = api::serve(
             callers,
-            Api { reconcile: reconcile.clone(), new_git_key: git_keys(&home), down: down.clone() },
+            Api {
+                reconcile: reconcile.clone(),
+                new_git_key: git_keys(&home),
+                resolve_refs: resolve_refs(refs),
+                down: down.clone(),
+                ending: cancel.clone(),
+            },
             cancel.clone(),
         );
         lifecycle::spawn_essential("api", cancel.clone(), async move {
@@ -242,6 +273,7 @@ impl App {
         tokio::select! {
             signal = ended => {
                 tracing::info!(signal, "the manager ends; services, edge and keeper run on");
+                self.reconcile.leaving(reconcile::Leaving::Signal(signal)).await;
             }
             () = self.down.cancelled() => self.take_down().await?,
         }
@@ -254,6 +286,7 @@ impl App {
         self.reconcile.down().await?;
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;
+        self.reconcile.leaving(reconcile::Leaving::Down).await;
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
@@ -316,8 +349,37 @@ fn git_keys(home: &Home) -> api::MakeGitKey {
     })
 }
 
+/// The hosts file of the instances, and why they cannot have it, found out once by trying.
+async fn private_names(home: &Home, shim: &Path) -> Result<(reconcile::HostsFile, Option<String>), Error> {
+    let path = home.run_dir.join("hosts");
+    let made = reconcile::HostsFile::prepare(&path, SUFFIX);
+    let hosts = made.map_err(|source| Error::Hosts { path, source })?;
+    let refused = match private_hosts::attempt(shim, hosts.path()).await {
+        Ok(()) => return Ok((hosts, None)),
+        Err(refused) => refused,
+    };
+    let Advice { cause, cure } = match &refused {
+        private_hosts::Error::Refused(refused) => advice(refused, &agentd_sys::namespaces::facts()),
+        private_hosts::Error::Shim { .. } => Advice { cause: chain(&refused), cure: "see the cause".to_owned() },
+    };
+    let said = format!(
+        "services do not find names under {SUFFIX} in /etc/hosts: {cause}; to cure it: {cure}, then start agentd again \
+         and `agentctl restart` the services"
+    );
+    Ok((hosts.given(reconcile::Given::ToNobody), Some(said)))
+}
+
+/// Asked by people; the publisher asks by itself.
+fn resolve_refs(refs: Arc<GitRefs>) -> api::ResolveRefs {
+    Arc::new(move |asked| {
+        let refs = Arc::clone(&refs);
+        Box::pin(async move { sync::resolve_all(refs.as_ref(), asked).await })
+    })
+}
+
 /// What this host cannot do, said at start and in `status`.
-fn limitations(run_user: Option<&RunUser>, mut said: Vec<String>) -> Vec<String> {
+fn limitations(run_user: Option<&RunUser>, found: impl Iterator<Item = String>) -> Vec<String> {
+    let mut said = Vec::new();
     match run_user {
         Some(chosen) => said.push(format!(
             "all builds and services run as the one user `{}`: they can read each other's files",
@@ -329,6 +391,7 @@ fn limitations(run_user: Option<&RunUser>, mut said: Vec<String>) -> Vec<String>
         None => said.push("builds and services run as the user who started agentd".to_owned()),
     }
     said.push("memory, cpu and process limits are not enforced".to_owned());
+    said.extend(found);
     for limitation in &said {
         tracing::warn!("{limitation}");
     }
@@ -341,16 +404,15 @@ fn follow(
     options: &RunOptions,
     home: &Home,
     store: Store,
-    source: Source,
+    refs: Arc<GitRefs>,
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     reconcile: &reconcile::Handle,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let (versions, queue) = mpsc::channel(VERSIONS_MAX);
     let config = sync::FileConfig { path: absolute(&options.stack)?, read };
-    let publisher =
-        sync::FilePublisher::start(config, Arc::new(GitRefs(source)), store.clone(), versions, cancel.clone())?;
+    let publisher = sync::FilePublisher::start(config, refs, store.clone(), versions, cancel.clone())?;
     tracing::info!(stack = %options.stack.display(), home = %home.root.display(), "following the stack file");
     let reconcile = reconcile.clone();
     let bridge = Bridge { store, port, document, status: publisher.status.clone() };
@@ -367,7 +429,7 @@ struct Bridge {
     store: Store,
     /// The port the edge listens on; another one in a document waits for the next start.
     port: u16,
-    document: watch::Sender<DocumentProblems>,
+    document: watch::Sender<Option<DocumentProblems>>,
     status: watch::Receiver<SyncStatus>,
 }
 
@@ -399,6 +461,9 @@ impl Bridge {
 
     fn tell(&mut self, other_port: Option<u16>, _publisher: &sync::SyncHandle) {
         let status = self.status.borrow_and_update().clone();
+        if status.last_read_unix_ms.is_none() {
+            return;
+        }
         let port = other_port.map(|port| {
             format!(
                 "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
@@ -406,11 +471,20 @@ impl Bridge {
             )
         });
         self.document.send_modify(|told| {
+            let before = told.take().unwrap_or_default();
             let troubles = status.unresolved.into_iter().chain(status.stale);
-            let services = troubles.map(|(service, cause)| unresolved(service, cause, &told.services)).collect();
-            *told = DocumentProblems { file: status.file_problem.or(port), services };
+            let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
+            let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
+            let (version, reading) = (status.version, status.reading);
+            *told = Some(DocumentProblems { file, services, version, reading });
         });
     }
+}
+
+/// What was told before keeps its time.
+fn file_problem(text: String, told: Option<FileProblem>) -> FileProblem {
+    let since_unix_ms = agentd_sys::clock::real_ns() / 1_000_000;
+    told.filter(|told| told.text == text).unwrap_or(FileProblem { text, since_unix_ms })
 }
 
 /// A ref that cannot be resolved now; what was told before keeps its time.

@@ -213,19 +213,11 @@ impl RunUser {
 
     /// Every folder down to `dir` must let this user pass.
     pub fn check_reaches(&self, dir: &Path) -> Result<(), Error> {
-        use std::os::unix::fs::MetadataExt;
-        for path in dir.ancestors() {
-            let facts = std::fs::metadata(path).map_err(|source| Error::Home { path: path.to_owned(), source })?;
-            let bit = match (facts.uid() == self.user.uid, facts.gid() == self.user.gid) {
-                (true, _) => 0o100,
-                (false, true) => 0o010,
-                (false, false) => 0o001,
-            };
-            if facts.mode() & bit == 0 {
-                return Err(Error::Unreachable { user: self.name.clone(), path: path.to_owned() });
-            }
+        match agentd_sys::files::closed_to(dir, self.user.uid, self.user.gid) {
+            Ok(None) => Ok(()),
+            Ok(Some(path)) => Err(Error::Unreachable { user: self.name.clone(), path }),
+            Err(source) => Err(Error::Home { path: dir.to_owned(), source }),
         }
-        Ok(())
     }
 }
 

@@ -24,11 +24,6 @@ use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, Ru
 const BACKLOG: i32 = 4096;
 /// The edge drains its requests itself when asked to stop; streams are cut after this.
 const STOP_TIMEOUT: Duration = Duration::from_secs(35);
-/// Name of the descriptor of our own program: the edge is started by descriptor, so that a restart runs the very same
-/// program and no folder above it need be open to the edge's user.
-const PROGRAM: &str = "listen.program";
-/// Number of the first descriptor a program is handed (see `protocol::shim`).
-const FIRST_DESCRIPTOR: usize = 3;
 const SERVICE: &str = "edge";
 const CONTROL_SOCKET: &str = "edge.sock";
 
@@ -48,8 +43,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("our own program file cannot be opened")]
-    Program(#[source] io::Error),
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
 }
@@ -137,14 +130,14 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listen
 
 fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
     // Every name starts with LISTEN_PREFIX, so the numbers follow the order.
-    let program = format!("/proc/self/fd/{}", FIRST_DESCRIPTOR + sockets.len());
     let mut held = sockets;
-    held.push((PROGRAM.to_owned(), std::fs::File::open("/proc/self/exe").map_err(Error::Program)?.into()));
+    let (program, program_path) = supervisor::own_program(held.len())?;
+    held.push(program);
     let snapshot = place.snapshot_file().to_string_lossy().into_owned();
     Ok(Launch {
         service: SERVICE.to_owned(),
         label: Label::Edge,
-        argv: vec![program, "edge".to_owned(), "--snapshot".to_owned(), snapshot],
+        argv: vec![program_path, "edge".to_owned(), "--snapshot".to_owned(), snapshot],
         env: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         cwd: PathBuf::from("/"),
         port: None,
@@ -156,6 +149,7 @@ fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
         gate: Gate::None,
         probe: ProbePolicy::default(),
         user: RunAs::Configured,
+        hosts_file: None,
     })
 }
 
@@ -281,6 +275,9 @@ mod tests {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
+    /// As an older agentd named the descriptor of its own program.
+    const PROGRAM: &str = "listen.program";
+
     /// Ports that are free now; the kernel does not give them out again at once.
     fn place(dir: &Path) -> EdgePlace {
         let free = || loopback(0);
@@ -296,7 +293,8 @@ mod tests {
         let sockets = bind_missing(Held::new(), &place).unwrap();
         assert_eq!(listens_on(&sockets), Some(place.wanted));
         let launch = launch(sockets, &place).unwrap();
-        let program = launch.held.iter().position(|(name, _)| name == PROGRAM).unwrap();
+        let program = launch.held.len() - 1;
+        assert_eq!(launch.held[program].0, PROGRAM);
         assert_eq!(launch.argv[0], format!("/proc/self/fd/{}", program + 3));
         assert!(launch.held.iter().all(|(name, _)| name.starts_with(agentd_protocol::shim::LISTEN_PREFIX)));
     }

@@ -14,6 +14,7 @@ pub mod logging;
 pub mod proxy;
 pub mod reconcile;
 pub mod source;
+pub mod static_site;
 pub mod store;
 pub mod supervisor;
 pub mod sync;

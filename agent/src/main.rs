@@ -5,9 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd::app::{self, RunOptions};
+use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
 use agentd_sys::causes::chain;
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A node agent: clones, builds, runs, routes and supervises the services of a stack.
 #[derive(Debug, Parser)]
@@ -40,12 +45,23 @@ enum Verb {
         #[arg(long)]
         snapshot: PathBuf,
     },
+    /// Serves the files of a static service. Started by the manager under a shim, never by hand.
+    #[command(hide = true)]
+    Static {
+        /// Folder below the current one.
+        #[arg(long)]
+        root: PathBuf,
+        /// File below the root that answers what no file matches.
+        #[arg(long)]
+        fallback: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Run { stack, home, run_as, public } => app::run(&RunOptions { stack, home, run_as, public }),
         Verb::Edge { snapshot } => app::edge(snapshot),
+        Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

@@ -1,5 +1,6 @@
 //! The supervisor against the real keeper and the real shim, from the binary that this agentd carries.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
@@ -59,6 +60,7 @@ impl Home {
             log_dir: self.root.path().join("log"),
             shim: shim_binary::install(self.root.path()).unwrap(),
             epoch: Epoch(self.epoch),
+            events_kept: BTreeMap::new(),
             ports: 20_000..=29_999,
             run_as,
         };
@@ -87,6 +89,7 @@ impl Home {
             gate: Gate::None,
             probe: ProbePolicy { interval: Duration::from_millis(200), ..ProbePolicy::default() },
             user: RunAs::Configured,
+            hosts_file: None,
         }
     }
 

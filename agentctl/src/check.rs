@@ -11,8 +11,17 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::out::Out;
+use crate::words::many;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  agentctl check stack.toml
+  agentctl check stack.json --json | jq '.problems[].key'
+
+Asks no agent and no repository. Each problem is one line, FILE:LINE: KEY: what was found and what is expected.
+
+Exit codes: 0 valid, 1 the file cannot be read, 3 it has problems")]
 pub(crate) struct Args {
     /// Stack file, TOML, or JSON when its name ends in .json
     file: PathBuf,
@@ -53,7 +62,7 @@ pub(crate) fn stack(file: &Path, out: &mut Out) -> Option<Stack> {
 }
 
 /// One byte more than a document may have is enough to know that it is too large.
-fn text_of(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn text_of(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot open the stack file {shown}"))?;
     let bytes_max = u64::try_from(DOCUMENT_BYTES_MAX).context("the size limit of a document")? + 1;
@@ -75,23 +84,23 @@ fn text_of(path: &Path) -> anyhow::Result<String> {
 
 fn counts(stack: &Stack) -> String {
     let services = stack.service.len();
-    let workers = stack.service.iter().filter(|service| service.kind == Kind::Worker).count();
+    let of = |kind: Kind| stack.service.iter().filter(|service| service.kind == kind).count();
+    let sites = match of(Kind::Static) {
+        0 => String::new(),
+        count => format!(", {count} static"),
+    };
     let routes = stack.service.iter().filter(|service| service.public && service.path.is_some()).count();
     let instances: usize =
         stack.service.iter().map(|service| usize::try_from(service.replicas).unwrap_or(usize::MAX)).sum();
     format!(
-        "stack \"{}\", {} ({} web, {workers} worker), {}, {}",
+        "stack \"{}\", {} ({} web, {} worker{sites}), {}, {}",
         stack.stack.name,
         many(services, "service"),
-        services - workers,
+        of(Kind::Web),
+        of(Kind::Worker),
         many(routes, "route"),
         many(instances, "instance")
     )
-}
-
-fn many(count: usize, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{plural}")
 }
 
 fn as_json(path: &Path, outcome: &Result<Stack, Vec<Located>>) -> Value {

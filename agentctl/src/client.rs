@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 
 /// The longest any call may take: a deploy's start deadline, drain and stop, with the manager's own slack.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
+/// Of an answer that is followed: longer than anybody looks at one.
+const OPEN_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// To reach the manager at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -82,6 +84,18 @@ impl Client {
         self.answer(self.http.post(url(path)).json(body)).await
     }
 
+    /// An answer that goes on for as long as there is something to say.
+    pub(crate) async fn open(&self, path: &str) -> Result<reqwest::Response, Error> {
+        let response =
+            self.http.get(url(path)).timeout(OPEN_LIMIT).send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.map_err(|error| Error::Broken { cause: chain(&error) })?;
+        Err(refused(status, &body))
+    }
+
     async fn answer<T: DeserializeOwned>(&self, call: reqwest::RequestBuilder) -> Result<T, Error> {
         let response = call.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
@@ -89,11 +103,7 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| Error::Broken { cause: chain(&error) });
         }
-        let text = match serde_json::from_slice::<Failure>(&body) {
-            Ok(failure) => failure.error,
-            Err(_) => format!("agentd answered {status}"),
-        };
-        Err(Error::Refused { status, text })
+        Err(refused(status, &body))
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Error {
@@ -110,11 +120,19 @@ impl Client {
     }
 }
 
+fn refused(status: StatusCode, body: &[u8]) -> Error {
+    let text = match serde_json::from_slice::<Failure>(body) {
+        Ok(failure) => failure.error,
+        Err(_) => format!("agentd answered {status}"),
+    };
+    Error::Refused { status, text }
+}
+
 fn url(path: &str) -> String {
     format!("http://agentd{path}")
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

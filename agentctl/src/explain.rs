@@ -7,6 +7,12 @@ use agentd_protocol::keys::{self, KEYS, Key, NOT_YET, Support};
 use crate::out::Out;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  agentctl explain
+  agentctl explain service.health.path
+
+Exit codes: 0, 5 no such key")]
 pub(crate) struct Args {
     /// Key with dots, such as service.health.path; without it, all keys are listed
     key: Option<String>,

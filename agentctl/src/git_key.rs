@@ -7,6 +7,14 @@ use crate::client::{Client, Error};
 use crate::out::Out;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  agentctl git-key new shop
+
+The private half stays on this host; the public one is printed, to be added to the repository as a read-only deploy key. \
+Then name the key in agentd.toml, as the message says.
+
+Exit codes: 0, 1 there is one of that name, 4 no agentd answers")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,

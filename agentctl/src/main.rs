@@ -5,20 +5,30 @@
 
 mod check;
 mod client;
+mod completions;
+mod doctor;
 mod down;
+mod events;
 mod explain;
 mod git_key;
+mod help;
+mod lock;
 mod out;
 mod plan;
+mod releases;
 mod schema;
+mod screen;
 mod service;
 mod status;
+mod table;
+mod time;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd_protocol::exit_code::Exit;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use out::Out;
 
 /// Where a packaged agent keeps its state.
@@ -27,7 +37,7 @@ const HOME_ENV: &str = "AGENTD_HOME";
 
 /// Talk to the agentd on this host.
 #[derive(Debug, Parser)]
-#[command(name = "agentctl", version)]
+#[command(name = "agentctl", version, after_help = help::TOP)]
 struct Cli {
     /// The agent's home [default: $AGENTD_HOME, else /var/lib/agentd]
     #[arg(long, global = true, value_name = "DIR")]
@@ -46,24 +56,44 @@ enum Verb {
     Schema(schema::Args),
     /// Show what runs and what is wrong
     Status(status::Args),
+    /// Show what happened, and what happens from now on
+    Events(events::Args),
     /// Show what applying the newest stack would do, removals first
     Plan(plan::Args),
+    /// List the kept releases of a service
+    Releases(releases::Args),
+    /// Put the commits of now in place of the branches and tags of a stack file
+    Lock(lock::Args),
     /// Stop a service until it is started again
+    #[command(after_help = help::STOP)]
     Stop(service::Args),
     /// Start a stopped service
+    #[command(after_help = help::START)]
     Start(service::Args),
     /// Replace a service's instances by new ones of the same release
+    #[command(after_help = help::RESTART)]
     Restart(service::Args),
     /// Go back to a kept release and pin it
+    #[command(after_help = help::ROLLBACK)]
     Rollback(service::RollbackArgs),
     /// End a pin: the service follows the document again
+    #[command(after_help = help::UNPIN)]
     Unpin(service::Args),
     /// Remove releases and data of a service that has left the stack
+    #[command(after_help = help::PRUNE)]
     Prune(service::Args),
+    /// Check this host and this home: what stands in the way, and its cure
+    Doctor(doctor::Args),
     /// Make a deploy key for private repositories
     GitKey(git_key::Args),
     /// Stop everything on this home, keeper and manager included
+    #[command(after_help = help::DOWN)]
     Down,
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print docs/agentctl.md
+    #[command(hide = true)]
+    HelpMarkdown,
 }
 
 fn main() -> ExitCode {
@@ -76,6 +106,9 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut out),
         Verb::Explain(args) => explain::run(args, &mut out),
         Verb::Schema(args) => schema::run(args, &mut out),
+        Verb::Doctor(args) => doctor::run(&place(cli.home), args, &mut out),
+        Verb::Completions(args) => completions::run(args, &Cli::command(), &mut out),
+        Verb::HelpMarkdown => help::run(Cli::command(), &mut out),
         verb => ask(cli.home, verb, &mut out),
     };
     // The alternate form of an anyhow error is the whole chain on one line.
@@ -86,15 +119,22 @@ fn main() -> ExitCode {
     exit.into()
 }
 
+fn place(home: Option<PathBuf>) -> PathBuf {
+    home.or_else(|| std::env::var_os(HOME_ENV).map(PathBuf::from)).unwrap_or_else(|| HOME.into())
+}
+
 /// The verbs that need a running agent. Its refusals are answers: they are said here, with the exit code they stand for.
 fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit> {
-    let home = home.or_else(|| std::env::var_os(HOME_ENV).map(PathBuf::from)).unwrap_or_else(|| HOME.into());
+    let home = place(home);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let client = client::Client::new(&home)?;
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
+            Verb::Events(args) => events::run(&client, args, out).await,
             Verb::Plan(args) => plan::run(&client, args, out).await,
+            Verb::Releases(args) => releases::run(&client, args, out).await,
+            Verb::Lock(args) => lock::run(&client, args, out).await,
             Verb::Stop(args) => service::run(&client, args, "stop", out).await,
             Verb::Start(args) => service::run(&client, args, "start", out).await,
             Verb::Restart(args) => service::run(&client, args, "restart", out).await,
@@ -103,7 +143,14 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Rollback(args) => service::rollback(&client, args, out).await,
             Verb::GitKey(args) => git_key::run(&client, args, out).await,
             Verb::Down => down::run(&client, out).await,
-            Verb::Check(_) | Verb::Explain(_) | Verb::Schema(_) => unreachable!("answered without an agent"),
+            Verb::Check(_)
+            | Verb::Explain(_)
+            | Verb::Schema(_)
+            | Verb::Completions(_)
+            | Verb::HelpMarkdown
+            | Verb::Doctor(_) => {
+                unreachable!("answered without an agent")
+            }
         }
     });
     Ok(ended.unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::ops::ControlFlow;
 
 use anyhow::Context as _;
 
@@ -24,6 +25,25 @@ impl Out {
         }
     }
 
+    /// As it is, without a line's end of ours.
+    pub(crate) fn text(&mut self, text: impl Display) {
+        if self.failed.is_none() {
+            self.failed = write!(self.stdout, "{text}").err();
+        }
+    }
+
+    /// As it is and at once.
+    pub(crate) fn raw(&mut self, text: impl Display) {
+        self.text(text);
+        self.flush();
+    }
+
+    /// Brings what was written to the reader now, for output that goes on. `Break`: nobody reads any more.
+    pub(crate) fn sync(&mut self) -> ControlFlow<()> {
+        self.flush();
+        if self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
     /// For what went wrong with the command itself. There is nowhere to report a failure to write it.
     pub(crate) fn complain(&mut self, text: impl Display) {
         self.flush();
@@ -39,7 +59,7 @@ impl Out {
         }
     }
 
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if self.failed.is_none() {
             self.failed = self.stdout.flush().err();
         }

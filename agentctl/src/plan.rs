@@ -10,6 +10,14 @@ use crate::out::Out;
 use crate::status::{columns, word};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  agentctl plan                   what is left to do for the newest version
+  agentctl plan stack.toml        what an edited file would do
+
+Applies nothing. Branches are not asked for: one that is followed already counts as unchanged.
+
+Exit codes: 0 (also when there is nothing to do), 3 the file does not validate, 4 no agentd answers")]
 pub(crate) struct Args {
     /// The whole plan as one JSON object
     #[arg(long)]

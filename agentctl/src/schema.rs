@@ -5,6 +5,11 @@ use agentd_protocol::exit_code::Exit;
 use crate::out::Out;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  agentctl schema > stack.schema.json
+
+For editors that complete and check TOML or JSON by a schema. `agentctl check` finds more.")]
 pub(crate) struct Args {}
 
 pub(crate) fn run(Args {}: &Args, out: &mut Out) -> anyhow::Result<Exit> {

@@ -1,58 +1,118 @@
 //! `agentctl status`
 
-use std::fmt::Write;
+mod page;
+mod service;
+mod watch;
 
-use agentd_protocol::api::{ProbeOutcome, Problem, ServiceStatus, Status, Verdict};
+use agentd_protocol::api::{ServiceState, ServiceStatus, Status, Verdict};
 use agentd_protocol::exit_code::Exit;
 
 use crate::client::{Client, Error};
 use crate::out::Out;
+use crate::screen::{Line, Screen};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  agentctl status                 what runs, and in one line what is wrong
+  agentctl status api             one service: instances, releases, names, warnings
+  agentctl status --watch         the same page, drawn anew every second; Ctrl-C ends it
+  agentctl status --json | jq .stack.verdict
+
+CPU is that of the last second or so, in percent of one CPU, MEM what lies in RAM (resident set; pages that processes \
+share count for each), both over all processes of the service. RESTARTS counts those nobody asked for, of the release \
+that serves. A URL in parentheses is for services of this host alone. The run folder of the home holds the last status \
+as status.json, for times when no agentd answers.
+
+Exit codes: 0 all is as wanted or on its way, 4 no agentd answers, 5 no such service, 6 degraded")]
 pub(crate) struct Args {
-    /// The whole status as one JSON object
+    /// Only this service, in detail
+    service: Option<String>,
+    /// One JSON object, times in ms since 1970; with --watch one a line, whenever something changed
     #[arg(long)]
     json: bool,
+    /// Stay and show every change; what is piped gets a new page only when something changed
+    #[arg(long, short)]
+    watch: bool,
 }
 
 /// Ends with `Degraded` when something is not as the document wants it.
 pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
+    if args.watch {
+        return watch::run(client, args, out).await;
+    }
     let status: Status = client.get("/v1/status").await?;
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&status).expect("a status is plain JSON"),
-        false => page(&status),
-    };
-    out.line(text.trim_end());
-    Ok(match status.stack.verdict {
+    match &args.service {
+        None => {
+            if args.json {
+                out.line(pretty(&status));
+            } else {
+                let screen = Screen::of_stdout();
+                page::page(&status, screen).iter().for_each(|line| out.line(line.shown(screen)));
+            }
+            Ok(exit_of(status.stack.verdict))
+        }
+        Some(name) => match find(&status, name) {
+            None => {
+                out.complain(format_args!("agentctl: {}", unknown(&status, name)));
+                Ok(Exit::NotFound)
+            }
+            Some(service) => {
+                if args.json {
+                    out.line(pretty(service));
+                } else {
+                    let screen = Screen::of_stdout();
+                    service::page(&status, service, screen).iter().for_each(|line| out.line(line.shown(screen)));
+                }
+                Ok(if is_troubled(service) { Exit::Degraded } else { Exit::Ok })
+            }
+        },
+    }
+}
+
+/// The page of what was asked for; an unknown service may come yet.
+fn lines(status: &Status, args: &Args, screen: Screen) -> Vec<Line> {
+    match &args.service {
+        None => page::page(status, screen),
+        Some(name) => match find(status, name) {
+            Some(service) => service::page(status, service, screen),
+            None => vec![Line::from(unknown(status, name))],
+        },
+    }
+}
+
+fn pretty(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("a status is plain JSON")
+}
+
+fn exit_of(verdict: Verdict) -> Exit {
+    match verdict {
         Verdict::Empty | Verdict::Applying | Verdict::Applied => Exit::Ok,
         Verdict::Degraded => Exit::Degraded,
-    })
+    }
 }
 
-fn page(status: &Status) -> String {
-    let mut out = String::new();
-    let name = status.stack.name.as_ref().map_or("(no stack)", |name| name.as_str());
-    let version = status.stack.version.map(|version| format!(" version {version}")).unwrap_or_default();
-    line(&mut out, &format!("{name}{version}: {}", word(&status.stack.verdict)));
-    if let Some(problem) = &status.stack.file_problem {
-        line(&mut out, "  stack file, what was applied last stays in force:");
-        for text in problem.lines() {
-            line(&mut out, &format!("    {text}"));
-        }
-    }
-    for limitation in &status.limitations {
-        line(&mut out, &format!("  note: {limitation}"));
-    }
-    out.push('\n');
-    out.push_str(&table(&status.services));
-    for problem in &status.stack.problems {
-        out.push_str(&explain(problem));
-    }
-    out
+fn find<'a>(status: &'a Status, name: &str) -> Option<&'a ServiceStatus> {
+    status.services.iter().find(|service| service.name.as_str() == name)
 }
 
-fn line(out: &mut String, text: &str) {
-    writeln!(out, "{text}").expect("a String takes every write");
+fn unknown(status: &Status, name: &str) -> String {
+    let names: Vec<&str> = status.services.iter().map(|service| service.name.as_str()).collect();
+    format!("there is no service `{name}`; there are: {}", names.join(", "))
+}
+
+fn is_troubled(service: &ServiceStatus) -> bool {
+    match service.state {
+        ServiceState::Partial | ServiceState::Failing | ServiceState::CrashLoop => true,
+        ServiceState::Pending
+        | ServiceState::Fetching
+        | ServiceState::Building
+        | ServiceState::Starting
+        | ServiceState::Ready
+        | ServiceState::Stopped
+        | ServiceState::Stopping
+        | ServiceState::Removed => service.last_error.is_some(),
+    }
 }
 
 /// The kebab-case word an enum has on the wire.
@@ -63,34 +123,6 @@ pub(crate) fn word(value: &impl serde::Serialize) -> String {
     }
 }
 
-fn table(services: &[ServiceStatus]) -> String {
-    let head = ["SERVICE", "STATE", "RELEASE", "COMMIT", "READY", "RESTARTS", "URL"].map(str::to_owned);
-    let mut rows = vec![head.to_vec()];
-    for service in services {
-        let release = match (service.release, service.pinned) {
-            (Some(release), Some(_)) => format!("{release} (pinned)"),
-            (Some(release), None) => release.to_string(),
-            (None, _) => "-".to_owned(),
-        };
-        rows.push(vec![
-            service.name.to_string(),
-            word(&service.state),
-            release,
-            service.commit.as_ref().map_or("-", |commit| commit.short()).to_owned(),
-            format!("{}/{}", service.ready, service.wanted),
-            service.restarts.to_string(),
-            service.url.clone().unwrap_or_else(|| "-".to_owned()),
-        ]);
-    }
-    let mut out = columns(&rows);
-    for service in services {
-        for warning in &service.warnings {
-            line(&mut out, &format!("  {}: {warning}", service.name));
-        }
-    }
-    out
-}
-
 /// Left-aligned columns, two spaces apart, no trailing blanks.
 pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -99,34 +131,10 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let mut out = String::new();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        line(&mut out, cells.join("  ").trim_end());
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
     }
     out
-}
-
-fn explain(problem: &Problem) -> String {
-    let mut out = String::from("\n");
-    let service = problem.service.as_ref().map_or("stack", |name| name.as_str());
-    let commit = problem.commit.as_ref().map(|commit| format!(" at {}", commit.short())).unwrap_or_default();
-    line(&mut out, &format!("{service}{commit} ({}): {}", word(&problem.phase), problem.cause));
-    for probe in &problem.probes {
-        line(&mut out, &format!("  probe: {} ({} ms)", outcome(&probe.outcome), probe.latency_ms));
-    }
-    for text in &problem.log_tail {
-        line(&mut out, &format!("  | {text}"));
-    }
-    out
-}
-
-fn outcome(outcome: &ProbeOutcome) -> String {
-    match outcome {
-        ProbeOutcome::Passed { status: Some(status) } => format!("passed, status {status}"),
-        ProbeOutcome::Passed { status: None } => "passed".to_owned(),
-        ProbeOutcome::Status { status } => format!("status {status}"),
-        ProbeOutcome::Refused => "connection refused".to_owned(),
-        ProbeOutcome::TimedOut => "timed out".to_owned(),
-        ProbeOutcome::Failed { error } => error.clone(),
-    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ fn check_prints_every_problem_with_file_and_line_and_counts_them() {
 fn check_says_what_a_good_file_holds() {
     let path = document("good/full.toml");
     let (stdout, _) = ended(&agentctl(&["check", path.to_str().unwrap()]), Exit::Ok);
-    let counts = "valid: stack \"shop\", 3 services (2 web, 1 worker), 2 routes, 4 instances\n";
+    let counts = "valid: stack \"shop\", 4 services (2 web, 1 worker, 1 static), 3 routes, 5 instances\n";
     assert_eq!(stdout, format!("{}: {counts}", path.display()));
 }
 

@@ -8,6 +8,7 @@ use jsonc_parser::errors::{ParseError, ParseErrorKind};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::{Map, Number, Value};
 
+use crate::lock::{REF, RefPlace};
 use crate::tree::{Broken, Fault, Place, Tree, child, dotted};
 
 const STRICT: ParseOptions = ParseOptions {
@@ -34,6 +35,19 @@ pub(crate) fn parse(text: &str) -> Tree {
         Err(error) => tree.broken.push(broken(&error)),
     }
     tree
+}
+
+/// Where services follow a branch or tag. Empty for a document that does not parse.
+pub(crate) fn refs(text: &str) -> Vec<RefPlace> {
+    let Ok(parsed) = parse_to_ast(text, &CollectOptions::default(), &STRICT) else { return Vec::new() };
+    let root = parsed.value.as_ref().and_then(Node::as_object);
+    let services = root.and_then(|root| root.get_array("service"));
+    let place = |(service, item): (usize, &Node<'_>)| {
+        let property = item.as_object()?.get(REF)?;
+        let (key, value) = (property.name.range(), property.value.range());
+        Some(RefPlace { service, key: key.start..key.end, value: value.start..value.end })
+    };
+    services.into_iter().flat_map(|services| services.elements.iter().enumerate()).filter_map(place).collect()
 }
 
 /// In words of our own where the parser's would quote the text.

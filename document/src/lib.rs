@@ -6,6 +6,7 @@
 
 mod json;
 mod lines;
+mod lock;
 pub mod reference;
 pub mod schema;
 mod toml;
@@ -18,6 +19,8 @@ use std::path::Path;
 use agentd_protocol::keys;
 use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
 use agentd_protocol::validate::{Locus, PROBLEMS_MAX, Problem, validate};
+
+pub use lock::lock;
 
 use lines::Lines;
 use tree::{Broken, Tree};

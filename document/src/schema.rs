@@ -27,6 +27,8 @@ fn object(table: &str) -> Value {
         schema["required"] = json!(required);
     }
     if table == "service" {
+        let site = json!({ "properties": { "kind": { "const": "static" } }, "required": ["kind"] });
+        schema["anyOf"] = json!([{ "required": ["run"] }, site]);
         schema["oneOf"] = json!([{ "required": ["ref"] }, { "required": ["commit"] }]);
     }
     schema

@@ -4,6 +4,7 @@ use serde_json::{Map, Number, Value};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Error};
 
+use crate::lock::{REF, RefPlace};
 use crate::tree::{Broken, Fault, Place, Tree, child};
 
 /// The words of the toml crate for a key that stands twice.
@@ -18,6 +19,17 @@ pub(crate) fn parse(text: &str) -> Tree {
     tree.stands("", Place { key: 0, value: 0 });
     tree.value = Value::Object(table(root.get_ref(), "", &mut tree));
     tree
+}
+
+/// Where services follow a branch or tag. Empty for a document that does not parse.
+pub(crate) fn refs(text: &str) -> Vec<RefPlace> {
+    let Ok(root) = DeTable::parse(text) else { return Vec::new() };
+    let services = root.get_ref().get("service").and_then(|services| services.get_ref().as_array());
+    let place = |(service, item): (usize, &Spanned<DeValue<'_>>)| {
+        let (key, value) = item.get_ref().as_table()?.get_key_value(REF)?;
+        Some(RefPlace { service, key: key.span(), value: value.span() })
+    };
+    services.into_iter().flat_map(|services| services.iter().enumerate()).filter_map(place).collect()
 }
 
 /// Only the message: the full text of such an error quotes the line it is about.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agentd_document::{Format, read, reference, schema};
 use agentd_protocol::keys::{KEYS, Support};
-use agentd_protocol::stack::{Restart, Revision, Span, Stack, StopSignal, join_env, split_env};
+use agentd_protocol::stack::{Kind, Restart, Revision, Span, Stack, StopSignal, join_env, split_env};
 use agentd_protocol::validate::{ENV_VALUE_BYTES_MAX, PROBLEMS_MAX, validate};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -51,7 +51,7 @@ fn bad_documents_are_told_all_at_once_with_their_lines() {
         compare(Path::new(&expected), &printed);
         seen += 1;
     }
-    assert!(seen >= 22, "only {seen} bad documents were found");
+    assert!(seen >= 23, "only {seen} bad documents were found");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn the_full_document_names_every_supported_key() {
 #[test]
 fn values_are_normal_and_defaults_filled_in() {
     let stack = full();
-    let [api, fixed, mailer] = &stack.service[..] else { panic!("three services") };
+    let [api, fixed, mailer, site] = &stack.service[..] else { panic!("four services") };
     assert_eq!((api.host.as_deref(), api.path.as_deref()), (Some("api.example.com"), Some("/api")));
     assert_eq!((api.dir.as_deref(), api.restart), (Some("apps/api"), Restart::OnFailure));
     assert_eq!(api.health.as_ref().map(|health| health.path.as_str()), Some("/healthz/"));
@@ -93,6 +93,7 @@ fn values_are_normal_and_defaults_filled_in() {
     assert!(fixed.health.is_none() && matches!(fixed.source, Revision::Commit(_)));
     assert_eq!((mailer.replicas, mailer.public, mailer.strip_prefix), (1, true, false));
     assert_eq!((mailer.stop.signal, mailer.stop.timeout), (StopSignal::Term, Span::from_secs(30)));
+    assert_eq!((site.kind, site.run.as_deref(), site.root.as_deref()), (Kind::Static, None, Some("dist")));
     assert_eq!((mailer.drain, mailer.start_deadline), (Span::from_secs(30), Span(Duration::from_secs(60))));
 }
 

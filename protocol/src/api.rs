@@ -10,16 +10,34 @@
 //! | POST /v1/services/NAME/rollback?release=N | [`Accepted`] |
 //! | POST /v1/services/NAME/unpin | [`Accepted`] |
 //! | POST /v1/services/NAME/prune | [`Accepted`]: removes the data of a service that left the document |
+//! | GET /v1/services/NAME/releases | [`Releases`] |
+//! | POST /v1/refs with [`RefQuestions`] | [`RefAnswers`]: what branches and tags point at now |
+//! | GET /v1/events?after=ID&limit=N&service=NAME&since=UNIX_MS&follow=1 | [`Event`]s, one a line, oldest first |
 //! | POST /v1/git-keys/NAME | [`GitKey`]: a new deploy key |
 //! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
 
+mod events;
+
 use std::net::SocketAddr;
 
+pub use events::{
+    EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, NEWEST_EVENT_HEADER, Severity, What,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
 
+mod refs;
+mod releases;
+mod usage;
+
+pub use refs::{REFS_MAX, RefAnswer, RefAnswers, RefQuestion, RefQuestions};
+pub use releases::{ReleaseState, ReleaseStatus, Releases};
+pub use usage::Host;
+
 pub const API_SOCKET: &str = "agentd.sock";
+/// Beside the socket: the last [`Status`] without what changes by itself (usage, host), for those who cannot ask.
+pub const STATUS_FILE: &str = "status.json";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -43,12 +61,16 @@ pub struct GitKey {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// When this was true. What lies in [`STATUS_FILE`] of an agent that has ended is the last it knew.
+    pub at_unix_ms: u64,
     pub agent: Agent,
     pub stack: StackStatus,
     pub edge: Edge,
     pub services: Vec<ServiceStatus>,
     /// What this host cannot do, each with its reason and cure; said here, at start and by doctor.
     pub limitations: Vec<String>,
+    /// Only where somebody asked.
+    pub host: Option<Host>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +99,8 @@ pub enum Verdict {
 pub struct StackStatus {
     pub name: Option<ServiceName>,
     pub verdict: Verdict,
+    /// `None` where nobody can know, as when the proxy is away.
+    pub since_unix_ms: Option<u64>,
     /// Newest version known, and the one last applied in full.
     pub version: Option<Version>,
     pub applied_version: Option<Version>,
@@ -184,11 +208,24 @@ pub struct ServiceStatus {
     pub pinned: Option<ReleaseNumber>,
     pub ready: u32,
     pub wanted: u32,
-    /// Restarts nobody asked for, of the instances that run now.
+    /// Restarts nobody asked for since the release that is served first started: crashes and failed health checks, also
+    /// of instances that are gone and of times without a manager. A deploy begins anew, a rollback takes up the count
+    /// of the release it goes back to.
     pub restarts: u32,
+    /// For callers outside, through the proxy.
     pub url: Option<String>,
+    /// For services of this host, by name. `None` for what takes no requests.
+    pub internal_url: Option<String>,
+    /// Since when it is in this state.
     pub since_unix_ms: u64,
+    /// What is wrong now; a crash that a restart has healed is told by `restarts` and the instance's last exit.
     pub last_error: Option<String>,
+    /// When that began.
+    pub last_error_unix_ms: Option<u64>,
+    /// CPU of all processes of all instances, in thousandths of one CPU. Only where somebody asked.
+    pub cpu_millicores: Option<u32>,
+    /// Memory of the same processes that is in RAM; pages that several of them share count for each.
+    pub memory_bytes: Option<u64>,
     /// What the operator should know though it is no failure (`run.public-bind`, ...).
     pub warnings: Vec<String>,
     pub instances: Vec<InstanceStatus>,
@@ -204,7 +241,14 @@ pub struct InstanceStatus {
     pub shim_pid: Option<u32>,
     pub port: Option<u16>,
     pub ready: bool,
+    /// When the program that runs was started.
+    pub started_unix_ms: Option<u64>,
+    /// Starts of this instance that nobody asked for.
+    pub restarts: u32,
     pub last_exit: Option<String>,
+    pub last_exit_unix_ms: Option<u64>,
+    pub cpu_millicores: Option<u32>,
+    pub memory_bytes: Option<u64>,
     pub log_dir: String,
 }
 

@@ -142,6 +142,10 @@ number_id!(
     /// Counts the managers that ran on one home; a shim refuses orders from an older one.
     Epoch, u64
 );
+number_id!(
+    /// Number of an event on its host, from 1; never used twice.
+    EventId, u64
+);
 
 #[cfg(test)]
 mod tests {

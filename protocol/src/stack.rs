@@ -59,7 +59,15 @@ pub struct Service {
     pub git_auth: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
-    pub run: String,
+    /// `None` for a static site alone, which our own program serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// Folder a static site serves, below `dir`; `None` is `dir` itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// File below `root` that answers what no file matches; only for a static site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Fixed port; `None`: the service listens on $PORT and can be replaced without downtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -99,6 +107,8 @@ impl fmt::Debug for Service {
             git_auth,
             build,
             run,
+            root,
+            fallback,
             port,
             host,
             path,
@@ -122,6 +132,8 @@ impl fmt::Debug for Service {
             .field("git_auth", git_auth)
             .field("build", build)
             .field("run", run)
+            .field("root", root)
+            .field("fallback", fallback)
             .field("port", port)
             .field("host", host)
             .field("path", path)
@@ -211,6 +223,8 @@ pub enum Kind {
     Web,
     /// No port, no route.
     Worker,
+    /// Files of the release, served by our own program.
+    Static,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,9 @@
 //! Files that a reader sees whole or not at all, locks held for life, and socket names of any length.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -46,6 +46,54 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability
         Durability::PowerCut => File::open(dir)?.sync_all(),
         Durability::Crash => Ok(()),
     }
+}
+
+/// The innermost of a folder and those above it that a user may not enter.
+pub fn closed_to(dir: &Path, uid: u32, gid: u32) -> io::Result<Option<PathBuf>> {
+    for path in dir.ancestors() {
+        let facts = std::fs::metadata(path)?;
+        let bit = match (facts.uid() == uid, facts.gid() == gid) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        if facts.mode() & bit == 0 {
+            return Ok(Some(path.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether there was anything to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    Changed,
+    Same,
+}
+
+/// Changes the lines of a text file without making it another file, for those who hold the inode (a bind mount). The old
+/// text is never cut off first: a reader finds old lines or new lines, at worst blank ones behind the new, and never the
+/// rest of an old line. A file that is not there is made.
+pub fn write_in_place(path: &Path, text: &[u8], mode: u32) -> io::Result<Written> {
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    let mut file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            write_atomic(path, text, mode, Durability::Crash)?;
+            return Ok(Written::Changed);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    file.read_to_end(&mut found)?;
+    if found == text {
+        return Ok(Written::Same);
+    }
+    let mut padded = text.to_vec();
+    padded.resize(text.len().max(found.len()), b'\n');
+    file.write_all_at(&padded, 0)?;
+    file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))?;
+    Ok(Written::Changed)
 }
 
 /// An exclusive flock(2), released when dropped or when the process ends. Close-on-exec.
@@ -133,6 +181,24 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temp file stays");
+    }
+
+    #[test]
+    fn lines_change_under_an_open_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        assert_eq!(write_in_place(&path, b"one\ntwo\n", 0o644).unwrap(), Written::Changed);
+        let reader = File::open(&path).unwrap();
+        let inode = reader.metadata().unwrap().ino();
+        for text in [&b"three\n"[..], b"four\nfive\nsix\n", b""] {
+            assert_eq!(write_in_place(&path, text, 0o644).unwrap(), Written::Changed);
+            assert_eq!(write_in_place(&path, text, 0o644).unwrap(), Written::Same);
+            let mut seen = vec![0; 100];
+            let count = reader.read_at(&mut seen, 0).unwrap();
+            assert_eq!(&seen[..count], text);
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
     }
 
     #[test]

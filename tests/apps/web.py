@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -36,6 +37,11 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"version": VERSION})
         elif last == "events":
             self.stream(int(query.get("n", ["3"])[0]))
+        elif last == "resolve":
+            self.reply(200, sorted({entry[4][0] for entry in socket.getaddrinfo(query["name"][0], None)}))
+        elif last == "hosts":
+            with open("/etc/hosts", "rb") as hosts:
+                self.reply(200, hosts.read(), "text/plain")
         elif last == "headers":
             self.reply(200, {name.lower(): value for name, value in self.headers.items()})
         else:

@@ -5,7 +5,9 @@
 
 pub mod dns;
 mod repo;
+mod terminal;
 mod world;
 
 pub use repo::Repo;
+pub use terminal::Terminal;
 pub use world::{Answer, Ran, World, free_port, program, web};

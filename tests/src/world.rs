@@ -3,6 +3,7 @@
 use std::fs::{File, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -120,9 +121,28 @@ impl World {
     }
 
     pub fn start_with(&mut self, arguments: &[&str], env: &[(&str, &str)]) {
+        self.start_program(&mut Command::new(program("agentd")), arguments, env);
+    }
+
+    /// As root, a manager that runs as this user. Everything below the test's folder becomes the user's, so repositories
+    /// are to be made before.
+    pub fn start_as(&mut self, uid: u32, env: &[(&str, &str)]) {
+        self.settle();
+        // The target folder may lie where a plain user cannot go.
+        let agentd = self.dir().join("agentd");
+        if !agentd.exists() {
+            std::fs::copy(program("agentd"), &agentd).unwrap();
+        }
+        let owned = Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(self.dir()).status().unwrap();
+        assert!(owned.success());
+        self.start_program(Command::new(agentd).uid(uid).gid(uid), &[], env);
+    }
+
+    /// `command` becomes `agentd`, whatever it does before.
+    pub fn start_program(&mut self, command: &mut Command, arguments: &[&str], env: &[(&str, &str)]) {
         self.settle();
         let log = File::options().append(true).create(true).open(self.dir.path().join("manager.log")).unwrap();
-        let child = Command::new(program("agentd"))
+        let child = command
             .args(["run", "--stack"])
             .arg(&self.stack_file)
             .arg("--home")

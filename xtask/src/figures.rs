@@ -1,8 +1,8 @@
 //! `cargo xtask figures`: what the agent costs and how long it takes, measured on this machine through real processes
 //! and the real edge. Nothing here is a test: it prints what is, and fails only where something does not happen at all.
 
+pub(crate) mod bench;
 mod host;
-mod http;
 mod load;
 mod process;
 mod table;
@@ -37,7 +37,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let own = std::env::current_exe().context("find our own program")?;
     let programs_dir = own.parent().context("our program lies in a folder")?;
     let mut host = Host::new(programs_dir)?;
-    let mut table = Table::default();
+    let mut table = Table::titled("figures, medians, unoptimised build");
     host.commit("still", "still")?;
     host.commit("moving", "v0")?;
     let mut services: Vec<String> =

@@ -4,8 +4,10 @@
 mod ci;
 mod command;
 mod console;
+mod demo;
 mod doors;
 mod figures;
+mod http;
 mod setup;
 mod tidy;
 
@@ -21,7 +23,9 @@ usage: cargo xtask VERB
   ci         everything a change has to pass: format, tidy, lints, build, licences, docs, both test doors
   test       every test that needs no root
   test-root  every test that needs root; refuses to start without it
+  demo       runs the three applications of examples/ until Ctrl-C; `cargo xtask demo --help` tells more
   figures    measures memory, idle CPU, restarts, adoption and redeploys under load on this machine; takes 4 min
+  bench      measures the release build beside nginx, Caddy and Unbound; takes 5 min after the build
   tidy       rules about the tree: arrows between rooms, sizes, banned calls and words
   setup      installs what is missing on this machine";
 
@@ -43,8 +47,10 @@ fn run(arguments: &[String]) -> Result<()> {
     match (verb, rest) {
         (Some("test"), filters) => doors::rootless(&root, filters).map(drop),
         (Some("test-root"), filters) => doors::root(&root, filters).map(drop),
+        (Some("demo"), options) => demo::run(&root, options),
         (Some("ci"), []) => ci::run(&root),
         (Some("figures"), []) => figures::run(&root),
+        (Some("bench"), []) => figures::bench::run(&root),
         (Some("tidy"), []) => tidy::run(&root),
         (Some("setup"), []) => setup::run(&root),
         (Some("help" | "--help" | "-h"), _) => {

@@ -19,6 +19,15 @@ const SYSTEM_DIRS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
 struct Package {
     name: &'static str,
     proof: Proof,
+    purpose: Purpose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Building, the tests and the demo.
+    Everything,
+    Tests,
+    Demo,
 }
 
 enum Proof {
@@ -28,20 +37,26 @@ enum Proof {
 }
 
 const PACKAGES: &[Package] = &[
-    Package { name: "build-essential", proof: Proof::Program("cc") },
-    Package { name: "cmake", proof: Proof::Program("cmake") },
-    Package { name: "git", proof: Proof::Program("git") },
+    package("build-essential", Proof::Program("cc"), Purpose::Everything),
+    package("cmake", Proof::Program("cmake"), Purpose::Everything),
+    package("git", Proof::Program("git"), Purpose::Everything),
     // Debian splits venv's other half off: python3 alone cannot make one.
-    Package { name: "python3-venv", proof: Proof::Answer("python3", &["-c", "import venv, ensurepip"]) },
+    package("python3-venv", Proof::Answer("python3", &["-c", "import venv, ensurepip"]), Purpose::Everything),
     // ssh and ssh-keygen, which git only recommends.
-    Package { name: "openssh-client", proof: Proof::Program("ssh-keygen") },
-    Package { name: "nodejs", proof: Proof::Program("node") },
-    Package { name: "iproute2", proof: Proof::Program("ip") },
-    Package { name: "nftables", proof: Proof::Program("nft") },
+    package("openssh-client", Proof::Program("ssh-keygen"), Purpose::Tests),
+    package("nodejs", Proof::Program("node"), Purpose::Everything),
+    // Debian splits it off nodejs, others do not.
+    package("npm", Proof::Program("npm"), Purpose::Demo),
+    package("iproute2", Proof::Program("ip"), Purpose::Tests),
+    package("nftables", Proof::Program("nft"), Purpose::Tests),
 ];
 
+const fn package(name: &'static str, proof: Proof, purpose: Purpose) -> Package {
+    Package { name, proof, purpose }
+}
+
 pub(crate) fn run(root: &Path) -> Result<()> {
-    packages(root)?;
+    packages(root, Purpose::Tests)?;
     shim_target(root);
     ensure_nextest(root)?;
     ensure_deny(root)?;
@@ -49,9 +64,18 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn packages(root: &Path) -> Result<()> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|package| !is_there(root, &package.proof)).map(|package| package.name).collect();
+/// What the demo builds and runs with, and no more.
+pub(crate) fn for_demo(root: &Path) -> Result<()> {
+    packages(root, Purpose::Demo)?;
+    shim_target(root);
+    Ok(())
+}
+
+fn packages(root: &Path, purpose: Purpose) -> Result<()> {
+    let is_missing = |package: &&Package| {
+        [Purpose::Everything, purpose].contains(&package.purpose) && !is_there(root, &package.proof)
+    };
+    let missing: Vec<&str> = PACKAGES.iter().filter(is_missing).map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -67,7 +91,7 @@ fn packages(root: &Path) -> Result<()> {
         Line::new("apt-get update").run(root)?;
         install.run(root)?;
     }
-    match PACKAGES.iter().find(|package| !is_there(root, &package.proof)) {
+    match PACKAGES.iter().find(is_missing) {
         Some(package) => bail!("{} is installed, yet what we need of it is not found in PATH", package.name),
         None => Ok(()),
     }
@@ -115,7 +139,7 @@ fn ensure_tool(root: &Path, name: &str, version: &str, options: &str) -> Result<
 }
 
 /// Looks where a shell or cargo would.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo = cargo.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")));

@@ -3,10 +3,14 @@
 //! Owns: who may call, the mapping of answers to HTTP. Must never know: how anything is done; it asks reconcile's
 //! handle. Caller: agentctl. Nothing here survives a restart; the socket is bound anew.
 
+mod events;
 mod listener;
+mod refs;
+mod releases;
 mod routes;
 
 pub use listener::{Callers, bind};
+pub use refs::ResolveRefs;
 pub use routes::{Api, MakeGitKey, serve};
 
 use std::io;

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Callers, Error};
+use super::{Callers, Error, ResolveRefs, events, refs, releases};
 use crate::reconcile;
 
 /// The app's way to a new deploy key: the answer is the key, or a sentence for the operator.
@@ -29,8 +29,11 @@ pub struct Api {
     pub reconcile: reconcile::Handle,
     /// Makes a deploy key of that name; the file of its private half and the public one.
     pub new_git_key: MakeGitKey,
+    pub resolve_refs: ResolveRefs,
     /// Cancelled by `POST /v1/down`: the app then takes everything down and ends.
     pub down: CancellationToken,
+    /// Cancelled when the manager ends: answers that go on for ever end with it.
+    pub ending: CancellationToken,
 }
 
 /// Serves until `cancel`, then lets calls under way finish.
@@ -44,6 +47,9 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
         .route("/v1/services/{name}/rollback", post(rollback))
         .route("/v1/services/{name}/unpin", post(unpin))
         .route("/v1/services/{name}/prune", post(prune))
+        .route("/v1/events", get(events::events))
+        .route("/v1/services/{name}/releases", get(releases::releases))
+        .route("/v1/refs", post(refs::refs))
         .route("/v1/git-keys/{name}", post(git_key))
         .route("/v1/down", post(down))
         .fallback(unknown)
@@ -52,10 +58,10 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
     axum::serve(callers, router).with_graceful_shutdown(cancel.cancelled_owned()).await.map_err(Error::Serve)
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+pub(super) type Answer<T> = Result<Json<T>, Refused>;
 
 /// A no, with the sentence for the operator.
-struct Refused(StatusCode, String);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -63,7 +69,7 @@ impl IntoResponse for Refused {
     }
 }
 
-fn failed(error: &reconcile::Error) -> Refused {
+pub(super) fn failed(error: &reconcile::Error) -> Refused {
     use reconcile::Error as E;
     let status = match error {
         E::Ended | E::GoingDown => StatusCode::SERVICE_UNAVAILABLE,
@@ -78,7 +84,7 @@ fn failed(error: &reconcile::Error) -> Refused {
     Refused(status, chain(error))
 }
 
-fn service(name: String) -> Result<ServiceName, Refused> {
+pub(super) fn service(name: String) -> Result<ServiceName, Refused> {
     ServiceName::new(name).map_err(|bad| Refused(StatusCode::NOT_FOUND, bad.to_string()))
 }
 

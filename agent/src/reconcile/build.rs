@@ -5,12 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use agentd_protocol::api::DeployPhase;
+use agentd_protocol::api::{DeployPhase, What};
 use agentd_protocol::ids::{Commit, InstanceId};
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::stack::{Revision, Service};
 
+use super::attempt::Attempt;
 use super::digest::{build_digest, program_digest};
 use super::environment::{Sources, build_environment, parse_env_file};
 use super::worker::{Again, Doing, Halt, TAIL_LINES, Wanted, Worker};
@@ -194,15 +195,24 @@ impl Worker {
             gate: Gate::None,
             probe: ProbePolicy::default(),
             user: RunAs::Configured,
+            hosts_file: None,
         };
         let supervisor = self.rooms.supervisor.clone();
         let launched = self.uncut(async move { supervisor.launch(launch).await });
         let id = self.fallible(wanted, DeployPhase::Build, launched).await?;
+        self.underway.begin(Attempt::Build { release: release.number });
+        self.note(Some(release.number), What::BuildStarted { commit: release.commit.clone() });
         let last = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.finished(&id)).await?;
         let tail = self.log_tail(&id);
         self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.remove(&id)).await?;
         match last.exit {
-            Exit::Code(0) => Ok(()),
+            Exit::Code(0) => {
+                if let Some((_, duration_ms)) = self.underway.end() {
+                    let commit = release.commit.clone();
+                    self.note(Some(release.number), What::BuildSucceeded { commit, duration_ms });
+                }
+                Ok(())
+            }
             exit => {
                 let mut halt = self.halt(DeployPhase::Build, format!("the build failed: {}", gate::describe(exit)));
                 halt.problem.log_tail = tail;

@@ -2,9 +2,10 @@
 //! ready, routed, old unrouted, old drained, old stopped.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
-use agentd_protocol::api::DeployPhase;
+use agentd_protocol::api::{DeployPhase, What};
 use agentd_protocol::edge::{Absent, Backend};
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::spec::RestartPolicy;
@@ -12,14 +13,15 @@ use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::{Kind, Restart, Service};
 use agentd_sys::causes::chain;
 
+use super::attempt::Attempt;
 use super::command;
 use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
-use super::worker::{Again, Doing, Halt, Wanted, Worker, route_of, stands};
+use super::worker::{Again, Doing, Halt, Wanted, Worker, release_of, route_of, stands};
 use crate::edge::Idleness;
 use crate::store::{DeployEnd, NewDeploy, ReleaseState, StoredRelease};
-use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs};
+use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs, own_program};
 
 /// Releases of a service that stay on disk (DESIGN §7).
 const RELEASES_KEPT: usize = 5;
@@ -36,21 +38,24 @@ impl Worker {
         let from = active.map(|active| active.number);
         let deploy = NewDeploy { service: self.name.clone(), from, to: target.number, phase: DeployPhase::Start };
         let id = self.fallible(wanted, DeployPhase::Start, store.start_deploy(deploy)).await?;
+        self.underway.begin(Attempt::Deploy { from, to: target.number });
+        self.note(Some(target.number), What::DeployStarted { from });
         let outcome = self.replace_by_port(wanted, active, target).await;
         let end = match &outcome {
             Ok(()) => DeployEnd::Done,
             Err(halt) => DeployEnd::Failed(halt.problem.clone()),
         };
         self.fallible(wanted, DeployPhase::Drain, store.end_deploy(id, end)).await?;
-        let (kind, cause) = match &outcome {
-            Ok(()) => ("deploy.done", serde_json::json!({ "from": from })),
-            Err(halt) => (
-                "deploy.failed",
-                serde_json::json!({ "from": from, "phase": halt.problem.phase, "cause": halt.problem.cause }),
-            ),
-        };
-        self.note(Some(target.number), kind, cause).await;
-        outcome
+        // A failure is told where the pass ends.
+        outcome?;
+        if let Some((_, duration_ms)) = self.underway.end() {
+            let what = match from {
+                Some(newer) if newer > target.number => What::DeployRolledBack { from, duration_ms },
+                Some(_) | None => What::DeployDone { from, duration_ms },
+            };
+            self.note(Some(target.number), what);
+        }
+        Ok(())
     }
 
     async fn replace_by_port(
@@ -224,9 +229,20 @@ impl Worker {
         if view.phase != Phase::Down {
             self.fallible(wanted, DeployPhase::Drain, supervisor.stop(&view.id, None)).await?;
         }
+        self.note_restarts(&view.id).await;
         let (supervisor, id) = (supervisor.clone(), view.id.clone());
         let removed = self.uncut(async move { supervisor.remove(&id).await });
         self.fallible(wanted, DeployPhase::Drain, removed).await
+    }
+
+    /// What the instance's folder has counted goes with it. A count that is lost stops nothing.
+    async fn note_restarts(&self, id: &InstanceId) {
+        let counted = |view: &InstanceView| Some((release_of(view)?, view.restarts));
+        let counted = self.rooms.supervisor.view().borrow().get(id).and_then(counted);
+        let Some((release, restarts)) = counted.filter(|(_, restarts)| *restarts > 0) else { return };
+        if let Err(error) = self.rooms.store.note_restarts(&self.name, release, id, restarts).await {
+            tracing::warn!(service = %self.name, instance = %id, error = chain(&error), "its restarts are forgotten");
+        }
     }
 
     async fn end_all(&self, wanted: &Wanted, ids: &[InstanceId]) -> Result<(), Halt> {
@@ -240,8 +256,8 @@ impl Worker {
         let supervisor = &self.rooms.supervisor;
         let reservation = match (entry.kind, entry.port) {
             (Kind::Worker, _) => None,
-            (Kind::Web, None) => Some(PortWish::Pool),
-            (Kind::Web, Some(port)) => Some(PortWish::Fixed(port)),
+            (Kind::Web | Kind::Static, None) => Some(PortWish::Pool),
+            (Kind::Web | Kind::Static, Some(port)) => Some(PortWish::Fixed(port)),
         };
         let reservation = match reservation {
             Some(wish) => Some(self.fallible(wanted, DeployPhase::Start, supervisor.reserve(wish)).await?),
@@ -265,14 +281,24 @@ impl Worker {
         if !cwd.is_dir() {
             return Err(self.halt(DeployPhase::Start, format!("release {} has lost its files", release.number)));
         }
+        if let Some(cause) = missing(entry, &cwd) {
+            return Err(self.halt(DeployPhase::Start, format!("release {} has no {cause}", release.number)));
+        }
+        let (argv, held) = match &entry.run {
+            Some(run) => (command::argv(run), Vec::new()),
+            None => {
+                let (held, program) = own_program(0).map_err(|error| self.halt(DeployPhase::Start, chain(&error)))?;
+                (command::site_argv(program, entry), vec![held])
+            }
+        };
         let launch = Launch {
             service: self.name.to_string(),
             label: Label::Instance { release: release.number },
-            argv: command::argv(&entry.run),
+            argv,
             env,
             cwd,
             port: reservation,
-            held: Vec::new(),
+            held,
             restart: restart_policy(entry.restart),
             stop_signal: entry.stop.signal.number(),
             stop_timeout: entry.stop.timeout.0,
@@ -280,6 +306,7 @@ impl Worker {
             gate: gate_of(entry),
             probe: probe_policy(entry),
             user: RunAs::Configured,
+            hosts_file: self.rooms.hosts.for_instances(),
         };
         let supervisor = supervisor.clone();
         self.uncut(async move { supervisor.launch(launch).await }).await.map_err(|error| Halt {
@@ -329,6 +356,19 @@ fn divide<'a>(
     (kept, old)
 }
 
+/// What a static site names and its release has not.
+fn missing(entry: &Service, dir: &Path) -> Option<String> {
+    let root = entry.root.as_ref().map_or_else(|| dir.to_owned(), |root| dir.join(root));
+    let hint = if entry.build.is_some() { "`build` did not leave it" } else { "is it made by a `build`?" };
+    match (&entry.root, &entry.fallback) {
+        (Some(name), _) if !root.is_dir() => Some(format!("folder `{name}`, which is its `root`: {hint}")),
+        (_, Some(file)) if !root.join(file).is_file() => {
+            Some(format!("file `{file}`, which is its `fallback`: {hint}"))
+        }
+        _ => None,
+    }
+}
+
 fn restart_policy(restart: Restart) -> RestartPolicy {
     match restart {
         Restart::Always => RestartPolicy::Always,
@@ -340,8 +380,9 @@ fn restart_policy(restart: Restart) -> RestartPolicy {
 fn gate_of(entry: &Service) -> Gate {
     match (entry.kind, &entry.health) {
         (Kind::Worker, _) => Gate::None,
-        (Kind::Web, None) => Gate::Tcp,
-        (Kind::Web, Some(health)) => Gate::Http { path: health.path.clone(), host: health.host.clone() },
+        // Not GET / for a site: without an index it answers 404, and works.
+        (Kind::Web | Kind::Static, None) => Gate::Tcp,
+        (Kind::Web | Kind::Static, Some(health)) => Gate::Http { path: health.path.clone(), host: health.host.clone() },
     }
 }
 

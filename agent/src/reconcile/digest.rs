@@ -14,6 +14,7 @@ pub(super) fn build_digest(tree: &str, entry: &Service) -> Digest {
 pub(super) fn program_digest(build: Digest, entry: &Service) -> Digest {
     let settings = (
         (build.to_string(), &entry.run, entry.port, entry.kind, &entry.env),
+        (&entry.root, &entry.fallback),
         (&entry.stop, entry.restart, &entry.health, entry.start_deadline),
     );
     Digest::of(serde_json::to_string(&settings).expect("settings are plain JSON").as_bytes())

@@ -13,6 +13,13 @@ pub struct Naming {
     pub port: u16,
 }
 
+impl Naming {
+    /// The name a service is called by.
+    pub(super) fn host_of(&self, service: &ServiceName) -> String {
+        format!("{service}.{}", self.suffix)
+    }
+}
+
 /// Everything an environment is made from.
 #[derive(Debug)]
 pub(super) struct Sources<'a> {
@@ -33,10 +40,12 @@ pub(super) fn url_variable(service: &ServiceName) -> String {
     format!("SERVICE_{}_URL", service.as_str().to_ascii_uppercase().replace('-', "_"))
 }
 
-fn url(service: &ServiceName, naming: &Naming) -> String {
+/// Where a service of this host finds another.
+pub(super) fn url(service: &ServiceName, naming: &Naming) -> String {
+    let host = naming.host_of(service);
     match naming.port {
-        80 => format!("http://{service}.{}", naming.suffix),
-        port => format!("http://{service}.{}:{port}", naming.suffix),
+        80 => format!("http://{host}"),
+        port => format!("http://{host}:{port}"),
     }
 }
 

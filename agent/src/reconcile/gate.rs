@@ -70,18 +70,23 @@ fn failure(view: &InstanceView) -> Option<(DeployPhase, String)> {
 }
 
 fn not_ready(view: &InstanceView) -> String {
+    let last = last_probe(view);
+    match view.warnings.first() {
+        Some(warning) => format!("not ready within its start deadline: {last}; {warning}"),
+        None => format!("not ready within its start deadline: {last}"),
+    }
+}
+
+/// What the newest probe tells, with the cure where there is one.
+pub(super) fn last_probe(view: &InstanceView) -> String {
     use agentd_protocol::api::ProbeOutcome as Outcome;
-    let last = match view.probes.back().map(|probe| &probe.outcome) {
+    match view.probes.back().map(|probe| &probe.outcome) {
         None => "no probe was answered".to_owned(),
         Some(Outcome::Passed { .. }) => "the last probe passed, an earlier one did not".to_owned(),
         Some(Outcome::Status { status }) => format!("the health check answers {status}, 200 to 399 would pass"),
         Some(Outcome::Refused) => "nothing listens on its port: it must listen on 127.0.0.1:$PORT".to_owned(),
         Some(Outcome::TimedOut) => "the health check does not answer in time".to_owned(),
         Some(Outcome::Failed { error }) => format!("the health check fails: {error}"),
-    };
-    match view.warnings.first() {
-        Some(warning) => format!("not ready within its start deadline: {last}; {warning}"),
-        None => format!("not ready within its start deadline: {last}"),
     }
 }
 

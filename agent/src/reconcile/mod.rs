@@ -1,31 +1,44 @@
 //! Makes what runs match what is wanted. One worker per service converges by itself, so that one service's failure
 //! never stops another; the task here hands them their orders.
 //!
-//! Owns: the plan, the order of a deploy (fetch, build, start beside, gate, swap, drain, stop), operator commands, the
+//! Owns: the event log, the plan, the order of a deploy (fetch, build, start beside, gate, swap, drain, stop), operator commands, the
 //! verdict on the stack. Must never know: how a document arrives (sync), how a request is answered (api).
 //! Callers: sync hands over versions, api and the app talk to [`Handle`].
 //! After a restart nothing here is remembered but what the store says (versions, active releases, pins, stops) and what
 //! the supervisor found running; a deploy that was cut short is cleaned up and started again.
 
+mod answers;
+mod attempt;
+mod budget;
 mod build;
 mod command;
 mod deploy;
 mod digest;
 mod environment;
 mod gate;
+mod hosts;
+mod journal;
+mod lives;
+mod observer;
 mod plan;
 mod rollback;
 mod routing;
 mod status;
+mod status_file;
 mod task;
 #[cfg(test)]
 mod testing;
+mod transitions;
+mod trouble;
 mod upkeep;
 mod worker;
 
+pub use crate::store::EventQuery;
 pub use environment::Naming;
-pub use status::{DocumentProblems, Facts};
-pub use task::{Handle, Setup, start};
+pub use hosts::{Given, HostsFile};
+pub use journal::Journal;
+pub use status::{DocumentProblems, Facts, FileProblem, Reading};
+pub use task::{Handle, Leaving, Setup, start};
 
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 

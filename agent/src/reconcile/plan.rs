@@ -106,6 +106,8 @@ fn differences(old: &Service, new: &Service) -> Vec<(PlanAct, &'static str)> {
     let route = PlanAct::Route;
     [
         (old.run != new.run, replace, "run"),
+        (old.root != new.root, replace, "root"),
+        (old.fallback != new.fallback, replace, "fallback"),
         (old.port != new.port, replace, "port"),
         (old.kind != new.kind, replace, "kind"),
         (old.env != new.env, replace, "env"),
@@ -198,7 +200,7 @@ mod tests {
         let cases: [(Edit, PlanAct); 4] = [
             (|e| e.path = Some("/other".into()), PlanAct::Route),
             (|e| e.replicas = 3, PlanAct::Scale),
-            (|e| e.run = "y".into(), PlanAct::Replace),
+            (|e| e.run = Some("y".into()), PlanAct::Replace),
             (|e| e.build = Some("make".into()), PlanAct::Build),
         ];
         for (edit, act) in cases {

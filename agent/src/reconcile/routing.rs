@@ -13,7 +13,9 @@ use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
+use super::environment::Naming;
+use super::journal::Journal;
+use super::{Error, transitions};
 use crate::edge::EdgeClient;
 use crate::store::Store;
 use crate::supervisor::{InstanceView, Readiness};
@@ -155,7 +157,11 @@ pub(super) struct Publisher {
     views: watch::Receiver<Arc<Views>>,
     edge: EdgeClient,
     store: Store,
+    journal: Journal,
+    naming: Arc<Naming>,
     last: Option<Snapshot>,
+    /// The last one the edge is known to route by; at first what it routed by when the manager started.
+    in_force: Snapshot,
 }
 
 impl Routing {
@@ -163,14 +169,26 @@ impl Routing {
         views: watch::Receiver<Arc<Views>>,
         edge: EdgeClient,
         store: Store,
-        suffix: &str,
+        journal: Journal,
+        naming: Arc<Naming>,
     ) -> (Self, Publisher) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let found = views.borrow().keys().cloned().collect();
         let known = Arc::new(Mutex::new(Known { found, sent: BTreeSet::new() }));
-        let routing =
-            Self { table: Arc::default(), health_path: Arc::default(), suffix: suffix.into(), known, requests };
-        let publisher = Publisher { routing: routing.clone(), requests: queue, views, edge, store, last: None };
+        let suffix = naming.suffix.as_str().into();
+        let routing = Self { table: Arc::default(), health_path: Arc::default(), suffix, known, requests };
+        let in_force = routing.compute(&Views::new());
+        let publisher = Publisher {
+            routing: routing.clone(),
+            requests: queue,
+            views,
+            edge,
+            store,
+            journal,
+            naming,
+            last: None,
+            in_force,
+        };
         (routing, publisher)
     }
 
@@ -217,6 +235,11 @@ impl Routing {
 }
 
 impl Publisher {
+    /// The table holds what a manager before this one routed: none of it is news.
+    pub(super) fn take_as_known(&mut self) {
+        self.in_force = self.routing.compute(&self.views.borrow());
+    }
+
     pub(super) async fn run(mut self, cancel: CancellationToken) {
         let mut retry = false;
         loop {
@@ -258,8 +281,12 @@ impl Publisher {
         self.routing.known.lock().expect("no holder panics").note(&snapshot, &views);
         snapshot.generation = self.store.next_generation().await?;
         let sent = self.edge.publish(snapshot.clone()).await;
-        self.last = sent.is_ok().then_some(snapshot);
-        Ok(sent?)
+        self.last = sent.is_ok().then(|| snapshot.clone());
+        sent?;
+        let before = std::mem::replace(&mut self.in_force, snapshot);
+        let facts = transitions::snapshot(&before, &self.in_force, &self.naming);
+        facts.into_iter().for_each(|fact| self.journal.note(fact));
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
 //! The task that gives the workers their orders, and the handle through which versions and commands come in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentd_protocol::api::{Plan, Status};
+use agentd_protocol::api::{Plan, Status, What};
 use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
@@ -15,12 +16,17 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::build;
 use super::environment::Naming;
+use super::hosts::HostsFile;
+use super::journal::Journal;
+use super::observer;
 use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
 use super::status;
+use super::status_file::{self, Sources};
+use super::transitions::{self, Standing};
 use super::upkeep;
-use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
+use super::worker::{Doing, Report, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
@@ -46,9 +52,13 @@ pub struct Setup {
     pub supervisor: Supervisor,
     pub edge: EdgeClient,
     pub naming: Naming,
+    /// What instances see in the place of /etc/hosts.
+    pub hosts: HostsFile,
     /// PATH of every build and instance.
     pub path: String,
     pub facts: status::Facts,
+    /// Where the last status lies for those who cannot ask.
+    pub status_file: PathBuf,
     pub cancel: CancellationToken,
 }
 
@@ -56,7 +66,7 @@ pub struct Setup {
 #[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
-    reports: Arc<watch::Sender<Reports>>,
+    pub(super) rooms: Rooms,
 }
 
 #[derive(Debug)]
@@ -118,7 +128,8 @@ impl Handle {
         self.ask(|reply| Command::Prune { service: service.clone(), reply }).await?
     }
 
-    pub async fn status(&self) -> Result<Status, Error> {
+    /// Without what is used; nothing but the task itself and the store is waited for.
+    pub(super) async fn status_unmeasured(&self) -> Result<Status, Error> {
         self.ask(|reply| Command::Status { reply }).await?
     }
 
@@ -142,6 +153,19 @@ impl Handle {
         Ok(())
     }
 
+    pub fn journal(&self) -> &Journal {
+        &self.rooms.journal
+    }
+
+    /// The manager's last word, on disk when this returns.
+    pub async fn leaving(&self, why: Leaving) {
+        self.rooms.journal.host(match why {
+            Leaving::Signal(signal) => What::HostStop { signal: signal.to_owned() },
+            Leaving::Down => What::HostDown {},
+        });
+        self.rooms.journal.flush().await;
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Error::Ended)?;
@@ -154,7 +178,7 @@ impl Handle {
     }
 
     async fn carried_out(&self, service: &ServiceName, ticket: Ticket) -> Result<(), Error> {
-        let mut reports = self.reports.subscribe();
+        let mut reports = self.rooms.reports.subscribe();
         let settled = reports.wait_for(|reports| {
             reports
                 .get(service)
@@ -170,6 +194,14 @@ impl Handle {
             None => Ok(()),
         }
     }
+}
+
+/// Why the manager ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// Services run on.
+    Signal(&'static str),
+    Down,
 }
 
 /// The way to one worker.
@@ -194,9 +226,13 @@ struct Task {
     /// Counts orders.
     ticket: u64,
     course: Course,
+    /// What was told last of the newest version.
+    standing: Standing,
     /// In the store, but the store could not be read when it was to be applied.
     unapplied: Option<Version>,
     reports: watch::Receiver<Reports>,
+    /// Told when the newest version was marked as applied.
+    applied: watch::Sender<()>,
     cancel: CancellationToken,
 }
 
@@ -204,9 +240,15 @@ struct Task {
 /// published before the table holds everything that was routed before.
 pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let (reports, watched) = watch::channel(Reports::new());
-    let reports = Arc::new(reports);
-    let (views, suffix) = (setup.supervisor.view(), setup.naming.suffix.clone());
-    let (routing, publisher) = Routing::new(views, setup.edge.clone(), setup.store.clone(), &suffix);
+    let journal = Journal::start(setup.store.clone(), setup.cancel.clone());
+    let naming = Arc::new(setup.naming);
+    let (routing, mut publisher) = Routing::new(
+        setup.supervisor.view(),
+        setup.edge.clone(),
+        setup.store.clone(),
+        journal.clone(),
+        Arc::clone(&naming),
+    );
     let rooms = Rooms {
         store: setup.store,
         source: setup.source,
@@ -214,9 +256,19 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         edge: setup.edge,
         routing,
         builds: Arc::new(Semaphore::new(1)),
-        naming: Arc::new(setup.naming),
+        naming,
+        hosts: Arc::new(setup.hosts),
         path: setup.path.into(),
-        reports: Arc::clone(&reports),
+        journal,
+        reports: Arc::new(reports),
+    };
+    let (applied, applied_seen) = watch::channel(());
+    let sources = Sources {
+        reports: watched.clone(),
+        views: rooms.supervisor.view(),
+        edge: rooms.edge.view(),
+        document: setup.facts.document.clone(),
+        applied: applied_seen,
     };
     let mut task = Task {
         rooms,
@@ -225,16 +277,24 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         latest: None,
         ticket: 0,
         course: Course::Converging,
+        standing: Standing::default(),
         unapplied: None,
         reports: watched,
+        applied,
         cancel: setup.cancel.clone(),
     };
+    let (version, documents) = (task.facts.version.clone(), task.facts.document.clone());
+    observer::start(&task.rooms, &version, documents, &setup.cancel).await?;
     task.load().await?;
+    publisher.take_as_known();
+    task.begin().await?;
     upkeep::start(&task.rooms, &setup.cancel);
     lifecycle::spawn_essential("routing", setup.cancel.clone(), publisher.run(setup.cancel.clone()));
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let handle = Handle { commands, rooms: task.rooms.clone() };
+    status_file::start(setup.status_file, handle.clone(), sources, setup.cancel.clone());
     lifecycle::spawn_essential("reconcile", setup.cancel, task.run(queue));
-    Ok(Handle { commands, reports })
+    Ok(handle)
 }
 
 impl Task {
@@ -259,7 +319,13 @@ impl Task {
             self.rooms.routing.set(&service.name, Some(entry));
         }
         self.latest = Some(latest);
-        self.sweep_releases().await?;
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<(), Error> {
+        if self.latest.is_some() {
+            self.sweep_releases().await?;
+        }
         self.order_all().await
     }
 
@@ -337,7 +403,9 @@ impl Task {
             return Ok(());
         }
         self.unpin_changed(&stored.stack).await?;
-        tracing::info!(%version, services = stored.stack.service.len(), "applying");
+        let services = stored.stack.service.len();
+        tracing::info!(%version, services, "applying");
+        self.rooms.journal.host(What::ConfigPublished { version, services });
         self.latest = Some(stored);
         self.order_all().await
     }
@@ -350,6 +418,8 @@ impl Task {
             if entry.map(entry_digest) != Some(pin.entry) {
                 tracing::info!(service = %service.name, "its entry changed: the pin ends");
                 self.rooms.store.unpin(&service.name).await?;
+                let cause = "its entry in the document changed".to_owned();
+                self.rooms.journal.service(&service.name, Some(pin.release), What::ServiceUnpinned { cause });
             }
         }
         Ok(())
@@ -358,6 +428,7 @@ impl Task {
     /// Gives every worker its order by the newest version; starts and keeps workers for services that left it too.
     async fn order_all(&mut self) -> Result<(), Error> {
         let Some(latest) = self.latest.clone() else { return Ok(()) };
+        self.rooms.hosts.set(latest.stack.service.iter().map(|entry| entry.name.clone()).collect());
         self.rooms.routing.set_health_path(latest.stack.proxy.health_path.clone());
         for service in self.rooms.store.services().await? {
             if service.is_removed() && latest.stack.service.iter().all(|entry| entry.name != service.name) {
@@ -411,18 +482,19 @@ impl Task {
             return Err(Error::NoService(name.clone()));
         }
         let store = &self.rooms.store;
-        let run = match act {
+        let active = service.active;
+        let (run, release, what) = match act {
             Act::Stop => {
                 store.set_stopped(name, true).await?;
-                RunWish::Stop
+                (RunWish::Stop, active, What::ServiceStopped {})
             }
             Act::Start => {
                 store.set_stopped(name, false).await?;
-                RunWish::Run
+                (RunWish::Run, active, What::ServiceStarted {})
             }
             Act::Restart => {
                 store.set_stopped(name, false).await?;
-                RunWish::RunFresh
+                (RunWish::RunFresh, active, What::ServiceRestarted {})
             }
             Act::Rollback { to } => {
                 let to = self.rollback_target(name, to).await?;
@@ -430,13 +502,16 @@ impl Task {
                 let entry = latest.stack.service.iter().find(|entry| entry.name == *name);
                 store.pin(name, to, entry_digest(entry.ok_or_else(|| Error::NoService(name.clone()))?)).await?;
                 store.set_stopped(name, false).await?;
-                RunWish::Run
+                (RunWish::Run, Some(to), What::ServicePinned {})
             }
             Act::Unpin => {
                 store.unpin(name).await?;
-                if service.stopped { RunWish::Stop } else { RunWish::Run }
+                let cause = "unpinned by the operator".to_owned();
+                let run = if service.stopped { RunWish::Stop } else { RunWish::Run };
+                (run, service.pinned.map(|pin| pin.release), What::ServiceUnpinned { cause })
             }
         };
+        self.rooms.journal.service(name, release, what);
         let service = self.known(name).await?;
         Ok(self.give(&service, run))
     }
@@ -473,6 +548,7 @@ impl Task {
         }
         self.rooms.source.prune(name).await?;
         self.rooms.store.prune_service(name).await?;
+        self.rooms.journal.service(name, None, What::ServicePruned {});
         self.rooms.reports.send_modify(|reports| drop(reports.remove(name)));
         Ok(())
     }
@@ -495,7 +571,8 @@ impl Task {
         tickets
     }
 
-    /// Marks the newest version applied once every service is as it wants it.
+    /// Marks the newest version applied once every service is as it wants it; tells when it is, or when nobody works on
+    /// it any more although it is not.
     async fn judge(&mut self) {
         let reports = self.reports.borrow_and_update().clone();
         // What `down` stops was not brought there by the version.
@@ -503,40 +580,51 @@ impl Task {
             return;
         }
         let Some(latest) = self.latest.as_mut().filter(|latest| !latest.applied) else { return };
-        let all = self.workers.iter().all(|(name, orders)| {
-            let ticket = orders.wanted.borrow().ticket;
-            reports.get(name).is_some_and(|report| {
-                report.ticket == ticket
-                    && matches!(report.doing, Doing::Settled(Settled::Running | Settled::Stopped | Settled::Removed))
-            })
-        });
-        if !all {
-            return;
-        }
-        match self.rooms.store.mark_applied(latest.version).await {
-            Ok(()) => {
-                latest.applied = true;
-                tracing::info!(version = %latest.version, "applied");
+        let version = latest.version;
+        let now = standing(
+            version,
+            self.workers.iter().map(|(name, orders)| (orders.wanted.borrow().ticket, reports.get(name))),
+        );
+        if matches!(now, Standing::Applied(_)) {
+            match self.rooms.store.mark_applied(version).await {
+                Ok(()) => {
+                    latest.applied = true;
+                    self.applied.send_replace(());
+                    tracing::info!(%version, "applied");
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "applied, but not noted in the store");
+                    return;
+                }
             }
-            Err(error) => tracing::error!(error = chain(&error), "applied, but not noted in the store"),
+        }
+        if let Some(fact) = transitions::verdict(&self.standing, &now) {
+            self.rooms.journal.note(fact);
+            self.standing = now;
         }
     }
 
     async fn status(&self) -> Result<Status, Error> {
         let services = self.rooms.store.services().await?;
+        let past_restarts = self.rooms.store.past_restarts().await?;
         let applied = self.rooms.store.last_applied().await?.map(|stored| stored.version);
         let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
         let seen = status::Seen {
+            now_unix_ms: unix_ms(),
             facts: &self.facts,
             latest: self.latest.as_ref(),
             applied,
             services: &services,
+            past_restarts: &past_restarts,
+            naming: &self.rooms.naming,
             reports: &self.reports.borrow(),
             views: &views.borrow(),
             edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
-        Ok(status::status(&seen))
+        let mut status = status::status(&seen);
+        status.limitations.extend(self.rooms.hosts.notes());
+        Ok(status)
     }
 
     async fn plan(&self, of: Option<Box<Stack>>) -> Result<Plan, Error> {
@@ -565,4 +653,17 @@ impl Task {
         }
         Ok(plan::plan(&known, &wanted, version))
     }
+}
+
+/// Where a version stands by what its workers report of their newest orders.
+fn standing<'a>(version: Version, workers: impl Iterator<Item = (u64, Option<&'a Report>)>) -> Standing {
+    let mut failed = None;
+    for (ticket, report) in workers {
+        match report.filter(|report| report.ticket == ticket).map(|report| (report.doing, &report.problem)) {
+            Some((Doing::Settled(Settled::Running | Settled::Stopped | Settled::Removed), _)) => {}
+            Some((Doing::Settled(Settled::Failed), problem)) => failed = failed.or(problem.as_ref()),
+            _ => return Standing::Applying(version),
+        }
+    }
+    failed.map_or(Standing::Applied(version), |problem| Standing::Degraded(version, Box::new(problem.clone())))
 }

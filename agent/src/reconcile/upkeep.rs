@@ -1,29 +1,23 @@
-//! What has to be done beside the workers, as long as the manager lives: noting what happened to instances, following
-//! hints of the edge, removing old logs, watching the store.
+//! What has to be done beside the workers, as long as the manager lives: following hints of the edge, removing old
+//! logs, watching the store.
 
 use std::time::Duration;
 
-use agentd_protocol::ids::{InstanceId, ServiceName};
-use agentd_protocol::shim::event::{Event, EventKind};
+use agentd_protocol::ids::InstanceId;
 use agentd_sys::causes::chain;
-use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::Instant;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::gate::describe;
-use super::routing::Views;
-use super::worker::{Rooms, release_of};
+use super::hosts::MachineFile;
+use super::worker::Rooms;
 use crate::edge::BackendKey;
 use crate::lifecycle;
-use crate::store::NewEvent;
-use crate::supervisor::{InstanceView, Supervisor};
+use crate::supervisor::Supervisor;
 
 /// Log folders of gone instances pile up with deploys and crash loops, not by the minute.
 const LOG_SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// Events written in one period; each is a transaction on disk, and a crash loop of many services must not own it.
-const EVENTS_PER_PERIOD: u32 = 200;
-const PERIOD: Duration = Duration::from_secs(10);
+/// How soon instances see a change of the machine's own /etc/hosts.
+const NAMES_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     let store = rooms.store.clone();
@@ -38,9 +32,8 @@ pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     lifecycle::spawn_essential("edge hints", cancel.clone(), stop_with(cancel.clone(), hints));
     let logs = sweep_logs(rooms.supervisor.clone());
     lifecycle::spawn_essential("log sweep", cancel.clone(), stop_with(cancel.clone(), logs));
-    let events = rooms.supervisor.events().expect("this is the one reader");
-    let journal = write_events(events, rooms.clone());
-    lifecycle::spawn_essential("event log", cancel.clone(), stop_with(cancel.clone(), journal));
+    let names = follow_machine_names(rooms.clone());
+    lifecycle::spawn_essential("names", cancel.clone(), stop_with(cancel.clone(), names));
 }
 
 async fn stop_with(cancel: CancellationToken, work: impl Future<Output = ()>) {
@@ -76,92 +69,13 @@ async fn sweep_logs(supervisor: Supervisor) {
     }
 }
 
-async fn write_events(mut events: mpsc::Receiver<(InstanceId, Event)>, rooms: Rooms) {
-    let mut budget = Budget { since: Instant::now(), written: 0, passed_over: 0 };
-    let views = rooms.supervisor.view();
-    while let Some((instance, event)) = events.recv().await {
-        let Some(passed_over) = budget.take(Instant::now()) else { continue };
-        if passed_over > 0 {
-            tracing::warn!(passed_over, "more happened to instances than the event log takes");
+/// The kernel ends mounts over a file that is replaced by rename, and editors replace /etc/hosts that way.
+async fn follow_machine_names(rooms: Rooms) {
+    let mut interval = tokio::time::interval(NAMES_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let (MachineFile::Another, Some(file)) = (rooms.hosts.refresh(), rooms.hosts.for_instances()) {
+            rooms.supervisor.renew_hosts(&file).await;
         }
-        let views = views.borrow().clone();
-        let event = new_event(&instance, &event, &views);
-        if let Err(error) = rooms.store.record_event(event).await {
-            tracing::warn!(%instance, error = chain(&error), "not noted in the event log");
-        }
-    }
-}
-
-/// How many events were written in this period.
-struct Budget {
-    since: Instant,
-    written: u32,
-    passed_over: u64,
-}
-
-impl Budget {
-    /// Leave to write one, with the number that had none since the last; `None` when the period's share is used up.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        if now.duration_since(self.since) >= PERIOD {
-            self.since = now;
-            self.written = 0;
-        }
-        if self.written == EVENTS_PER_PERIOD {
-            self.passed_over += 1;
-            return None;
-        }
-        self.written += 1;
-        Some(std::mem::take(&mut self.passed_over))
-    }
-}
-
-fn new_event(instance: &InstanceId, event: &Event, views: &Views) -> NewEvent {
-    let view: Option<&InstanceView> = views.get(instance);
-    let release = view.and_then(release_of);
-    // The edge and builds are no service's releases.
-    let service = view.filter(|_| release.is_some()).and_then(|view| ServiceName::new(view.service.clone()).ok());
-    let (kind, what) = words(event.kind);
-    let cause = json!({
-        "instance": instance,
-        "incarnation": event.incarnation,
-        "pid": event.pid,
-        "at_unix_ms": event.real_ns / 1_000_000,
-        "what": what,
-    });
-    NewEvent { service, release, kind: kind.to_owned(), cause }
-}
-
-fn words(kind: EventKind) -> (&'static str, Value) {
-    match kind {
-        EventKind::Started => ("instance.started", Value::Null),
-        EventKind::Exited { exit, uptime_ms } => {
-            ("instance.exited", json!({ "exit": describe(exit), "uptime_ms": uptime_ms }))
-        }
-        EventKind::Backoff { .. } => ("instance.backoff", Value::Null),
-        EventKind::Quarantined { .. } => ("instance.crash-loop", Value::Null),
-        EventKind::Stopping => ("instance.stopping", Value::Null),
-        EventKind::Stopped => ("instance.stopped", Value::Null),
-        EventKind::Adopted => ("instance.adopted", Value::Null),
-        EventKind::Stragglers { count } => ("instance.stragglers", json!({ "count": count })),
-        EventKind::LogDropped { bytes } => ("instance.log-dropped", json!({ "bytes": bytes })),
-        EventKind::Unkillable { count } => ("instance.unkillable", json!({ "count": count })),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_storm_of_events_is_cut_and_counted() {
-        let start = Instant::now();
-        let mut budget = Budget { since: start, written: 0, passed_over: 0 };
-        for _ in 0..EVENTS_PER_PERIOD {
-            assert_eq!(budget.take(start), Some(0));
-        }
-        assert_eq!(budget.take(start), None);
-        assert_eq!(budget.take(start), None);
-        assert_eq!(budget.take(start + PERIOD), Some(2), "a new period tells how many were lost");
-        assert_eq!(budget.take(start + PERIOD), Some(0));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::api::{DeployPhase, Problem, What};
 use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber, ServiceName, Version};
 use agentd_protocol::shim::state::{LastExit, Phase};
@@ -16,12 +16,15 @@ use agentd_sys::causes::chain;
 use tokio::sync::{RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::attempt::{self, Attempt, Underway};
 use super::environment::Naming;
+use super::hosts::HostsFile;
+use super::journal::Journal;
 use super::routing::{Entry, RouteWish, Routing};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
-use crate::store::{NewEvent, Store, StoredRelease};
+use crate::store::{Store, StoredRelease};
 use crate::supervisor::{self, InstanceView, Label, Supervisor};
 
 /// Log lines kept with a problem.
@@ -41,8 +44,10 @@ pub(super) struct Rooms {
     /// One build at a time.
     pub(super) builds: Arc<Semaphore>,
     pub(super) naming: Arc<Naming>,
+    pub(super) hosts: Arc<HostsFile>,
     /// PATH of every build and instance.
     pub(super) path: Arc<str>,
+    pub(super) journal: Journal,
     pub(super) reports: Arc<watch::Sender<Reports>>,
 }
 
@@ -129,6 +134,7 @@ pub(super) struct Worker {
     uncut: Arc<RwLock<()>>,
     /// Ticket of the last order whose fresh instances are there: carried on, it asks for no others.
     fresh_done: AtomicU64,
+    pub(super) underway: Underway,
 }
 
 pub(super) fn unix_ms() -> u64 {
@@ -137,7 +143,7 @@ pub(super) fn unix_ms() -> u64 {
 
 impl Worker {
     pub(super) fn new(name: ServiceName, rooms: Rooms) -> Self {
-        Self { name, rooms, uncut: Arc::default(), fresh_done: AtomicU64::new(0) }
+        Self { name, rooms, uncut: Arc::default(), fresh_done: AtomicU64::new(0), underway: Underway::default() }
     }
 
     pub(super) async fn run(self, mut orders: watch::Receiver<Wanted>, cancel: CancellationToken) {
@@ -149,6 +155,7 @@ impl Worker {
                 changed = orders.changed() => {
                     if changed.is_err() { return }
                     pause = RETRY_FIRST;
+                    self.overtaken();
                     continue;
                 }
                 outcome = self.converge(&wanted) => outcome,
@@ -173,15 +180,32 @@ impl Worker {
         }
     }
 
+    /// A build that was cut short is told by the sweep that ends it.
+    fn overtaken(&self) {
+        if let Some((Attempt::Deploy { from, to }, _)) = self.underway.end() {
+            self.note(Some(to), What::DeploySuperseded { from });
+        }
+    }
+
     fn settle(&self, wanted: &Wanted, outcome: Result<Settled, Halt>) {
+        let attempt = self.underway.end();
         self.report(wanted, |report| match outcome {
             Ok(settled) => {
                 report.doing = Doing::Settled(settled);
                 report.problem = None;
             }
-            Err(halt) => {
+            Err(mut halt) => {
                 tracing::warn!(service = %self.name, phase = ?halt.problem.phase, cause = %halt.problem.cause, "not as wanted");
+                let active = report.active.as_ref().map(|active| active.release);
+                let told = attempt::failed(attempt, report.problem.as_ref(), &halt.problem, active);
+                if let Some((release, what)) = told {
+                    self.note(release, what);
+                }
                 report.doing = Doing::Settled(Settled::Failed);
+                // Tried again and failed the same way: it has been so since the first time.
+                if let Some(before) = report.problem.as_ref().filter(|before| is_same(before, &halt.problem)) {
+                    halt.problem.since_unix_ms = before.since_unix_ms;
+                }
                 report.problem = Some(*halt.problem);
             }
         });
@@ -239,18 +263,14 @@ impl Worker {
             self.rooms.routing.set(&self.name, None);
             self.commit(wanted).await?;
             self.fallible(wanted, DeployPhase::Document, store.mark_removed(&self.name)).await?;
-            self.note(active.map(|active| active.number), "service.removed", serde_json::Value::Null).await;
+            self.note(active.map(|active| active.number), What::ServiceRemoved {});
             return Ok(Settled::Removed);
         };
         // A removal that this order overtook may have been noted after the version that brings the service back.
         self.fallible(wanted, DeployPhase::Document, store.ensure_service(&self.name)).await?;
         if wanted.run == RunWish::Stop {
-            let runs = !self.instances().is_empty();
             self.announce(wanted, entry, active.as_ref(), Absent::Stopped).await;
             self.withdraw(wanted, Absent::Stopped).await?;
-            if runs {
-                self.note(active.map(|active| active.number), "service.stopped", serde_json::Value::Null).await;
-            }
             return Ok(Settled::Stopped);
         }
         self.announce(wanted, entry, active.as_ref(), Absent::Starting).await;
@@ -346,7 +366,10 @@ impl Worker {
         let mut left = Vec::new();
         for view in views.values().filter(|view| self.owns(view)) {
             match &view.label {
-                Label::Build { .. } => self.end(wanted, view).await?,
+                Label::Build { .. } => {
+                    self.end(wanted, view).await?;
+                    self.note(build_of(view), What::BuildCancelled {});
+                }
                 Label::Instance { release } if Some(*release) != active.map(|active| active.number) => {
                     left.push(view.clone());
                 }
@@ -402,12 +425,8 @@ impl Worker {
         work.await.map_err(|error| Halt { problem: Box::new(self.problem(phase, chain(&error))), again: Again::Later })
     }
 
-    /// Tells the event log; a log that cannot be written stops nothing.
-    pub(super) async fn note(&self, release: Option<ReleaseNumber>, kind: &str, cause: serde_json::Value) {
-        let event = NewEvent { service: Some(self.name.clone()), release, kind: kind.to_owned(), cause };
-        if let Err(error) = self.rooms.store.record_event(event).await {
-            tracing::warn!(service = %self.name, kind, error = chain(&error), "not noted in the event log");
-        }
+    pub(super) fn note(&self, release: Option<ReleaseNumber>, what: What) {
+        self.rooms.journal.service(&self.name, release, what);
     }
 
     pub(super) fn halt(&self, phase: DeployPhase, cause: String) -> Halt {
@@ -439,6 +458,14 @@ pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
     }
 }
 
+/// The key of a build is the number of its release.
+fn build_of(view: &InstanceView) -> Option<ReleaseNumber> {
+    match &view.label {
+        Label::Build { key } => key.parse().ok().map(ReleaseNumber),
+        Label::Instance { .. } | Label::Edge => None,
+    }
+}
+
 /// Whether an instance runs or starts again by itself. One that has ended and is down stands only where its policy says
 /// that ending is what it does. One that is stopping still stands: a restart looks the same until it ends. One that
 /// never ended is about to start, or its shim has not been heard yet.
@@ -452,6 +479,10 @@ pub(super) fn stands(phase: &Phase, last: Option<LastExit>, restart: Restart) ->
         | Phase::Quarantined { .. } => true,
         Phase::Down => last.is_none() || restart != Restart::Always,
     }
+}
+
+fn is_same(one: &Problem, other: &Problem) -> bool {
+    (one.phase, &one.cause, &one.commit) == (other.phase, &other.cause, &other.commit)
 }
 
 /// The external route an entry asks for.

@@ -15,6 +15,7 @@ mod events;
 mod open;
 mod published;
 mod releases;
+mod restarts;
 mod services;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,9 +28,10 @@ use std::path::PathBuf;
 
 pub use deploys::{DEPLOYS_KEPT, DeployEnd, DeployId, NewDeploy, StoredDeploy};
 pub use digest::{BadDigest, Digest};
-pub use events::{EVENTS_KEPT, NewEvent, StoredEvent};
+pub use events::{EVENTS_KEPT, EventQuery, NewEvent};
 pub use published::entry_digest;
 pub use releases::{NewRelease, ReleaseState, StoredRelease};
+pub use restarts::PastRestarts;
 pub use services::{Pin, StoredService};
 pub use versions::{Put, Refs, StoredVersion, VERSIONS_KEPT};
 pub use writer::Store;

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use agentd_protocol::api::DeployPhase;
-use agentd_protocol::ids::{ReleaseNumber, Version};
+use agentd_protocol::api::{DeployPhase, What};
+use agentd_protocol::ids::{InstanceId, ReleaseNumber, Version};
 use agentd_protocol::stack::{Revision, Stack};
 use proptest::prelude::*;
 use rusqlite::Connection;
-use serde_json::json;
 
 use super::testing::{commit, name, open_store, problem, service, stack};
 use super::*;
@@ -235,24 +234,70 @@ async fn deploys_tell_how_far_they_came() {
     assert_eq!(found[2].end, Some(end));
 }
 
+fn event(services: usize) -> NewEvent {
+    NewEvent {
+        at_unix_ms: 1_000 + u64::try_from(services).unwrap(),
+        service: Some(name("api")),
+        release: Some(ReleaseNumber(1)),
+        instance: None,
+        suppressed: 0,
+        shim_seq: None,
+        what: What::ConfigSeen { services },
+    }
+}
+
+fn newest(limit: u32) -> EventQuery {
+    EventQuery { limit, ..EventQuery::default() }
+}
+
 #[tokio::test]
 async fn events_are_bounded_and_in_order() {
     let (dir, store) = open_store();
-    let new = |n: u32| NewEvent {
-        service: Some(name("api")),
-        release: Some(ReleaseNumber(1)),
-        kind: "deploy.failed".into(),
-        cause: json!({ "n": n }),
-    };
-    store.record_event(new(0)).await.unwrap();
+    store.record_events(vec![event(0)]).await.unwrap();
     // Ids jump as if the bound had been reached, which 10,000 commits would take long to do.
     let raw = Connection::open(dir.path().join("agentd.db")).unwrap();
     raw.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'events'", [EVENTS_KEPT]).unwrap();
-    store.record_event(new(1)).await.unwrap();
-    store.record_event(new(2)).await.unwrap();
-    let found = store.events(10).await.unwrap();
-    assert_eq!(found.iter().map(|e| e.cause.clone()).collect::<Vec<_>>(), [json!({"n": 1}), json!({"n": 2})]);
-    assert_eq!(store.events(1).await.unwrap()[0].cause, json!({"n": 2}));
+    let mut told = store.newest_event();
+    store.record_events(vec![event(1), event(2)]).await.unwrap();
+    assert!(told.has_changed().unwrap());
+    let found = store.events(newest(10)).await.unwrap();
+    assert_eq!(found.iter().map(|e| e.at_unix_ms).collect::<Vec<_>>(), [1_001, 1_002]);
+    assert_eq!(found[1].id, *told.borrow_and_update());
+    assert_eq!(store.events(newest(1)).await.unwrap(), found[1..]);
+    let after = EventQuery { after: Some(found[0].id), ..newest(10) };
+    assert_eq!(store.events(after).await.unwrap(), found[1..]);
+    let since = EventQuery { since_unix_ms: Some(1_002), ..newest(10) };
+    assert_eq!(store.events(since).await.unwrap(), found[1..]);
+    let other = EventQuery { service: Some(name("web")), ..newest(10) };
+    assert_eq!(store.events(other).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn how_far_a_shims_account_was_recorded_only_grows() {
+    let (_dir, store) = open_store();
+    let (one, two) = (InstanceId::new("aaaaaaaaaaaa").unwrap(), InstanceId::new("bbbbbbbbbbbb").unwrap());
+    let told = |id: &InstanceId, seq| NewEvent { instance: Some(id.clone()), shim_seq: Some(seq), ..event(1) };
+    store.record_events(vec![told(&one, 7), told(&two, 2), told(&one, 5), event(3)]).await.unwrap();
+    store.next_epoch().await.unwrap();
+    assert_eq!(store.shim_events_recorded().await.unwrap(), BTreeMap::from([(one.clone(), 7), (two.clone(), 2)]));
+    store.forget_shim_events(vec![one]).await.unwrap();
+    assert_eq!(store.shim_events_recorded().await.unwrap(), BTreeMap::from([(two, 2)]));
+}
+
+#[tokio::test]
+async fn events_of_another_version_are_shown_as_they_stand() {
+    let (dir, store) = open_store();
+    let instance = InstanceId::new("abcdef012345").ok();
+    store.record_events(vec![NewEvent { instance: instance.clone(), suppressed: 3, ..event(1) }]).await.unwrap();
+    let raw = Connection::open(dir.path().join("agentd.db")).unwrap();
+    for (kind, cause) in [("moon.full", r#"{"phase":3}"#), ("instance.started", "null"), ("run.started", "no JSON")] {
+        raw.execute("INSERT INTO events (at, kind, cause) VALUES (1, ?1, ?2)", [kind, cause]).unwrap();
+    }
+    let found = store.events(newest(10)).await.unwrap();
+    assert_eq!((&found[0].instance, found[0].suppressed), (&instance, 3));
+    assert_eq!(found[0].what, What::ConfigSeen { services: 1 });
+    let texts: Vec<&str> = found[1..].iter().map(|event| event.text.as_str()).collect();
+    assert_eq!(texts, [r#"moon.full {"phase":3}"#, "instance.started", r#"run.started "no JSON""#]);
 }
 
 prop_compose! {
@@ -291,4 +336,20 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn past_restarts_are_those_of_the_release_that_serves() {
+    let (_dir, store) = open_store();
+    let (api, id) = (name("api"), |letter: &str| InstanceId::new(letter.repeat(12)).unwrap());
+    let (one, two) = (new_release(&store, "one").await, new_release(&store, "two").await);
+    store.set_active(&api, two).await.unwrap();
+    store.note_restarts(&api, one, &id("a"), 7).await.unwrap();
+    store.note_restarts(&api, two, &id("b"), 1).await.unwrap();
+    store.note_restarts(&api, two, &id("b"), 2).await.unwrap();
+    let past = PastRestarts { service: api.clone(), instance: id("b"), count: 2 };
+    assert_eq!(store.past_restarts().await.unwrap(), [past]);
+    store.prune_service(&api).await.unwrap();
+    assert_eq!(store.past_restarts().await.unwrap(), []);
+    assert!(store.note_restarts(&api, two, &id("c"), 1).await.is_err(), "of a release that is forgotten");
 }

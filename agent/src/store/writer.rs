@@ -1,9 +1,11 @@
 //! The one thread that holds the connection, and the handle that sends it work.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use agentd_protocol::ids::EventId;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::convert::Fault;
 use super::{Error, open};
@@ -17,6 +19,8 @@ type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 #[derive(Debug, Clone)]
 pub struct Store {
     work: mpsc::Sender<Work>,
+    /// Of those recorded through this store; 0 until the first.
+    pub(super) newest_event: Arc<watch::Sender<EventId>>,
 }
 
 impl Store {
@@ -29,7 +33,7 @@ impl Store {
             .name("store".to_owned())
             .spawn(move || serve(connection, inbox))
             .map_err(|source| Error::Open { path: path.to_owned(), source })?;
-        Ok(Self { work })
+        Ok(Self { work, newest_event: Arc::new(watch::Sender::new(EventId(0))) })
     }
 
     /// Returns when the store can serve no more, after a panic in its thread. For an essential task to wait on.

@@ -77,6 +77,7 @@ fn stage(gate: Gate, port: Option<u16>, probe: ProbePolicy) -> Stage {
         tracked: Tracked::new(record, 0, Now::read()),
         dir: dir.clone(),
         room,
+        events_kept: 0,
         requests: requests_taken,
         nudge: Arc::clone(&nudge),
         welcomed: None,

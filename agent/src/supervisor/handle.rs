@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,14 +21,15 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::client::NoLink;
 use super::health::{Allowances, Prober};
-use super::keeper::{self, Keeper};
+use super::keeper::{self, Keeper, KeeperView};
 use super::launch::{Launch, Record};
 use super::layout::Layout;
 use super::ports::{Lease, PortWish, Ports, Reservation};
 use super::room::{EVENTS_MAX, REACHING_MAX, Room, SPAWNS_MAX, Spawn, Views};
 use super::task::{InstanceTask, Order, Reply, Request};
 use super::tracked::{Now, Tracked};
-use super::{logs, spec};
+use super::usage::{Sampler, Usage};
+use super::{logs, private_hosts, spec};
 use crate::lifecycle;
 
 /// All shims found at start have so long to answer; those that do not are unsupervised and tried on.
@@ -57,6 +58,9 @@ pub struct Config {
     pub shim: PathBuf,
     /// This manager's number; shims refuse lower ones than they have seen.
     pub epoch: Epoch,
+    /// Sequence number of the last event the reader of [`Supervisor::events`] keeps of an instance; what came after it
+    /// is told again.
+    pub events_kept: BTreeMap<InstanceId, u64>,
     /// Of the pool.
     pub ports: RangeInclusive<u16>,
     /// User of programs launched with [`super::RunAs::Configured`]; `None` keeps the manager's.
@@ -74,6 +78,7 @@ struct Inner {
     keeper: Keeper,
     ports: Arc<Ports>,
     instances: Mutex<BTreeMap<InstanceId, Entry>>,
+    sampler: Sampler,
     /// Until its one reader takes it.
     events: Mutex<Option<mpsc::Receiver<(InstanceId, Event)>>>,
     cancel: CancellationToken,
@@ -113,6 +118,7 @@ impl Supervisor {
             room: Arc::new(room),
             keeper,
             instances: Mutex::default(),
+            sampler: Sampler::default(),
             events: Mutex::new(Some(events_taken)),
             cancel,
         }));
@@ -212,6 +218,7 @@ impl Supervisor {
             dir: room.layout.dir(&id),
             tracked: Tracked::new(record, asked_restarts, Now::read()),
             room,
+            events_kept: self.0.config.events_kept.get(&id).copied().unwrap_or(0),
             requests: requests_taken,
             nudge: Arc::clone(&nudge),
             welcomed: Some(welcomed),
@@ -298,7 +305,7 @@ impl Supervisor {
         self.0.room.views.subscribe()
     }
 
-    /// What happened to all instances, in order per instance; events that came while no manager lived are told again.
+    /// What happened to all instances, in order per instance, from where [`Config::events_kept`] ends.
     /// `None` after the first call: there is one reader.
     pub fn events(&self) -> Option<mpsc::Receiver<(InstanceId, Event)>> {
         self.0.events.lock().expect("no holder panics").take()
@@ -324,12 +331,29 @@ impl Supervisor {
         logs::sweep(dir, &alive).map_err(|source| Error::Logs { dir: dir.to_owned(), source })
     }
 
+    /// Shows `hosts_file` again to the instances that have lost it.
+    pub async fn renew_hosts(&self, hosts_file: &Path) {
+        let views = self.view().borrow().clone();
+        private_hosts::renew_all(&self.0.config.shim, &views, hosts_file).await;
+    }
+
     /// Duplicates of what was handed along at launch, from the shim or, where that fails, the keeper.
     pub async fn held(&self, id: &InstanceId) -> Result<Vec<(String, OwnedFd)>, Error> {
         match self.order(id, || Order::Held).await {
             Ok(Reply::Held(held)) => Ok(held),
             Ok(Reply::Done) | Err(_) => Ok(self.0.keeper.held(id).await?),
         }
+    }
+
+    /// What instances use now, and the host; `home` names the disk. Costs a look at all of /proc, once a second at most.
+    pub async fn usage(&self, home: PathBuf) -> Usage {
+        let views = self.view().borrow().clone();
+        self.0.sampler.usage(views, home).await
+    }
+
+    /// Which keeper there is.
+    pub fn keeper(&self) -> watch::Receiver<KeeperView> {
+        self.0.keeper.view()
     }
 
     pub fn keeper_pid(&self) -> Option<u32> {

@@ -30,6 +30,8 @@ pub struct Launch {
     pub gate: Gate,
     pub probe: ProbePolicy,
     pub user: RunAs,
+    /// Shown to the program in the place of /etc/hosts.
+    pub hosts_file: Option<PathBuf>,
 }
 
 /// What an instance is to the one who launched it; opaque here, so that a restarted manager needs no database for it.

@@ -185,6 +185,7 @@ mod tests {
             oom_score_adj: 0,
             open_files_max: 0,
             no_new_privileges: true,
+            hosts_file: None,
         }
     }
 

@@ -20,13 +20,16 @@ mod launch;
 mod layout;
 mod logs;
 mod look;
+mod own_program;
 mod ports;
+pub mod private_hosts;
 mod room;
 pub mod shim_binary;
 pub mod socket;
 mod spec;
 mod task;
 mod tracked;
+mod usage;
 mod view;
 
 use std::io;
@@ -36,8 +39,11 @@ use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::wire::Refusal;
 
 pub use handle::{Config, Supervisor};
+pub use keeper::KeeperView;
 pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
+pub use own_program::own_program;
 pub use ports::{PortWish, Reservation, Transport, listener_name};
+pub use usage::{Usage, Used};
 pub use view::{InstanceView, Readiness};
 
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +88,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("our own program file cannot be opened")]
+    OwnProgram(#[source] io::Error),
     #[error("cannot set up the probe client")]
     Prober(#[source] reqwest::Error),
     #[error("the keeper did not do it")]

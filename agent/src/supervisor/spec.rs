@@ -51,6 +51,7 @@ pub(super) fn of(launch: &Launch, id: &InstanceId, log_dir: &Path, run_as: Optio
         // Only who asked for root by flag, or the edge, which drops everything itself, keeps what root has.
         no_new_privileges: user.is_some() || !nix::unistd::geteuid().is_root(),
         user,
+        hosts_file: launch.hosts_file.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
     };
     if spec.encode().len() > SPEC_BYTES_MAX {
         return Err(Error::TooMuch { what: "size of command and environment in bytes", max: SPEC_BYTES_MAX });
@@ -102,6 +103,7 @@ mod tests {
             gate: Gate::None,
             probe: ProbePolicy::default(),
             user: RunAs::Configured,
+            hosts_file: Some("/h".into()),
         }
     }
 
@@ -113,6 +115,7 @@ mod tests {
         let spec = of(&launch("api", "b=c")).unwrap();
         assert_eq!(spec.env, [b"A=b=c".to_vec()]);
         assert_eq!((spec.user.as_ref(), spec.no_new_privileges), (Some(&user), true));
+        assert_eq!(spec.hosts_file.as_deref(), Some(&b"/h"[..]));
         assert_eq!(spec.run_limit_ms, 1, "a limit below a millisecond is not none");
         assert_eq!(of(&Launch { user: RunAs::Same, ..launch("api", "") }).unwrap().user, None);
         for service in ["", "..", "a/b", ".x"] {

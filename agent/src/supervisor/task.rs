@@ -61,6 +61,8 @@ pub(super) struct InstanceTask {
     pub(super) room: Arc<Room>,
     pub(super) dir: PathBuf,
     pub(super) tracked: Tracked,
+    /// Events up to this one have a keeper already.
+    pub(super) events_kept: u64,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) nudge: Arc<Notify>,
     /// Told once, when the shim has been reached for the first time.
@@ -167,6 +169,7 @@ impl InstanceTask {
     fn reach(&self) -> Boxed<Result<(Link, Welcome), NoLink>> {
         let room = Arc::clone(&self.room);
         let (dir, id, after) = (self.dir.clone(), self.tracked.record.id.clone(), self.tracked.mirror.event_seq);
+        let after = after.max(self.events_kept);
         Box::pin(async move {
             let _turn = room.reaching.acquire().await.expect("never closed");
             match Link::open(&dir, room.epoch, after).await {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agentd_protocol::ids::Version;
+use agentd_protocol::ids::{Commit, Version};
 use agentd_protocol::stack::{Span, Stack};
 use agentd_sys::causes::chain;
 use futures_util::StreamExt;
@@ -20,6 +20,7 @@ use super::read::{FileProblem, ReadStack, read};
 use super::watch::{Wakes, Watch};
 use super::{Error, Resolve, SyncHandle, SyncStatus, Unresolved};
 use crate::lifecycle;
+use crate::reconcile::Reading;
 use crate::store::{Put, Store};
 
 /// An editor's write is several events; the file is read once they end.
@@ -29,7 +30,7 @@ const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
 /// A file that does not parse may be half written: it is read once more before anybody is told.
 const SECOND_LOOK: Duration = Duration::from_millis(200);
 /// Repositories asked at once: enough to hide latency, few enough for a small host's processes.
-const RESOLVES_MAX: usize = 8;
+pub(super) const RESOLVES_MAX: usize = 8;
 /// For one ref, connecting included.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(20);
 /// Until the file has been read once and says otherwise.
@@ -65,6 +66,8 @@ pub struct FilePublisher {
     poke: Arc<Notify>,
     known: Known,
     previous: Option<Published>,
+    /// What the file held last, and how often that was something else.
+    content: Option<(Reading, Stack)>,
     poll_interval: Duration,
 }
 
@@ -100,6 +103,7 @@ impl FilePublisher {
             poke: Arc::clone(&poke),
             known: Known::default(),
             previous: None,
+            content: None,
             poll_interval: POLL_DEFAULT,
         };
         lifecycle::spawn_essential("publisher", cancel.clone(), publisher.run(cancel));
@@ -142,6 +146,7 @@ impl FilePublisher {
     async fn pass(&mut self, wake: Wake) -> ControlFlow<()> {
         let problem = match self.read_twice().await {
             Ok(stack) => {
+                self.note_content(&stack);
                 Span(self.poll_interval) = stack.stack.poll_interval;
                 self.ask(&stack, wake).await;
                 match self.publish(&stack).await {
@@ -160,6 +165,14 @@ impl FilePublisher {
         };
         self.tell(|status| status.file_problem = Some(problem));
         ControlFlow::Continue(())
+    }
+
+    fn note_content(&mut self, stack: &Stack) {
+        if self.content.as_ref().is_some_and(|(_, known)| known == stack) {
+            return;
+        }
+        let number = self.content.as_ref().map_or(1, |(reading, _)| reading.number + 1);
+        self.content = Some((Reading { number, services: stack.service.len() }, stack.clone()));
     }
 
     /// The newest version, on which decisions build. Without it a passing failure to resolve would leave services out,
@@ -233,10 +246,12 @@ impl FilePublisher {
                 }
             }
         }
+        let reading = self.content.as_ref().map(|(reading, _)| *reading);
         self.tell(|status| {
             status.file_problem = problem;
             status.unresolved = decision.unresolved;
             status.stale = decision.stale;
+            status.reading = reading;
             status.version = new.or(status.version);
         });
         Ok(new)
@@ -256,7 +271,7 @@ impl FilePublisher {
     }
 }
 
-async fn resolve(resolver: &dyn Resolve, question: &Question) -> Result<agentd_protocol::ids::Commit, Unresolved> {
+pub(super) async fn resolve(resolver: &dyn Resolve, question: &Question) -> Result<Commit, Unresolved> {
     let answer = resolver.resolve(&question.repo, question.auth.as_deref(), &question.reference);
     timeout(RESOLVE_DEADLINE, answer).await.unwrap_or_else(|_elapsed| Err(Unresolved::new(&NoAnswer)))
 }

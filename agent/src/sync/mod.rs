@@ -7,6 +7,7 @@
 
 mod decide;
 mod file;
+mod once;
 mod questions;
 mod read;
 #[cfg(test)]
@@ -20,7 +21,10 @@ use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_sys::causes::chain;
 use tokio::sync::Notify;
 
+use crate::reconcile::Reading;
+
 pub use file::{FileConfig, FilePublisher};
+pub use once::resolve_all;
 pub use read::ReadStack;
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,8 @@ pub struct SyncStatus {
     pub unresolved: Vec<(ServiceName, String)>,
     /// Services at the commit their ref had before, since it cannot be asked now.
     pub stale: Vec<(ServiceName, String)>,
+    /// The last good content of the file.
+    pub reading: Option<Reading>,
     /// `None`: not read yet.
     pub last_read_unix_ms: Option<u64>,
     /// The newest version in the store.

@@ -31,7 +31,7 @@ const fn span(min_ms: u64, max_ms: u64) -> Shape {
 
 const MODES: &[Choice] = &[choice("open", Supported), choice("daemon-port", NotYet), choice("tunnel", NotYet)];
 const KINDS: &[Choice] =
-    &[choice("web", Supported), choice("worker", Supported), choice("job", NotYet), choice("static", NotYet)];
+    &[choice("web", Supported), choice("worker", Supported), choice("static", Supported), choice("job", NotYet)];
 const RESTARTS: &[Choice] = &[choice("always", Supported), choice("on-failure", Supported), choice("never", Supported)];
 const SIGNALS: &[Choice] = &[
     choice("SIGTERM", Supported),
@@ -115,7 +115,7 @@ pub static KEYS: &[Key] = &[
         "service.kind",
         Shape::Choice(KINDS),
         Absent::Text("web"),
-        "`web` answers HTTP; `worker` has no port and no route; `job` runs on a schedule; `static` serves a folder.",
+        "`web` answers HTTP; `worker` has no port and no route; `static` serves a folder of files, without `run`; `job` runs on a schedule.",
         "\"web\"",
     ),
     key(
@@ -160,7 +160,27 @@ pub static KEYS: &[Key] = &[
         "Shell command that builds a release, once per commit.",
         "\"npm ci\"",
     ),
-    key("service.run", Shape::Text("a shell command"), Required, "Shell command that runs it.", "\"node server.js\""),
+    key(
+        "service.run",
+        Shape::Text("a shell command"),
+        Nothing("`kind` must be `static` then"),
+        "Shell command that runs it. A `static` service has none.",
+        "\"node server.js\"",
+    ),
+    key(
+        "service.root",
+        Shape::Text("a folder below `dir`, relative and without `..`"),
+        Absent::Text("."),
+        "Folder a `static` service serves, as it is after `build`. Links that lead out of it are not followed.",
+        "\"dist\"",
+    ),
+    key(
+        "service.fallback",
+        Shape::Text("a file below `root`"),
+        Nothing("what matches no file is answered with 404"),
+        "File a `static` service answers with, and 200, where no file matches: for pages that do their own routing.",
+        "\"index.html\"",
+    ),
     key(
         "service.port",
         PORT,
@@ -313,11 +333,4 @@ pub static KEYS: &[Key] = &[
     later("service.limits.cpu", Shape::Number, "Processor time, in cores.", "1.5"),
     later("service.limits.pids", Shape::Integer { min: 1, max: 4_194_304 }, "Processes and threads.", "512"),
     later("service.schedule", Shape::Text("a cron expression"), "When a `job` runs.", "\"*/5 * * * *\""),
-    later("service.root", Shape::Text("a folder in the repository"), "Folder a `static` service serves.", "\"dist\""),
-    later(
-        "service.fallback",
-        Shape::Text("a file below `root`"),
-        "File a `static` service answers unknown paths with.",
-        "\"index.html\"",
-    ),
 ];

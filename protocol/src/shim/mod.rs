@@ -18,6 +18,7 @@
 //! (sd_listen_fds(3)); a name `reserve.<x>` stays with the shim and only keeps the port from being taken.
 
 pub mod event;
+pub mod hosts;
 pub mod log;
 pub mod spec;
 pub mod state;

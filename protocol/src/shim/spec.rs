@@ -45,6 +45,9 @@ pub struct Spec {
     pub open_files_max: u64,
     /// Adds PR_SET_NO_NEW_PRIVS and drops every capability (always true but for explicit root runs).
     pub no_new_privileges: bool,
+    /// Shown to the program in the place of /etc/hosts, where the host lets us (see [`super::hosts`]). `None`: the
+    /// program sees the machine's own.
+    pub hosts_file: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +79,7 @@ const LOG_SEGMENTS_MAX: u16 = 15;
 const OOM_SCORE_ADJ: u16 = 16;
 const OPEN_FILES_MAX: u16 = 17;
 const NO_NEW_PRIVILEGES: u16 = 18;
+const HOSTS_FILE: u16 = 19;
 
 impl RestartPolicy {
     fn code(self) -> u8 {
@@ -116,6 +120,9 @@ impl Spec {
             .i32(OOM_SCORE_ADJ, self.oom_score_adj)
             .u64(OPEN_FILES_MAX, self.open_files_max)
             .u8(NO_NEW_PRIVILEGES, u8::from(self.no_new_privileges));
+        if let Some(path) = &self.hosts_file {
+            out.bytes(HOSTS_FILE, path);
+        }
         out.finish()
     }
 
@@ -145,6 +152,7 @@ impl Spec {
                 OOM_SCORE_ADJ => spec.oom_score_adj = item.i32()?,
                 OPEN_FILES_MAX => spec.open_files_max = item.u64()?,
                 NO_NEW_PRIVILEGES => spec.no_new_privileges = item.u8()? != 0,
+                HOSTS_FILE => spec.hosts_file = Some(item.bytes.to_vec()),
                 _ => {}
             }
         }
@@ -187,6 +195,7 @@ impl Spec {
             oom_score_adj: 200,
             open_files_max: 65_536,
             no_new_privileges: true,
+            hosts_file: None,
         }
     }
 }
@@ -208,6 +217,7 @@ mod tests {
             restart: RestartPolicy::OnFailure,
             stop_signal: 3,
             run_limit_ms: 1,
+            hosts_file: Some(b"/run/hosts".to_vec()),
             ..Spec::defaults()
         };
         assert_eq!(Spec::decode(&spec.encode()), Ok(spec));

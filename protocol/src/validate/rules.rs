@@ -194,6 +194,23 @@ pub(super) fn dir(text: &str) -> Result<String, Flaw> {
     }
 }
 
+/// A folder of the release below `dir`; `None` is `dir` itself.
+pub(super) fn root(text: &str) -> Result<Option<String>, Flaw> {
+    const EXPECTED: &str = "a folder below `dir`, relative and without `..`, or \".\" for `dir` itself";
+    if matches!(text, "." | "./") {
+        return Ok(None);
+    }
+    dir(text).map(Some).map_err(|_| Flaw::of(text, EXPECTED))
+}
+
+/// A file below `root`.
+pub(super) fn fallback(text: &str) -> Result<String, Flaw> {
+    let flaw = || Flaw::of(text, "a file below `root`, relative and without `.` or `..`");
+    let file = dir(text).map_err(|_| flaw())?;
+    // No trailing `/`: that would be a folder. Hidden files are never served.
+    if text.ends_with('/') || file.split('/').any(|part| part.starts_with('.')) { Err(flaw()) } else { Ok(file) }
+}
+
 pub(super) fn git_auth(text: &str) -> Result<String, Flaw> {
     let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     // Not quoted: whoever misreads the key writes the credential itself here.
@@ -349,6 +366,9 @@ mod tests {
     #[test]
     fn folders_files_and_commands() {
         check(dir, &["a", "apps/api", "apps/"], &["", ".", "..", "/a", "a/../b", "a//b", "a/.git", "./a", "a\nb"]);
+        check(root, &[".", "./", "dist", "a/b/"], &["", "..", "/dist", "a/../b", "a//b"]);
+        assert_eq!((root(".").unwrap(), root("dist/").unwrap()), (None, Some("dist".to_owned())));
+        check(fallback, &["index.html", "app/index.html"], &["", ".", "/index.html", "../a", "app/", ".env", "a/.b/c"]);
         check(env_file, &["/etc/agentd/a.env"], &["", "a", "/a/../b", "/a/", "/", "/a\0b"]);
         check(command, &["x", "a\nb"], &["", " \n", "a\0"]);
         check(git_auth, &["shop-key"], &["", "a b", "-----BEGIN KEY-----\n"]);

@@ -10,6 +10,12 @@ use super::{ENV_BYTES_MAX, ENV_VALUE_BYTES_MAX, Locus, rules};
 use crate::keys::{self, Absent};
 use crate::stack::{Health, Kind, Restart, Revision, Service, Span, Stop, StopSignal};
 
+/// What says how a program of the user's runs.
+const OF_A_PROGRAM: &[&str] = &["run", "port", "restart", "stop", "env", "env_file"];
+/// What says which files are served.
+const OF_A_SITE: &[&str] = &["root", "fallback"];
+const ONLY_A_SITE: &str = "none, or `kind = \"static\"`";
+
 /// Everything is read even after a problem, so that all of them are noted; `None` only when one was.
 pub(super) fn read(index: usize, table: &Table<'_>, problems: &mut Problems) -> (Claim, Option<Service>) {
     let name = table.ruled("name", problems, rules::name);
@@ -19,8 +25,9 @@ pub(super) fn read(index: usize, table: &Table<'_>, problems: &mut Problems) -> 
     let dir = table.ruled("dir", problems, rules::dir);
     let git_auth = table.ruled("git_auth", problems, rules::git_auth);
     let build = table.ruled("build", problems, rules::command);
-    // A kind of a later version may need none; it has been refused already.
-    let run = kind.and_then(|_| table.ruled("run", problems, rules::command));
+    let run = table.ruled("run", problems, rules::command);
+    let root = table.ruled("root", problems, rules::root).flatten();
+    let fallback = table.ruled("fallback", problems, rules::fallback);
     let port = table.port("port", problems);
     let host = table.ruled("host", problems, rules::host);
     let path = table.ruled("path", problems, rules::route_path);
@@ -48,7 +55,9 @@ pub(super) fn read(index: usize, table: &Table<'_>, problems: &mut Problems) -> 
             dir,
             git_auth,
             build,
-            run: run?,
+            run,
+            root,
+            fallback,
             port,
             host,
             path,
@@ -71,6 +80,7 @@ fn kind(table: &Table<'_>, problems: &mut Problems) -> Option<Kind> {
     match table.choice("kind", problems)? {
         "web" => Some(Kind::Web),
         "worker" => Some(Kind::Worker),
+        "static" => Some(Kind::Static),
         other => unreachable!("`{other}` is in the table of keys and not read here"),
     }
 }
@@ -179,13 +189,35 @@ fn stop(service: &Table<'_>, problems: &mut Problems) -> Option<Stop> {
     Some(Stop { signal: signal.expect("a test compares the signals with the table of keys"), timeout })
 }
 
+/// `None` is a kind that was refused already: nothing is said about what it would need.
 fn fits_kind(kind: Option<Kind>, table: &Table<'_>, problems: &mut Problems) {
-    if kind != Some(Kind::Worker) {
-        return;
+    let (refused, what, cure): (&[&str], _, _) = match kind {
+        None => return,
+        Some(Kind::Web) => (OF_A_SITE, "a service that runs a program", ONLY_A_SITE),
+        Some(Kind::Worker) => {
+            refuse(
+                &["path", "host", "port", "health"],
+                "a worker",
+                "none: a worker has no port and no route",
+                table,
+                problems,
+            );
+            (OF_A_SITE, "a worker", ONLY_A_SITE)
+        }
+        Some(Kind::Static) => {
+            (OF_A_PROGRAM, "a static site", "none: agentd serves the files itself, no program of yours runs")
+        }
+    };
+    refuse(refused, what, cure, table, problems);
+    if kind != Some(Kind::Static) && !table.has("run") {
+        let flaw = Flaw::plain("nothing", "a shell command, or `kind = \"static\"` for a folder of files");
+        table.note("run", flaw, Locus::Key, problems);
     }
-    for leaf in ["path", "host", "port", "health"].into_iter().filter(|leaf| table.has(leaf)) {
-        let flaw = Flaw::plain(format!("`{leaf}` in a worker"), "none: a worker has no port and no route");
-        table.note(leaf, flaw, Locus::Key, problems);
+}
+
+fn refuse(leaves: &[&str], what: &str, cure: &str, table: &Table<'_>, problems: &mut Problems) {
+    for leaf in leaves.iter().filter(|leaf| table.has(leaf)) {
+        table.note(leaf, Flaw::plain(format!("`{leaf}` in {what}"), cure), Locus::Key, problems);
     }
 }
 

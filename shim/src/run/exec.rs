@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use agentd_protocol::shim::hosts::{Refused, Step};
 use agentd_protocol::shim::spec::Spec;
 use agentd_protocol::shim::{INSTANCE_ENV, LISTEN_PREFIX};
 use agentd_sys::process::PidFd;
@@ -17,7 +18,7 @@ use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{ForkResult, Gid, Uid};
 
-use super::Error;
+use super::{Error, hosts};
 
 /// Exit status of a child whose gate never opened.
 pub(crate) const NEVER_RAN: u8 = 126;
@@ -47,6 +48,17 @@ pub(crate) struct Plan {
     oom_score_adj: i32,
     no_new_privileges: bool,
     listeners: Vec<RawFd>,
+    /// Shown in the place of /etc/hosts.
+    hosts_file: Option<CString>,
+}
+
+/// Where the program finds the names of the services.
+#[derive(Debug, Clone, Copy)]
+enum Names<'a> {
+    /// In the machine's own /etc/hosts, if there.
+    Machine,
+    Private(&'a CStr),
+    Refused(Refused),
 }
 
 /// A child behind its gate.
@@ -100,6 +112,7 @@ impl Plan {
             oom_score_adj: spec.oom_score_adj,
             no_new_privileges: spec.no_new_privileges,
             listeners: listeners.iter().map(|(_, fd)| fd.as_raw_fd()).collect(),
+            hosts_file: spec.hosts_file.clone().map(|path| text("hosts file", path)).transpose()?,
         })
     }
 }
@@ -128,6 +141,10 @@ pub(crate) fn fork_gated(plan: &Plan, stdout: &Path, stderr: &Path, lock_fd: Raw
         OpenOptions::new().read(true).write(true).open(stdout)?,
         OpenOptions::new().read(true).write(true).open(stderr)?,
     ];
+    let names = match plan.hosts_file.as_deref() {
+        None => Names::Machine,
+        Some(file) => hosts::trial(file, lock_fd).map_or_else(Names::Refused, |()| Names::Private(file)),
+    };
     let (gate_read, gate_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let (status_read, status_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: this process has one thread, so the child may do whatever we may.
@@ -136,7 +153,7 @@ pub(crate) fn fork_gated(plan: &Plan, stdout: &Path, stderr: &Path, lock_fd: Raw
             drop((gate_write, status_read));
             // SAFETY: in the child nothing else uses the lock's descriptor, and it never returns to who owns it.
             unsafe { libc::close(lock_fd) };
-            child(plan, &stdio, File::from(gate_read), File::from(status_write))
+            child(plan, names, &stdio, File::from(gate_read), File::from(status_write))
         }
         ForkResult::Parent { child } => {
             let pid = u32::try_from(child.as_raw()).map_err(|_| io::ErrorKind::InvalidData)?;
@@ -180,13 +197,13 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Failure {
     move |errno| Failure { what, errno }
 }
 
-fn child(plan: &Plan, stdio: &[File; 3], mut gate: File, mut status: File) -> ! {
+fn child(plan: &Plan, names: Names<'_>, stdio: &[File; 3], mut gate: File, mut status: File) -> ! {
     let failure = match lead_session() {
         Ok(()) => {
             if status.write_all(READY).is_err() || gate.read_exact(&mut [0]).is_err() {
                 leave(NEVER_RAN.into());
             }
-            let Err(failure) = become_program(plan, stdio, &mut status);
+            let Err(failure) = become_program(plan, names, stdio, &mut status);
             failure
         }
         Err(failure) => failure,
@@ -212,12 +229,18 @@ fn lead_session() -> Result<(), Failure> {
     nix::unistd::setsid().map_err(failed("setsid")).map(drop)
 }
 
-fn become_program(plan: &Plan, stdio: &[File; 3], status: &mut File) -> Result<std::convert::Infallible, Failure> {
+fn become_program(
+    plan: &Plan,
+    names: Names<'_>,
+    stdio: &[File; 3],
+    status: &mut File,
+) -> Result<std::convert::Infallible, Failure> {
     place_descriptors(plan, stdio, status).map_err(failed("descriptors"))?;
     limit_open_files(plan.open_files_max).map_err(failed("limit of open files"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Lowering needs a right that a plain user's shim lacks; the program runs all the same.
     let _ = std::fs::write("/proc/self/oom_score_adj", plan.oom_score_adj.to_string());
+    take_names(names, &stdio[2])?;
     nix::unistd::chdir(plan.cwd.as_c_str()).map_err(failed("working folder"))?;
     if plan.no_new_privileges {
         drop_capability_bounds();
@@ -234,6 +257,27 @@ fn become_program(plan: &Plan, stdio: &[File; 3], status: &mut File) -> Result<s
         env.push(entry.map_err(|_| Errno::EINVAL).map_err(failed("environment"))?);
     }
     Err(Failure { what: "exec", errno: exec(&plan.candidates, &plan.argv, &env) })
+}
+
+/// Without a private /etc/hosts the program runs all the same; its log says what it lacks. Only half an identity is no
+/// way to run.
+fn take_names(names: Names<'_>, mut log: &File) -> Result<(), Failure> {
+    let entered = match names {
+        Names::Machine => Ok(()),
+        Names::Private(file) => hosts::enter(file),
+        Names::Refused(refused) => Err(refused),
+    };
+    match entered {
+        Ok(()) => Ok(()),
+        Err(Refused { step: Step::Identity, errno }) if matches!(names, Names::Private(_)) => {
+            Err(Failure { what: "user namespace", errno: Errno::from_raw(errno) })
+        }
+        Err(refused) => {
+            let text = format!("agentd-shim: service names are not in this program's /etc/hosts: {refused}\n");
+            let _ = log.write_all(text.as_bytes()); // a failure changes nothing
+            Ok(())
+        }
+    }
 }
 
 /// Default actions and an empty mask: what we ignore or block is our own affair.

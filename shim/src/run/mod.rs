@@ -7,13 +7,14 @@
 //! Must never know: releases, routes, health, the network. Called by the keeper alone.
 //!
 //! Pure: `policy` and `instance`. What acts: `supervise` (the loop), `exec` (gate and child), `tree` (finding
-//! all of it), `sweep` (ending it), `program` (start, adoption, end), `orders` (messages), `ended` (how it ended), `logs`, `events`, `control` (connections), `grant` (start rate).
+//! all of it), `sweep` (ending it), `program` (start, adoption, end), `orders` (messages), `ended` (how it ended), `logs`, `events`, `control` (connections), `grant` (start rate), `hosts` (private /etc/hosts).
 
 mod control;
 mod ended;
 mod events;
 mod exec;
 mod grant;
+mod hosts;
 mod instance;
 mod logs;
 mod orders;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 
 use agentd_protocol::shim::tlv::Malformed;
 
+pub(crate) use hosts::{enter as enter_hosts, renew as renew_hosts};
 pub(crate) use supervise::run;
 
 /// Why a shim cannot begin its work; once it has, nothing ends it but `Leave` and SIGTERM.

@@ -90,6 +90,7 @@ impl Host {
             oom_score_adj: 200,
             open_files_max: 0,
             no_new_privileges: true,
+            hosts_file: None,
         };
         std::fs::write(host.dir().join("spec"), spec.encode()).unwrap();
         host

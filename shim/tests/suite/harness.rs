@@ -94,6 +94,7 @@ impl Instance {
             oom_score_adj: 200,
             open_files_max: 0,
             no_new_privileges: true,
+            hosts_file: None,
         };
         let fifos = fifos.into();
         Self { root, spec, kernel: Kernel::Real, held: Vec::new(), shim: None, _fifos: fifos }

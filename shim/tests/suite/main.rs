@@ -4,6 +4,7 @@
 mod adopt;
 mod control;
 mod harness;
+mod hosts;
 mod life;
 mod logs;
 mod stop;

@@ -9,8 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use super::http;
+use crate::http;
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -19,9 +20,10 @@ const POLL: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Host {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     programs_dir: PathBuf,
     pub(super) port: u16,
+    pub(super) dns_port: u16,
     manager: Option<Child>,
 }
 
@@ -40,6 +42,7 @@ pub(super) struct Instance {
     /// 0 while there is none.
     pub(super) program: u32,
     pub(super) shim: u32,
+    pub(super) port: Option<u16>,
     pub(super) is_ready: bool,
 }
 
@@ -49,21 +52,23 @@ impl Host {
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         // Root's services run as an unprivileged user, who must be able to come here.
         fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let host = Self { dir, programs_dir: programs_dir.to_owned(), port, manager: None };
+        let [port, internal, dns_port] = free_ports()?;
+        let host = Self { dir, programs_dir: programs_dir.to_owned(), port, dns_port, manager: None };
         // Beside an agentd that runs with the usual ports.
         fs::create_dir(host.home())?;
-        let [internal, dns] = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-        let (internal, dns) = (internal.local_addr()?.port(), dns.local_addr()?.port());
-        fs::write(host.home().join("agentd.toml"), format!("[ports]\ninternal = {internal}\ndns = {dns}\n"))?;
+        fs::write(host.home().join("agentd.toml"), format!("[ports]\ninternal = {internal}\ndns = {dns_port}\n"))?;
         Ok(host)
     }
 
     /// Commits the service with this version to a repository, made where missing.
     pub(super) fn commit(&self, repo: &str, version: &str) -> Result<()> {
+        self.commit_file(repo, "app.py", &include_str!("app.py").replace("VERSION_MARK", version), version)
+    }
+
+    pub(super) fn commit_file(&self, repo: &str, file: &str, text: &str, version: &str) -> Result<()> {
         let dir = self.dir.join(repo);
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("app.py"), include_str!("app.py").replace("VERSION_MARK", version))?;
+        fs::write(dir.join(file), text)?;
         let identity = ["-c", "user.name=figures", "-c", "user.email=figures@example.com"];
         let lines: [&[&str]; 3] = [&["init", "-q", "-b", "main"], &["add", "."], &["commit", "-qm", version]];
         for line in lines {
@@ -156,7 +161,7 @@ impl Host {
         Ok(())
     }
 
-    fn home(&self) -> PathBuf {
+    pub(super) fn home(&self) -> PathBuf {
         self.dir.join("home")
     }
 }
@@ -173,6 +178,16 @@ impl Drop for Host {
     }
 }
 
+/// Free as far as can be told: each was bound a moment ago, all at once so that no two are the same.
+pub(super) fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+    let bound: Vec<TcpListener> = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let mut ports = [0; COUNT];
+    for (port, listener) in ports.iter_mut().zip(&bound) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
 pub(super) fn kill(pid: u32) -> Result<()> {
     quiet(Command::new("kill").args(["-9", &pid.to_string()]), "kill -9")
 }
@@ -185,43 +200,27 @@ fn quiet(command: &mut Command, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The keys are those of the API, in its order: `agent`, `stack`, `edge`, `services`, and in an instance `pid` stands
-/// before `shim_pid` and that before `ready`.
+/// `None` while a process is still missing.
 fn seen_in(status: &str) -> Option<Seen> {
-    let agent = after(status, "\"agent\":")?;
-    let edge = after(status, "\"edge\":")?;
-    let services = after(status, "\"services\":")?;
-    let mut instances = Vec::new();
-    let mut rest = services;
-    while let Some(instance) = after(rest, "\"incarnation\":") {
-        instances.push(Instance {
-            program: number(instance, "\"pid\":").unwrap_or(0),
-            shim: number(instance, "\"shim_pid\":").unwrap_or(0),
-            is_ready: after(instance, "\"ready\":")?.starts_with("true"),
-        });
-        rest = instance;
-    }
-    let stack = after(status, "\"stack\":")?;
-    let version = number(stack, "\"version\":");
+    let status: Value = serde_json::from_str(status).ok()?;
+    let pid = |value: &Value| value.as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let of_services = |service: &Value| service["instances"].as_array().cloned().unwrap_or_default();
+    let instance = |instance: Value| Instance {
+        program: pid(&instance["pid"]).unwrap_or(0),
+        shim: pid(&instance["shim_pid"]).unwrap_or(0),
+        port: instance["port"].as_u64().and_then(|port| u16::try_from(port).ok()),
+        is_ready: instance["ready"] == true,
+    };
+    let stack = &status["stack"];
     Some(Seen {
-        manager: number(agent, "\"pid\":")?,
-        keeper: number(agent, "\"keeper_pid\":")?,
-        edge: number(edge, "\"pid\":")?,
-        applied: after(stack, "\"verdict\":")?.starts_with("\"applied\"")
-            && version.is_some()
-            && version == number(stack, "\"applied_version\":"),
-        instances,
+        manager: pid(&status["agent"]["pid"])?,
+        keeper: pid(&status["agent"]["keeper_pid"])?,
+        edge: pid(&status["edge"]["pid"])?,
+        applied: stack["verdict"] == "applied"
+            && stack["version"].is_u64()
+            && stack["version"] == stack["applied_version"],
+        instances: status["services"].as_array()?.iter().flat_map(of_services).map(instance).collect(),
     })
-}
-
-fn after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.split_once(key).map(|(_, rest)| rest)
-}
-
-/// The number right behind the first `key`; `None` for null.
-fn number(text: &str, key: &str) -> Option<u32> {
-    let rest = after(text, key)?;
-    rest.get(..rest.find(|char: char| !char.is_ascii_digit())?)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -234,11 +233,10 @@ mod tests {
             "version":3,"applied_version":3},"edge":{"pid":4,"generation":9},"services":[{"name":"a","ready":1,"instances":
             [{"id":"x","incarnation":1,"pid":5,"shim_pid":6,"port":null,"ready":true},
              {"id":"y","incarnation":1,"pid":null,"shim_pid":7,"port":1,"ready":false}]}]}"#;
-        let status: String = status.lines().map(str::trim).collect();
-        let seen = seen_in(&status).unwrap();
+        let seen = seen_in(status).unwrap();
         assert_eq!((seen.manager, seen.keeper, seen.edge, seen.applied), (1, 2, 4, true));
-        let shown: Vec<_> = seen.instances.iter().map(|i| (i.program, i.shim, i.is_ready)).collect();
-        assert_eq!(shown, [(5, 6, true), (0, 7, false)]);
+        let shown: Vec<_> = seen.instances.iter().map(|i| (i.program, i.shim, i.port, i.is_ready)).collect();
+        assert_eq!(shown, [(5, 6, None, true), (0, 7, Some(1), false)]);
         assert!(!seen_in(&status.replace("applied_version\":3", "applied_version\":2")).unwrap().applied);
     }
 }

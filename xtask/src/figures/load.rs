@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::http::{self, Answer, Kept};
+use crate::http::{self, Answer, Kept};
 
 /// Body of every POST: larger than a packet, so that it is sent while the answer's fate is open.
 const BODY: [u8; 4096] = [b'x'; 4096];

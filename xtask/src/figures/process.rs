@@ -4,6 +4,9 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+/// A clock tick as the kernel shows it on every machine we build for (USER_HZ is 100), ns.
+pub(super) const TICK_NS: u64 = 10_000_000;
+
 /// Resident memory, KiB: whole pages, and with pages shared by several processes divided among them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory {

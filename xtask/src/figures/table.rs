@@ -2,12 +2,17 @@
 
 use std::fmt;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
+    title: &'static str,
     rows: Vec<(String, String)>,
 }
 
 impl Table {
+    pub(super) fn titled(title: &'static str) -> Self {
+        Self { title, rows: Vec::new() }
+    }
+
     /// Nothing for no samples: then nothing was measured.
     pub(super) fn row(&mut self, name: &str, mut samples: Vec<u64>, show: impl Fn(u64) -> String) {
         samples.sort_unstable();
@@ -30,13 +35,18 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        writeln!(f, "\nfigures, medians, unoptimised build")?;
+        writeln!(f, "\n{}", self.title)?;
         self.rows.iter().try_for_each(|(name, value)| writeln!(f, "{name:width$}  {value}"))
     }
 }
 
 pub(super) fn kib(kib: u64) -> String {
     if kib < 10 * 1024 { format!("{kib} KiB") } else { format!("{} MiB", kib.div_ceil(1024)) }
+}
+
+pub(super) fn micros(ns: u64) -> String {
+    let tenths = ns.div_ceil(100);
+    format!("{}.{} us", tenths / 10, tenths % 10)
 }
 
 pub(super) fn millis(us: u64) -> String {
@@ -50,7 +60,7 @@ mod tests {
 
     #[test]
     fn medians_stand_between_least_and_most() {
-        let mut table = Table::default();
+        let mut table = Table::titled("title");
         table.row("one", vec![7], kib);
         table.row("three", vec![30_000, 1_000, 2_500], millis);
         table.row("none", vec![], kib);

@@ -63,6 +63,7 @@ const TABLE: &[Row] = &[
     Row { place: "agent/src/source/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/supervisor/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/proxy/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
+    Row { place: "agent/src/static_site/", rooms: LEAF, crates: &[] },
     Row { place: "agent/src/dns/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/firewall/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
     // The edge process wires the data plane; the manager's side of it must not.

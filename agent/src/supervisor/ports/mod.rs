@@ -4,7 +4,7 @@
 mod owner;
 mod pool;
 
+pub use agentd_sys::listeners::{Transport, listener_name};
 pub(super) use owner::{Judgement, judge, survey};
-pub use owner::{Transport, listener_name};
 pub(super) use pool::{Lease, Ports};
 pub use pool::{PortWish, Reservation};

@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use agentd_sys::listeners::{Transport, listener_name};
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
 use super::super::Error;
-use super::owner;
 
 /// A freed port rests so long: late connections to the old instance must not meet a new one.
 const COOLING: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ impl Ports {
         match bind(port, Sharing::Reuse) {
             Ok(socket) => Ok(self.reservation(port, socket)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                Err(Error::PortTaken { port, owner: owner::listener_name(port, owner::Transport::Tcp) })
+                Err(Error::PortTaken { port, owner: listener_name(port, Transport::Tcp) })
             }
             Err(source) => Err(Error::Port { port, source }),
         }

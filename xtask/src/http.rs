@@ -14,26 +14,26 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
     /// The server ends the connection after this answer.
     closes: bool,
 }
 
 /// A kept connection through the edge, made anew only where the last answer announced its end.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     port: u16,
     open: Option<BufReader<TcpStream>>,
 }
 
 impl Kept {
-    pub(super) fn new(port: u16) -> Self {
+    pub(crate) fn new(port: u16) -> Self {
         Self { port, open: None }
     }
 
-    pub(super) fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+    pub(crate) fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
         let mut connection = match self.open.take() {
             Some(open) => open,
             None => connect(self.port)?,
@@ -48,14 +48,14 @@ impl Kept {
 }
 
 /// A request on a connection of its own.
-pub(super) fn ask(port: u16, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+pub(crate) fn ask(port: u16, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
     let mut connection = connect(port)?;
     send(connection.get_mut(), method, path, body, "close")?;
     receive(&mut connection)
 }
 
 /// GET at the manager's socket.
-pub(super) fn ask_manager(socket: &Path, path: &str) -> Result<Answer> {
+pub(crate) fn ask_manager(socket: &Path, path: &str) -> Result<Answer> {
     let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     send(&mut stream, "GET", path, b"", "close")?;
@@ -73,7 +73,7 @@ fn connect(port: u16) -> Result<BufReader<TcpStream>> {
 fn send(stream: &mut impl Write, method: &str, path: &str, body: &[u8], connection: &str) -> Result<()> {
     let length = body.len();
     let mut request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: figures\r\nConnection: {connection}\r\nContent-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\nContent-Length: {length}\r\n\r\n"
     )
     .into_bytes();
     request.extend_from_slice(body);
