@@ -215,7 +215,8 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let Listening { external, internal, dns } = listen(&supervisor, &place).await?;
+        let listening = listen(&supervisor, &place).await?;
+        let Listening { external, internal, dns } = listening;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
@@ -234,7 +235,10 @@ impl App {
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
-                limitations: limitations(run_user.as_ref(), no_names),
+                limitations: limitations(
+                    run_user.as_ref(),
+                    no_names.into_iter().chain(place.waits_for_down(listening)),
+                ),
                 document: document_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),
@@ -379,7 +383,7 @@ fn resolve_refs(refs: Arc<GitRefs>) -> api::ResolveRefs {
 }
 
 /// What this host cannot do, said at start and in `status`.
-fn limitations(run_user: Option<&RunUser>, no_names: Option<String>) -> Vec<String> {
+fn limitations(run_user: Option<&RunUser>, found: impl Iterator<Item = String>) -> Vec<String> {
     let mut said = Vec::new();
     match run_user {
         Some(chosen) => said.push(format!(
@@ -392,7 +396,7 @@ fn limitations(run_user: Option<&RunUser>, no_names: Option<String>) -> Vec<Stri
         None => said.push("builds and services run as the user who started agentd".to_owned()),
     }
     said.push("memory, cpu and process limits are not enforced".to_owned());
-    said.extend(no_names);
+    said.extend(found);
     for limitation in &said {
         tracing::warn!("{limitation}");
     }

@@ -71,6 +71,20 @@ impl EdgePlace {
         Self { wanted: Listening { external, internal, dns }, dir: home.edge_dir() }
     }
 
+    /// Ports of agentd.toml that a running edge does not listen on yet, in words.
+    pub fn waits_for_down(&self, listening: Listening) -> Vec<String> {
+        let ports = [
+            ("ports.internal", self.wanted.internal, listening.internal),
+            ("ports.dns", self.wanted.dns, listening.dns),
+        ];
+        let other = ports.into_iter().filter(|(_, wanted, found)| wanted.port() != found.port());
+        let said = other.map(|(key, wanted, found)| {
+            let (wanted, found) = (wanted.port(), found.port());
+            format!("{key} {wanted} takes effect at the next start after `agentctl down`; the edge listens on {found}")
+        });
+        said.collect()
+    }
+
     pub fn control_socket(&self) -> PathBuf {
         self.dir.join(CONTROL_SOCKET)
     }
@@ -251,4 +265,76 @@ fn control(place: &EdgePlace) -> Result<OwnedFd, Error> {
         Ok(listener.into())
     };
     bound(&place.dir).map_err(|source| Error::Control { path: place.control_socket(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// As an older agentd named the descriptor of its own program.
+    const PROGRAM: &str = "listen.program";
+
+    /// Ports that are free now; the kernel does not give them out again at once.
+    fn place(dir: &Path) -> EdgePlace {
+        let free = || loopback(0);
+        let port = || listen(free(), Transport::Tcp, "").map(|fd| SockRef::from(&fd).local_addr().unwrap());
+        let [external, internal, dns] = [(); 3].map(|()| port().unwrap().as_socket().unwrap());
+        EdgePlace { wanted: Listening { external, internal, dns }, dir: dir.join("edge") }
+    }
+
+    #[test]
+    fn all_sockets_are_bound_once_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        let sockets = bind_missing(Held::new(), &place).unwrap();
+        assert_eq!(listens_on(&sockets), Some(place.wanted));
+        let launch = launch(sockets, &place).unwrap();
+        let program = launch.held.len() - 1;
+        assert_eq!(launch.held[program].0, PROGRAM);
+        assert_eq!(launch.argv[0], format!("/proc/self/fd/{}", program + 3));
+        assert!(launch.held.iter().all(|(name, _)| name.starts_with(agentd_protocol::shim::LISTEN_PREFIX)));
+    }
+
+    #[test]
+    fn an_edge_of_before_names_keeps_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut place = place(dir.path());
+        let old = vec![
+            (LISTEN_EXTERNAL.to_owned(), listen(loopback(0), Transport::Tcp, "").unwrap()),
+            (LISTEN_CONTROL.to_owned(), control(&place).unwrap()),
+            (PROGRAM.to_owned(), std::fs::File::open("/proc/self/exe").unwrap().into()),
+        ];
+        let kept = outer(&old).unwrap();
+        assert_ne!(kept, place.wanted.external);
+        assert_eq!(listens_on(&old), None);
+        let all = bind_missing(old, &place).unwrap();
+        place.wanted.external = kept;
+        assert_eq!(listens_on(&all), Some(place.wanted), "the external socket is the one there was");
+        assert!(all.iter().all(|(name, _)| name != PROGRAM), "the program is the new one");
+    }
+
+    #[test]
+    fn a_taken_port_names_owner_and_key() {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let taken = listen(loopback(0), transport, "").unwrap();
+            let address = SockRef::from(&taken).local_addr().unwrap().as_socket().unwrap();
+            let error = listen(address, transport, "ports.dns in agentd.toml").unwrap_err().to_string();
+            assert!(error.contains(&format!("taken by pid {}", std::process::id())), "{error}");
+            assert!(error.contains("another ports.dns in agentd.toml,"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_ports_wait_for_the_next_edge() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        assert!(place.waits_for_down(place.wanted).is_empty());
+        let said = place.waits_for_down(Listening { dns: loopback(1), ..place.wanted });
+        assert_eq!(said.len(), 1);
+        assert!(said[0].starts_with("ports.dns ") && said[0].ends_with("listens on 1"), "{said:?}");
+    }
 }

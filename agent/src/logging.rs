@@ -5,29 +5,32 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app::Error;
 
+/// What is said at all. hickory says two lines for every query it answers.
+fn said() -> Targets {
+    let quiet = ["hickory_server", "hickory_net", "hickory_proto"].map(|target| (target, LevelFilter::WARN));
+    Targets::new().with_default(LevelFilter::INFO).with_targets(quiet)
+}
+
 /// For the edge, whose stderr is a log of the shim's.
 pub fn to_stderr() {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_target(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(said()).init();
 }
 
 /// For the manager. The file is appended to; one format serves both, so neither has colours.
 pub fn to_stderr_and(path: &Path) -> Result<(), Error> {
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
     let file = file.map_err(|source| Error::Log { path: path.to_owned(), source })?;
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_target(false)
-        .with_writer(std::io::stderr.and(Arc::new(file)))
-        .init();
+    let to_both = std::io::stderr.and(Arc::new(file));
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(to_both);
+    tracing_subscriber::registry().with(lines).with(said()).init();
     Ok(())
 }

@@ -15,3 +15,10 @@ mod tests;
 
 pub use wire::Responder;
 pub use zone::Zone;
+
+/// Why a zone was not taken; the one in force stays.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("suffix `{suffix}` is no DNS name that leaves room for a service's; look at the plan that made it")]
+    BadSuffix { suffix: String },
+}

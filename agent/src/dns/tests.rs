@@ -37,7 +37,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 fn zone(services: &[&str], generation: u64) -> Zone {
     let names: Vec<ServiceName> = services.iter().map(|name| ServiceName::new(*name).unwrap()).collect();
-    Zone::new("svc.internal", &names, Generation(generation))
+    Zone::new("svc.internal", &names, Generation(generation)).unwrap()
 }
 
 async fn served() -> Served {
@@ -45,7 +45,7 @@ async fn served() -> Served {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (udp_at, tcp_at) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
     let responder = Responder::default();
-    lifecycle::spawn("test dns udp", responder.clone().serve_udp(udp));
+    lifecycle::spawn("test dns udp", responder.clone().serve_udp(udp.into_std().unwrap()));
     lifecycle::spawn("test dns tcp", responder.clone().serve_tcp(tcp));
     Served { responder, udp: udp_at, tcp: tcp_at }
 }
@@ -139,8 +139,9 @@ async fn records_as_they_stand_on_the_wire() {
     let served = with_api().await;
     let address = served.both(&query(b"\x03api\x03svc\x08internal\x00", 1)).await;
     assert_eq!((address.rcode, address.authoritative, address.counts), (NOERROR, true, [1, 1, 0, 0]));
-    // A, IN, 5 s, 4 bytes.
-    let record = [b"\x03api\x03svc\x08internal\x00", &[0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 127, 0, 0, 1][..]].concat();
+    // hickory's server copies the question unread, so the owner has nothing to point at; A, IN, 5 s, 4 bytes.
+    let owner = b"\x03api\x03svc\x08internal\x00";
+    let record = [&owner[..], &[0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 127, 0, 0, 1]].concat();
     assert_eq!(address.bytes[12 + QUESTION.len()..], record);
     let mixed = served.both(&query(b"\x03aPi\x03SvC\x08iNTERNAL\x00", 1)).await;
     assert!(mixed.bytes[12..].starts_with(b"\x03aPi\x03SvC\x08iNTERNAL\x00"), "the question letter by letter");

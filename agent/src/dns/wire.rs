@@ -1,7 +1,7 @@
 //! Answers on the wire: hickory reads and writes the messages, the zone decides. The one file that names hickory.
 //!
-//! The sockets are ours, not its server's: that one ends its TCP listener with the first connection that was aborted,
-//! spins when descriptors run out, takes any number of connections, and answers over UDP what was no question.
+//! Over UDP its server does the work. Over TCP the connections are ours, counted and timed: its listener ends with the
+//! first connection that was aborted, spins when descriptors run out, and takes any number of connections.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use hickory_server::Server;
+use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::proto::op::{Edns, Metadata, OpCode, ResponseCode};
+use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::rdata::{A, NS, SOA};
 use hickory_server::proto::rr::{Name, RData, Record};
 use hickory_server::proto::serialize::binary::BinEncoder;
-use hickory_server::server::Request;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder, Queries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::zone::{self, Answer, Found, NAMESERVER, NEGATIVE_TTL_S, Question, TTL_S, Zone};
 use crate::lifecycle;
@@ -30,14 +32,16 @@ const EDNS_UDP_BYTES_MAX: u16 = 1232;
 pub(super) const TCP_CONNECTIONS_MAX: usize = 64;
 /// For one whole message, and for the pause before it (RFC 7766 §6.2.3: a few seconds).
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Queries with every option there is stay far below it.
-const QUERY_BYTES_MAX: usize = 4096;
+/// A query with every option there is stays far below it.
+const TCP_QUERY_BYTES_MAX: usize = 4096;
 /// DNS header (RFC 1035 §4.1.1), and the bit of its third byte that marks answers.
 const HEADER_BYTES: usize = 12;
 const QR: u8 = 0x80;
-/// A socket that fails is used again after the first, doubled up to the second while it goes on failing.
+/// A socket that fails is used again after this, doubled up to the second while it goes on failing.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Served so long, a socket has recovered.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// Times for a secondary server, of which there is none: what is usual.
 const SOA_REFRESH_S: i32 = 3600;
@@ -73,28 +77,21 @@ impl Responder {
     }
 
     /// Serves until it is dropped.
-    pub async fn serve_udp(self, socket: UdpSocket) {
+    pub async fn serve_udp(self, socket: std::net::UdpSocket) {
         let mut pause = PAUSE_MIN;
-        let mut space = vec![0; QUERY_BYTES_MAX];
         loop {
-            match self.serve_one(&socket, &mut space).await {
-                Ok(()) => pause = PAUSE_MIN,
-                Err(error) => {
-                    tracing::warn!(%error, ?pause, "cannot answer names over UDP for now");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-            }
+            let started = Instant::now();
+            let served = async {
+                let mut server = Server::new(self.clone());
+                server.register_socket(UdpSocket::from_std(socket.try_clone()?)?);
+                server.block_until_done().await.map_err(io::Error::other)
+            };
+            let ended = served.await;
+            pause = if started.elapsed() > STEADY { PAUSE_MIN } else { pause };
+            tracing::error!(?ended, ?pause, "answering names over UDP ended; it starts again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
-    }
-
-    /// A datagram longer than `space` is cut, and is then no query.
-    async fn serve_one(&self, socket: &UdpSocket, space: &mut [u8]) -> io::Result<()> {
-        let (count, peer) = socket.recv_from(space).await?;
-        if let Some(answer) = self.reply_to(space[..count].to_vec(), peer) {
-            socket.send_to(&answer, peer).await?;
-        }
-        Ok(())
     }
 
     /// Accepts until it is dropped; open connections end by themselves.
@@ -127,6 +124,7 @@ impl Responder {
 
     /// One query after the other, each within its time.
     async fn converse(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
         loop {
             let Some(query) = timeout(TCP_TIMEOUT, read_message(&mut stream)).await?? else { return Ok(()) };
             let Some(answer) = self.reply_to(query, peer) else { return Ok(()) };
@@ -138,12 +136,11 @@ impl Responder {
 
     /// `None`: not to be answered at all.
     fn reply_to(&self, query: Vec<u8>, peer: SocketAddr) -> Option<Vec<u8>> {
-        let (id, flags) = ([*query.first()?, *query.get(1)?], *query.get(2)?);
-        if flags & QR != 0 || query.len() < HEADER_BYTES {
+        let header: [u8; HEADER_BYTES] = *query.first_chunk()?;
+        if header[2] & QR != 0 {
             return None;
         }
-        // The transport changes nothing here.
-        let Ok(request) = Request::from_bytes(query, peer, Protocol::Udp) else { return Some(malformed(id, flags)) };
+        let Ok(request) = Request::from_bytes(query, peer, Protocol::Tcp) else { return Some(malformed(&header)) };
         let reply = self.reply(&request);
         let mut bytes = Vec::new();
         let written = reply.message(&request.queries).destructive_emit(&mut BinEncoder::new(&mut bytes));
@@ -251,15 +248,27 @@ impl Reply {
     }
 }
 
+#[async_trait::async_trait]
+impl RequestHandler for Responder {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut to: R) -> ResponseInfo {
+        let reply = self.reply(request);
+        match to.send_response(reply.message(&request.queries)).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                tracing::debug!(%error, "a DNS answer was not sent");
+                Header { metadata: reply.metadata, counts: HeaderCounts::default() }.into()
+            }
+        }
+    }
+}
+
 /// FORMERR with nothing but a header, for a message that could not be read further; opcode and RD are copied.
-fn malformed(id: [u8; 2], flags: u8) -> Vec<u8> {
+fn malformed(header: &[u8; HEADER_BYTES]) -> Vec<u8> {
     const OPCODE_AND_RD: u8 = 0x79;
     const FORMERR: u8 = 1;
-    let mut header = vec![0; HEADER_BYTES];
-    header[..2].copy_from_slice(&id);
-    header[2] = QR | flags & OPCODE_AND_RD;
-    header[3] = FORMERR;
-    header
+    let mut answer = vec![0; HEADER_BYTES];
+    answer[..4].copy_from_slice(&[header[0], header[1], QR | header[2] & OPCODE_AND_RD, FORMERR]);
+    answer
 }
 
 /// `None` at the end of the stream, and for a message that is none or too long: the connection ends.
@@ -270,7 +279,7 @@ async fn read_message(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
         read => read?,
     };
     let length = usize::from(u16::from_be_bytes(length));
-    if !(HEADER_BYTES..=QUERY_BYTES_MAX).contains(&length) {
+    if !(HEADER_BYTES..=TCP_QUERY_BYTES_MAX).contains(&length) {
         return Ok(None);
     }
     let mut message = vec![0; length];
@@ -291,16 +300,18 @@ mod tests {
 
     fn responder() -> Responder {
         let responder = Responder::default();
-        responder.install(Zone::new("svc.internal", &[ServiceName::new("api").unwrap()], Generation(1)));
+        responder.install(Zone::new("svc.internal", &[ServiceName::new("api").unwrap()], Generation(1)).unwrap());
         responder
     }
+
+    const PEER: &str = "127.0.0.1:5353";
 
     /// Neither panics nor amplifies; an answer is one, to this question.
     fn hold(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         let id = bytes.get(..2).map(<[u8]>::to_vec);
         let is_answer = bytes.get(2).is_some_and(|flags| flags & 0x80 != 0);
         let length = bytes.len();
-        let Some(answer) = responder().reply_to(bytes, ([127, 0, 0, 1], 9).into()) else { return Ok(()) };
+        let Some(answer) = responder().reply_to(bytes, PEER.parse().unwrap()) else { return Ok(()) };
         prop_assert!(!is_answer && length >= 3);
         prop_assert_eq!(Some(answer[..2].to_vec()), id);
         prop_assert!(answer[2] & 0x80 != 0 && answer.len() >= HEADER_BYTES);

@@ -4,12 +4,17 @@ use std::collections::HashSet;
 
 use agentd_protocol::ids::{Generation, ServiceName};
 
+use super::Error;
+
 /// Clients ask again after this: a service that left is gone for them as soon.
 pub(super) const TTL_S: u32 = 5;
 /// How long a client may remember that there is nothing (RFC 2308): a service that is about to come must not wait long.
 pub(super) const NEGATIVE_TTL_S: u32 = 2;
 /// The zone's name server, which exists for NS and SOA to name it.
 pub(super) const NAMESERVER: &str = "ns";
+
+/// A name has 253 bytes of text (RFC 1035 §2.3.4), a service's label and its dot take up to 64.
+const SUFFIX_BYTES_MAX: usize = 189;
 
 /// RFC 1035 §3.2.4.
 const CLASS_IN: u16 = 1;
@@ -70,13 +75,22 @@ enum Owner {
 }
 
 impl Zone {
-    pub fn new<'a>(suffix: &str, services: impl IntoIterator<Item = &'a ServiceName>, generation: Generation) -> Self {
-        let label = |text: &str| text.to_ascii_lowercase().into_bytes().into_boxed_slice();
-        Self {
+    pub fn new<'a>(
+        suffix: &str,
+        services: impl IntoIterator<Item = &'a ServiceName>,
+        generation: Generation,
+    ) -> Result<Self, Error> {
+        // The labels of a suffix are formed as those of services are.
+        let well_formed = suffix.split('.').all(|label| ServiceName::new(label).is_ok());
+        if !well_formed || suffix.len() > SUFFIX_BYTES_MAX {
+            return Err(Error::BadSuffix { suffix: suffix.to_owned() });
+        }
+        let label = |text: &str| Box::from(text.as_bytes());
+        Ok(Self {
             suffix: suffix.split('.').map(label).collect(),
             services: services.into_iter().map(|name| label(name.as_str())).collect(),
             serial: u32::try_from(generation.0 & u64::from(u32::MAX)).expect("masked to 32 bits"),
-        }
+        })
     }
 
     pub(super) fn suffix(&self) -> impl Iterator<Item = &[u8]> {
@@ -135,7 +149,7 @@ mod tests {
 
     fn zone() -> Zone {
         let names = ["api", "my-web", "x"].map(|name| ServiceName::new(name).unwrap());
-        Zone::new("svc.internal", &names, Generation(7))
+        Zone::new("svc.internal", &names, Generation(7)).unwrap()
     }
 
     fn ask(name: &str, kind: u16, class: u16) -> Answer {
@@ -193,8 +207,19 @@ mod tests {
 
     #[test]
     fn the_serial_follows_the_generation_and_wraps() {
-        let serial = |generation| Zone::new("s", [], Generation(generation)).serial();
+        let serial = |generation| Zone::new("s", [], Generation(generation)).unwrap().serial();
         assert_eq!((serial(7), serial(u64::from(u32::MAX) + 3)), (7, 2));
+    }
+
+    #[test]
+    fn a_suffix_is_a_dns_name_with_room_before_it() {
+        let long = [&"a".repeat(63); 3].map(String::as_str).join(".");
+        for bad in ["", ".", "a.", ".a", "a..b", "A", "a_b", "a b", &"a".repeat(64), &long] {
+            assert!(matches!(Zone::new(bad, [], Generation(1)), Err(Error::BadSuffix { .. })), "{bad}");
+        }
+        for good in ["internal", "svc.internal", "a.b.c-d.e", &long[2..]] {
+            assert!(Zone::new(good, [], Generation(1)).is_ok(), "{good}");
+        }
     }
 
     fn a_label() -> impl Strategy<Value = Vec<u8>> {

@@ -10,7 +10,7 @@ use tokio_util::bytes::BytesMut;
 
 use super::Error;
 use super::frame::{Link, decode};
-use crate::dns::{Responder, Zone};
+use crate::dns::{self, Responder, Zone};
 use crate::proxy::{self, BackendKey, Registry};
 
 /// After an accept that failed for want of descriptors.
@@ -40,11 +40,20 @@ pub(super) struct Routing {
     pub(super) names: Responder,
 }
 
+/// Why a snapshot was not taken; the one in force stays.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotApplied {
+    #[error(transparent)]
+    Routes(#[from] proxy::Error),
+    #[error(transparent)]
+    Names(#[from] dns::Error),
+}
+
 impl Routing {
     /// All or nothing. A new name is known when its service is routed, not before.
-    pub(super) fn apply(&mut self, snapshot: Snapshot) -> Result<(), proxy::Error> {
+    pub(super) fn apply(&mut self, snapshot: Snapshot) -> Result<(), NotApplied> {
         let names = snapshot.services.iter().map(|service| &service.name);
-        let zone = Zone::new(&snapshot.suffix, names, snapshot.generation);
+        let zone = Zone::new(&snapshot.suffix, names, snapshot.generation)?;
         self.registry.apply(snapshot)?;
         self.names.install(zone);
         Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Owns: finding the listening sockets the shim hands over (`descriptors`), the control conversation on both sides
 //! (`frame`, `control`, `client`), the process from start to drained end (`run`).
+//! It gives each snapshot to proxy and dns, which know nothing of each other.
 //! Must never know: processes, builds, files other than the snapshot copy. `client` runs in the manager and shares only
 //! the frame codec with the rest, which runs in the edge alone. The edge never starts a process and opens no file but
 //! the snapshot copy.

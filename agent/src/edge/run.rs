@@ -132,9 +132,7 @@ fn within_descriptors(limits: Limits) -> Limits {
 
 /// Until the drain begins: the next edge answers on the same sockets.
 fn answer_names(names: &Responder, udp: UdpSocket, tcp: TcpListener, ending: &CancellationToken) -> Result<(), Error> {
-    let bad = |source| Error::BadDescriptor { name: LISTEN_DNS_UDP, source };
-    udp.set_nonblocking(true).map_err(bad)?;
-    let udp = tokio::net::UdpSocket::from_std(udp).map_err(bad)?;
+    udp.set_nonblocking(true).map_err(|source| Error::BadDescriptor { name: LISTEN_DNS_UDP, source })?;
     let tcp = into_tokio(tcp, LISTEN_DNS_TCP)?;
     let (udp, tcp) = (names.clone().serve_udp(udp), names.clone().serve_tcp(tcp));
     lifecycle::spawn_essential("dns udp", ending.clone(), while_serving(ending.clone(), udp));

@@ -16,10 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::backends::BackendKey;
+use super::entrance::Entrance;
 use super::hold::HoldLimits;
 use super::hooks::Hooks;
 use super::io::{ClientIo, HeadLimits};
-use super::routes::Entrance;
 use super::table::Table;
 use crate::lifecycle;
 

@@ -17,11 +17,12 @@ use pingora::{Error as PingoraError, ErrorSource, ErrorType, Result as PingoraRe
 use tokio::sync::mpsc;
 
 use super::backends::{Backend, BackendKey, Lease, Suspicion, pick};
+use super::entrance::Entrance;
 use super::errors::{Fault, Form, Page, REASON_HEADER, form, page};
 use super::headers;
 use super::hold::{HoldLimits, Place};
 use super::request::Refusal;
-use super::routes::{Entrance, Match};
+use super::routes::Match;
 use super::table::{Service, Table};
 
 /// A request is offered to at most this many backends.

@@ -1,18 +1,21 @@
-//! The path proxy: takes requests from a listening socket to the backends of the snapshot in force.
+//! The proxy: takes requests from its listening sockets to the backends of the snapshot in force, by host and path from
+//! outside, by the service's name from within.
 //!
-//! Owns: routing (`routes`), what is refused before it (`request`, `io`), backends and their leases (`backends`,
-//! `table`), requests held during a replacement (`hold`), the accept loop and its drain (`accept`), pingora's hooks (`hooks`, `headers`, `peer`) and every answer
-//! that is ours (`errors`). pingora is named in this folder alone.
+//! Owns: routing (`entrance`, `routes`, `names`), what is refused before it (`request`, `io`), backends and their leases
+//! (`backends`, `table`), requests held during a replacement (`hold`), the accept loop and its drain (`accept`), pingora's
+//! hooks (`hooks`, `headers`, `peer`) and every answer that is ours (`errors`). pingora is named in this folder alone.
 //! Must never know: where snapshots come from, files, processes, the manager. Only the edge process imports it.
 //! Nothing here survives a restart: a new edge starts from a snapshot, with no connection.
 
 mod accept;
 mod backends;
+mod entrance;
 mod errors;
 mod headers;
 mod hold;
 mod hooks;
 mod io;
+mod names;
 mod peer;
 mod request;
 mod routes;
@@ -22,9 +25,9 @@ mod tests;
 
 pub use accept::{Limits, Proxy};
 pub use backends::BackendKey;
+pub use entrance::Entrance;
 pub use hold::HoldLimits;
 pub use io::HeadLimits;
-pub use routes::Entrance;
 pub use table::{Registry, Table};
 
 use agentd_protocol::ids::{Generation, InstanceId, ServiceName};

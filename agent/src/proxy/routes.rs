@@ -1,70 +1,14 @@
-//! Which service a request belongs to: exact host before any host, then the longest path, on segment boundaries. Pure.
+//! Which service a request from outside belongs to: exact host before any host, then the longest path, on segment boundaries. Pure.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use agentd_protocol::edge::Route;
 use agentd_protocol::edge::matching::host_name;
-use agentd_protocol::ids::ServiceName;
 
 use super::Error;
-use super::errors::Fault;
 
 /// Longest host that can match, bytes: a DNS name's text form (RFC 1035 §2.3.4).
-const HOST_BYTES_MAX: usize = 253;
-
-/// Which of our listeners a connection came in by; what may be reached depends on it alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entrance {
-    /// By host and path to the services that are public.
-    External,
-    /// By the service's name in Host, whatever the path; for this host's own programs.
-    Internal,
-}
-
-impl Entrance {
-    /// The internal listener is bound to loopback; should it ever be not, nobody else is let in.
-    pub(super) fn admits(self, peer: SocketAddr) -> bool {
-        match self {
-            Self::External => true,
-            Self::Internal => peer.ip().to_canonical().is_loopback(),
-        }
-    }
-
-    pub(super) fn unknown(self) -> Fault {
-        match self {
-            Self::External => Fault::NoRoute,
-            Self::Internal => Fault::NoName,
-        }
-    }
-}
-
-/// The names services have for each other: `<service>.<suffix>` and `<service>` alone.
-#[derive(Debug, Default)]
-pub struct Names {
-    suffix: Box<str>,
-    /// Positions in the snapshot's list.
-    services: HashMap<Box<str>, usize>,
-}
-
-impl Names {
-    pub fn build<'a>(suffix: &str, services: impl Iterator<Item = &'a ServiceName>) -> Self {
-        let services = services.enumerate().map(|(position, name)| (name.as_str().into(), position));
-        Self { suffix: suffix.into(), services: services.collect() }
-    }
-
-    /// `host` as the client sent it: port, case and a trailing dot are ignored. Allocates nothing.
-    pub fn lookup(&self, host: Option<&str>) -> Option<Match> {
-        let mut lower = [0; HOST_BYTES_MAX];
-        let name = lower_name(host?, &mut lower)?;
-        let service = match name.split_once('.') {
-            Some((service, suffix)) if *suffix == *self.suffix => service,
-            Some(_) => return None,
-            None => name,
-        };
-        self.services.get(service).map(|position| Match { service: *position, strip_bytes: 0 })
-    }
-}
+pub(super) const HOST_BYTES_MAX: usize = 253;
 
 /// All external routes of one snapshot.
 #[derive(Debug, Default)]
@@ -148,7 +92,7 @@ impl Prefixes {
 }
 
 /// [`host_name`] in lower case; `None` for what is too long to be one.
-fn lower_name<'a>(host: &str, space: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
+pub(super) fn lower_name<'a>(host: &str, space: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
     let name = host_name(host);
     let lower = space.get_mut(..name.len())?;
     lower.copy_from_slice(name.as_bytes());
@@ -171,7 +115,8 @@ fn check(route: &Route) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use agentd_protocol::edge::{Absent, Service, matching};
+    use agentd_protocol::edge::matching;
+    use agentd_protocol::ids::ServiceName;
     use proptest::prelude::*;
 
     use super::*;
@@ -244,55 +189,6 @@ mod tests {
         assert!(matches!(Routes::build(&[route(None, "/")], |_| None).unwrap_err(), Error::UnknownService { .. }));
     }
 
-    #[test]
-    fn names_are_the_host_alone() {
-        let [api, web] = ["api", "web-2"].map(|name| ServiceName::new(name).unwrap());
-        let names = Names::build("svc.internal", [&api, &web].into_iter());
-        let at = |host| names.lookup(host).map(|found| (found.service, found.strip_bytes));
-        for host in
-            ["api.svc.internal", "API.Svc.INTERNAL.", "api.svc.internal:8081", "api.svc.internal.:1", "api", "Api:80"]
-        {
-            assert_eq!(at(Some(host)), Some((0, 0)), "{host}");
-        }
-        assert_eq!(at(Some("web-2.svc.internal")), Some((1, 0)));
-        let long = format!("{}.svc.internal", "a".repeat(300));
-        for host in [
-            "",
-            ".",
-            "svc.internal",
-            ".svc.internal",
-            "apii",
-            "x.api.svc.internal",
-            "api.svc.internal.com",
-            "api.svc",
-            "apisvc.internal",
-            "api.svc.internal..",
-            "127.0.0.1",
-            "[::1]:8081",
-            &long,
-        ] {
-            assert_eq!(at(Some(host)), None, "{host}");
-        }
-        assert_eq!(at(None), None);
-        assert_eq!(Names::default().lookup(Some("api")), None);
-    }
-
-    #[test]
-    fn only_loopback_is_let_in_from_within() {
-        for (peer, admitted) in [
-            ("127.0.0.1:9", true),
-            ("127.8.8.8:9", true),
-            ("[::1]:9", true),
-            ("[::ffff:127.0.0.1]:9", true),
-            ("10.0.0.1:9", false),
-            ("[fe80::1]:9", false),
-        ] {
-            let peer: SocketAddr = peer.parse().unwrap();
-            assert_eq!(Entrance::Internal.admits(peer), admitted, "{peer}");
-            assert!(Entrance::External.admits(peer), "{peer}");
-        }
-    }
-
     fn a_path() -> impl Strategy<Value = String> {
         prop::collection::vec(prop::sample::select(vec!["a", "ab", "b", ""]), 0..4)
             .prop_map(|segments| format!("/{}", segments.join("/")))
@@ -317,27 +213,6 @@ mod tests {
             let sent = host.map(|host| format!("{}{decoration}", host.to_uppercase()));
             let found = table(&routes).lookup(sent.as_deref(), &path).map(|found| found.service);
             prop_assert_eq!(found, matching::external(&routes, sent.as_deref(), &path));
-        }
-
-        #[test]
-        fn names_agree_with_the_plain_rule(
-            labels in prop::collection::btree_set("[ab][a-c0-9-]?[a-c]", 0..6),
-            host in prop_oneof![
-                "[abAB][a-c0-9-]?[a-cA-C](\\.svc\\.internal|\\.SVC\\.internal|\\.svc|\\.other)?\\.?(:80)?",
-                Just(String::new()),
-                Just("svc.internal".to_owned()),
-            ],
-        ) {
-            let services: Vec<Service> = labels.iter()
-                .map(|label| Service {
-                    name: ServiceName::new(label.clone()).unwrap(),
-                    backends: Vec::new(),
-                    absent: Absent::Starting,
-                })
-                .collect();
-            let names = Names::build("svc.internal", services.iter().map(|service| &service.name));
-            let found = names.lookup(Some(&host)).map(|found| found.service);
-            prop_assert_eq!(found, matching::internal(&services, "svc.internal", &host));
         }
     }
 }

@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::backends::{Backend, BackendKey};
+use super::entrance::Entrance;
 use super::hold::Held;
-use super::routes::{Entrance, Match, Names, Routes};
+use super::names::Names;
+use super::routes::{Match, Routes};
 
 /// Idle backends remembered for a manager that connects later; one snapshot rarely removes more.
 const IDLE_KEPT_MAX: usize = 4096;

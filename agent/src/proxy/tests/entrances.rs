@@ -113,6 +113,37 @@ async fn a_request_from_within_is_held_during_a_replacement() {
 }
 
 #[tokio::test]
+async fn upgrades_events_and_second_tries_work_within_too() {
+    let talkative = backend(async |mut client| {
+        let head = client.head().await.unwrap();
+        if header(&head, "upgrade").is_some() {
+            client.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+            let sent = client.exactly(4).await.unwrap();
+            client.send(sent).await;
+        } else {
+            client
+                .send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+                .await;
+            client.send("4\r\ntick\r\n").await;
+            client.rest().await;
+        }
+    })
+    .await;
+    let mut rig = Rig::start(limits()).await;
+    let backends = [(1, refusing().await), (2, talkative), (3, refusing().await)];
+    rig.apply(vec![], vec![service("inner", &backends, Absent::Starting)]);
+    let mut socket = rig.connect_within().await;
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: inner\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(socket.ask(upgrade).await.status, 101);
+    socket.send("ping").await;
+    assert_eq!(socket.exactly(4).await.unwrap(), b"ping");
+    let mut events = rig.connect_within().await;
+    events.send("GET /e HTTP/1.1\r\nHost: inner\r\nAccept: text/event-stream\r\n\r\n").await;
+    events.head().await.unwrap();
+    assert_eq!(events.chunk().await.unwrap(), b"tick");
+}
+
+#[tokio::test]
 async fn a_drain_closes_both_entrances() {
     let rig = rig().await;
     let (mut outside, mut inside) = (rig.connect().await, rig.connect_within().await);
