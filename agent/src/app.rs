@@ -149,6 +149,16 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
+async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+    match edge_launch::ensure(supervisor, place).await {
+        Ok(listening) => Ok(listening),
+        Err(error) => {
+            leave_nothing(supervisor).await;
+            Err(error.into())
+        }
+    }
+}
+
 /// A first start that fails leaves no keeper behind; where instances run already, theirs stays.
 async fn leave_nothing(supervisor: &Supervisor) {
     if !supervisor.view().borrow().is_empty() {
@@ -205,13 +215,7 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let Listening { external, internal, dns } = match edge_launch::ensure(&supervisor, &place).await {
-            Ok(listening) => listening,
-            Err(error) => {
-                leave_nothing(&supervisor).await;
-                return Err(error.into());
-            }
-        };
+        let Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
@@ -240,23 +244,14 @@ impl App {
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
-        let callers = api::bind(&home.run_dir)?;
-        let serving = api::serve(
-            callers,
-            Api {
-                reconcile: reconcile.clone(),
-                new_git_key: git_keys(&home),
-                resolve_refs: resolve_refs(refs),
-                down: down.clone(),
-                ending: cancel.clone(),
-            },
-            cancel.clone(),
-        );
-        lifecycle::spawn_essential("api", cancel.clone(), async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the API ended");
-            }
-        });
+        let api = Api {
+            reconcile: reconcile.clone(),
+            new_git_key: git_keys(&home),
+            resolve_refs: resolve_refs(refs),
+            down: down.clone(),
+            ending: cancel.clone(),
+        };
+        serve(api, &home)?;
         tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
@@ -329,6 +324,18 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
         git_program: PathBuf::from("git"),
     };
     Ok(Source::new(config)?)
+}
+
+/// From here on people can ask.
+fn serve(api: Api, home: &Home) -> Result<(), Error> {
+    let (callers, cancel) = (api::bind(&home.run_dir)?, api.ending.clone());
+    let serving = api::serve(callers, api, cancel.clone());
+    lifecycle::spawn_essential("api", cancel, async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the API ended");
+        }
+    });
+    Ok(())
 }
 
 /// Deploy keys lie in the home; only the public half leaves it.

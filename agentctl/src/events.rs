@@ -1,6 +1,5 @@
 //! `agentctl events`
 
-use std::io::IsTerminal as _;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -13,7 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Client, Error, chain};
 use crate::out::Out;
+use crate::screen::{Line, Screen, Style};
 use crate::time;
+use crate::words::harmless;
 
 /// How long a manager that went away is waited for: a restart takes seconds.
 const RETURN_LIMIT: Duration = Duration::from_secs(60);
@@ -58,7 +59,7 @@ fn now_ms() -> u64 {
 }
 
 pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
-    let page = Page { json: args.json, colours: colours() };
+    let page = Page { json: args.json, screen: Screen::of_stdout() };
     let limit = args.lines.unwrap_or(if args.since.is_some() { EVENTS_MAX } else { EVENTS_DEFAULT });
     let mut query = format!("limit={limit}");
     if let Some(since) = args.since {
@@ -163,20 +164,9 @@ impl Stream {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Colours {
-    Ansi,
-    None,
-}
-
-fn colours() -> Colours {
-    let wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if wanted { Colours::Ansi } else { Colours::None }
-}
-
 struct Page {
     json: bool,
-    colours: Colours,
+    screen: Screen,
 }
 
 impl Page {
@@ -185,30 +175,33 @@ impl Page {
             return serde_json::to_string(event).expect("an event is plain JSON");
         }
         let when = time::shown(event.at_unix_ms, now_ms(), utc_offset_s);
-        text(event, &when, self.colours)
+        line(event, &when).shown(self.screen)
     }
 }
 
-fn text(event: &Event, when: &str, colours: Colours) -> String {
+fn line(event: &Event, when: &str) -> Line {
     let who = match (&event.service, event.release) {
         (Some(service), Some(release)) => format!("{service} r{release}"),
         (Some(service), None) => service.to_string(),
         (None, _) => "-".to_owned(),
     };
-    let kind = event.what.word();
-    // A cause quotes what programs said: nothing of it may steer the terminal.
-    let mut what: String = event.text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-    if let Some(instance) = &event.instance {
-        what.push_str(&format!(" [{instance}]"));
-    }
-    if event.suppressed > 0 {
-        what.push_str(&format!(" ({} more before it were not kept)", event.suppressed));
-    }
-    let line = format!("{when}  {who:<14}  {kind:<18}  {what}");
-    match (colours, event.severity) {
-        (Colours::None, _) | (Colours::Ansi, Severity::Info) => line,
-        (Colours::Ansi, Severity::Warn) => format!("\x1b[33m{line}\x1b[0m"),
-        (Colours::Ansi, Severity::Error) => format!("\x1b[31m{line}\x1b[0m"),
+    let style = match event.severity {
+        Severity::Info => Style::Plain,
+        Severity::Warn => Style::Busy,
+        Severity::Error => Style::Bad,
+    };
+    // A cause quotes what programs said.
+    let what = harmless(&event.text);
+    let line = Line::new(Style::Dim, format!("{when}  "))
+        .with(Style::Strong, format!("{who:<14}  "))
+        .with(style, format!("{:<18}  {what}", event.what.word()));
+    let line = match &event.instance {
+        Some(instance) => line.with(Style::Dim, format!(" [{instance}]")),
+        None => line,
+    };
+    match event.suppressed {
+        0 => line,
+        count => line.with(Style::Dim, format!(" ({count} more before it were not kept)")),
     }
 }
 
@@ -235,7 +228,8 @@ mod tests {
         };
         let plain = "12:00:00  api r3          crash.exited        crashed after 1.2 s: exit code 1; starts again at once \
                      (2 more before it were not kept)";
-        assert_eq!(text(&event, "12:00:00", Colours::None), plain);
-        assert_eq!(text(&event, "12:00:00", Colours::Ansi), format!("\x1b[31m{plain}\x1b[0m"));
+        assert_eq!(line(&event, "12:00:00").shown(Screen::Plain), plain);
+        let silly = Event { text: "\x1b[2Jgone".into(), ..event };
+        assert!(line(&silly, "12:00:00").shown(Screen::Plain).contains("  gone"));
     }
 }

@@ -16,6 +16,8 @@ mod lock;
 mod out;
 mod plan;
 mod releases;
+mod resolve;
+mod routes;
 mod schema;
 mod screen;
 mod service;
@@ -58,6 +60,10 @@ enum Verb {
     Status(status::Args),
     /// Show what happened, and what happens from now on
     Events(events::Args),
+    /// Show which path and name leads to which service
+    Routes(routes::Args),
+    /// Follow an address from its name to the instances behind it
+    Resolve(resolve::Args),
     /// Show what applying the newest stack would do, removals first
     Plan(plan::Args),
     /// List the kept releases of a service
@@ -132,6 +138,8 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
             Verb::Events(args) => events::run(&client, args, out).await,
+            Verb::Routes(args) => routes::run(&client, args, out).await,
+            Verb::Resolve(args) => resolve::run(&client, args, out).await,
             Verb::Plan(args) => plan::run(&client, args, out).await,
             Verb::Releases(args) => releases::run(&client, args, out).await,
             Verb::Lock(args) => lock::run(&client, args, out).await,

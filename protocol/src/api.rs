@@ -12,27 +12,29 @@
 //! | POST /v1/services/NAME/prune | [`Accepted`]: removes the data of a service that left the document |
 //! | GET /v1/services/NAME/releases | [`Releases`] |
 //! | POST /v1/refs with [`RefQuestions`] | [`RefAnswers`]: what branches and tags point at now |
+//! | GET /v1/routes | [`Routes`]: the table by which the edge routes |
 //! | GET /v1/events?after=ID&limit=N&service=NAME&since=UNIX_MS&follow=1 | [`Event`]s, one a line, oldest first |
 //! | POST /v1/git-keys/NAME | [`GitKey`]: a new deploy key |
 //! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
 
-mod events;
-
 use std::net::SocketAddr;
 
-pub use events::{
-    EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, NEWEST_EVENT_HEADER, Severity, What,
-};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
 
+mod events;
 mod refs;
 mod releases;
+mod routes;
 mod usage;
 
+pub use events::{
+    EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, NEWEST_EVENT_HEADER, Severity, What,
+};
 pub use refs::{REFS_MAX, RefAnswer, RefAnswers, RefQuestion, RefQuestions};
 pub use releases::{ReleaseState, ReleaseStatus, Releases};
+pub use routes::{Force, RoutedInstance, RoutedService, Routes};
 pub use usage::Host;
 
 pub const API_SOCKET: &str = "agentd.sock";

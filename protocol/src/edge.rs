@@ -4,6 +4,8 @@
 //! answers `Applied` when every new request is routed by it. The manager writes the same JSON to the snapshot file
 //! before sending, so that an edge can start while the manager is away.
 
+pub mod matching;
+
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};

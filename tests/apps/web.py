@@ -35,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
         elif last == "slow":
             time.sleep(float(query["s"][0]))
             self.reply(200, {"version": VERSION})
+        elif last == "exit":
+            os._exit(int(query["code"][0]))
         elif last == "events":
             self.stream(int(query.get("n", ["3"])[0]))
         elif last == "resolve":

@@ -254,7 +254,7 @@ fn said(order: &mut Child) -> Option<String> {
 }
 
 fn welcome(folder: &Folder, programs_dir: &Path, options: &Options) -> String {
-    let port = options.port;
+    let (port, internal) = (options.port, options.port + 1);
     let site = folder.repository("site");
     let (site, programs, home) = (site.display(), programs_dir.display(), folder.home());
     let reach = match options.reach {
@@ -276,7 +276,9 @@ Go back  agentctl rollback site               and forward again: agentctl unpin 
 Break it sed -i '1i import nonsense' {notes}/app.py
          git -C {notes} -c user.name=me -c user.email=me@example.com commit -qam 'Break it'
          the old release serves on; `agentctl status` tells what is wrong, with the last log lines
-See      agentctl status    agentctl plan    agentctl explain service.health
+By name  curl --resolve notes.svc.internal:{internal}:127.0.0.1 http://notes.svc.internal:{internal}/notes
+         what the Node application does too, without --resolve and without knowing a port
+See      agentctl status, events --follow, releases site, doctor, explain service.health
 End      Ctrl-C here
 ",
         home = home.display(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agentd_protocol::api::{Accepted, Failure, GitKey, Plan, Status};
+use agentd_protocol::api::{Accepted, Failure, GitKey, Plan, Routes, Status};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
 use agentd_sys::causes::chain;
@@ -47,6 +47,7 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
         .route("/v1/services/{name}/rollback", post(rollback))
         .route("/v1/services/{name}/unpin", post(unpin))
         .route("/v1/services/{name}/prune", post(prune))
+        .route("/v1/routes", get(routes))
         .route("/v1/events", get(events::events))
         .route("/v1/services/{name}/releases", get(releases::releases))
         .route("/v1/refs", post(refs::refs))
@@ -94,6 +95,10 @@ fn accepted(outcome: Result<(), reconcile::Error>, message: String) -> Answer<Ac
 
 async fn status(State(api): State<Api>) -> Answer<Status> {
     api.reconcile.status().await.map(Json).map_err(|error| failed(&error))
+}
+
+async fn routes(State(api): State<Api>) -> Json<Routes> {
+    Json(api.reconcile.routes())
 }
 
 async fn plan(State(api): State<Api>) -> Answer<Plan> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use agentd_protocol::edge::Route;
+use agentd_protocol::edge::matching::host_name;
 use agentd_protocol::ids::ServiceName;
 
 use super::Error;
@@ -155,15 +156,6 @@ fn lower_name<'a>(host: &str, space: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a
     std::str::from_utf8(lower).ok()
 }
 
-/// The host without port and trailing dot; an IPv6 literal keeps its brackets.
-pub(super) fn host_name(host: &str) -> &str {
-    let name = match host.rfind(']') {
-        Some(bracket) => &host[..=bracket],
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name.strip_suffix('.').unwrap_or(name)
-}
-
 fn check(route: &Route) -> Result<(), Error> {
     let path = route.path.as_str();
     if !path.starts_with('/') || (path != "/" && path.ends_with('/')) {
@@ -179,6 +171,7 @@ fn check(route: &Route) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use agentd_protocol::edge::{Absent, Service, matching};
     use proptest::prelude::*;
 
     use super::*;
@@ -300,20 +293,6 @@ mod tests {
         }
     }
 
-    fn naive(routes: &[Route], host: Option<&str>, path: &str) -> Option<usize> {
-        let matches = |route: &Route| {
-            let host_fits = match &route.host {
-                None => true,
-                Some(wanted) => host.is_some_and(|host| host_name(host).eq_ignore_ascii_case(wanted)),
-            };
-            let path_fits = route.path == "/"
-                || path.strip_prefix(route.path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            host_fits && path_fits
-        };
-        let fitting = routes.iter().enumerate().filter(|(_, route)| matches(route));
-        fitting.max_by_key(|(_, route)| (route.host.is_some(), route.path.len())).map(|(position, _)| position)
-    }
-
     fn a_path() -> impl Strategy<Value = String> {
         prop::collection::vec(prop::sample::select(vec!["a", "ab", "b", ""]), 0..4)
             .prop_map(|segments| format!("/{}", segments.join("/")))
@@ -325,7 +304,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lookup_agrees_with_the_naive_model(
+        fn lookup_agrees_with_the_plain_rule(
             keys in prop::collection::btree_set((a_host(), a_path()), 0..12),
             host in a_host(),
             decoration in prop::sample::select(vec!["", ".", ":80", ".:80"]),
@@ -337,7 +316,28 @@ mod tests {
                 .collect();
             let sent = host.map(|host| format!("{}{decoration}", host.to_uppercase()));
             let found = table(&routes).lookup(sent.as_deref(), &path).map(|found| found.service);
-            prop_assert_eq!(found, naive(&routes, sent.as_deref(), &path));
+            prop_assert_eq!(found, matching::external(&routes, sent.as_deref(), &path));
+        }
+
+        #[test]
+        fn names_agree_with_the_plain_rule(
+            labels in prop::collection::btree_set("[ab][a-c0-9-]?[a-c]", 0..6),
+            host in prop_oneof![
+                "[abAB][a-c0-9-]?[a-cA-C](\\.svc\\.internal|\\.SVC\\.internal|\\.svc|\\.other)?\\.?(:80)?",
+                Just(String::new()),
+                Just("svc.internal".to_owned()),
+            ],
+        ) {
+            let services: Vec<Service> = labels.iter()
+                .map(|label| Service {
+                    name: ServiceName::new(label.clone()).unwrap(),
+                    backends: Vec::new(),
+                    absent: Absent::Starting,
+                })
+                .collect();
+            let names = Names::build("svc.internal", services.iter().map(|service| &service.name));
+            let found = names.lookup(Some(&host)).map(|found| found.service);
+            prop_assert_eq!(found, matching::internal(&services, "svc.internal", &host));
         }
     }
 }

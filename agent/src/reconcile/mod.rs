@@ -16,9 +16,11 @@ mod deploy;
 mod digest;
 mod environment;
 mod gate;
+mod handle;
 mod hosts;
 mod journal;
 mod lives;
+mod look;
 mod observer;
 mod plan;
 mod rollback;
@@ -35,10 +37,11 @@ mod worker;
 
 pub use crate::store::EventQuery;
 pub use environment::Naming;
+pub use handle::{Handle, Leaving};
 pub use hosts::{Given, HostsFile};
 pub use journal::Journal;
 pub use status::{DocumentProblems, Facts, FileProblem, Reading};
-pub use task::{Handle, Leaving, Setup, start};
+pub use task::{Setup, start};
 
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 

@@ -13,7 +13,6 @@ use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::environment::Naming;
 use super::journal::Journal;
 use super::{Error, transitions};
 use crate::edge::EdgeClient;
@@ -122,7 +121,18 @@ pub(super) struct Routing {
     health_path: Arc<Mutex<Option<String>>>,
     suffix: Arc<str>,
     known: Arc<Mutex<Known>>,
+    published: Arc<Mutex<Published>>,
     requests: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// How far the edge follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Published {
+    /// The last one the edge is known to route by; at first, without a number, what it routed by when the manager
+    /// started.
+    pub(super) in_force: Snapshot,
+    /// Why it does not route by the newest one.
+    pub(super) refused: Option<String>,
 }
 
 /// What the edge may have given requests to, in this manager's life or before it.
@@ -158,10 +168,7 @@ pub(super) struct Publisher {
     edge: EdgeClient,
     store: Store,
     journal: Journal,
-    naming: Arc<Naming>,
     last: Option<Snapshot>,
-    /// The last one the edge is known to route by; at first what it routed by when the manager started.
-    in_force: Snapshot,
 }
 
 impl Routing {
@@ -170,25 +177,23 @@ impl Routing {
         edge: EdgeClient,
         store: Store,
         journal: Journal,
-        naming: Arc<Naming>,
+        suffix: &str,
     ) -> (Self, Publisher) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let found = views.borrow().keys().cloned().collect();
         let known = Arc::new(Mutex::new(Known { found, sent: BTreeSet::new() }));
-        let suffix = naming.suffix.as_str().into();
-        let routing = Self { table: Arc::default(), health_path: Arc::default(), suffix, known, requests };
-        let in_force = routing.compute(&Views::new());
-        let publisher = Publisher {
-            routing: routing.clone(),
-            requests: queue,
-            views,
-            edge,
-            store,
-            journal,
-            naming,
-            last: None,
-            in_force,
+        let in_force = snapshot(&Table::new(), &Views::new(), None, suffix);
+        let published = Arc::new(Mutex::new(Published { in_force, refused: None }));
+        let routing = Self {
+            table: Arc::default(),
+            health_path: Arc::default(),
+            suffix: suffix.into(),
+            known,
+            published,
+            requests,
         };
+        let publisher =
+            Publisher { routing: routing.clone(), requests: queue, views, edge, store, journal, last: None };
         (routing, publisher)
     }
 
@@ -220,6 +225,10 @@ impl Routing {
         self.known.lock().expect("no holder panics").has(backend)
     }
 
+    pub(super) fn published(&self) -> Published {
+        self.published.lock().expect("no holder panics").clone()
+    }
+
     /// Returns when the edge routes by the table as it stands now, or says why it does not.
     pub(super) async fn commit(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
@@ -237,7 +246,8 @@ impl Routing {
 impl Publisher {
     /// The table holds what a manager before this one routed: none of it is news.
     pub(super) fn take_as_known(&mut self) {
-        self.in_force = self.routing.compute(&self.views.borrow());
+        let in_force = self.routing.compute(&self.views.borrow());
+        self.routing.published.lock().expect("no holder panics").in_force = in_force;
     }
 
     pub(super) async fn run(mut self, cancel: CancellationToken) {
@@ -282,9 +292,11 @@ impl Publisher {
         snapshot.generation = self.store.next_generation().await?;
         let sent = self.edge.publish(snapshot.clone()).await;
         self.last = sent.is_ok().then(|| snapshot.clone());
+        let mut published = self.routing.published.lock().expect("no holder panics");
+        published.refused = sent.as_ref().err().map(|error| chain(error));
         sent?;
-        let before = std::mem::replace(&mut self.in_force, snapshot);
-        let facts = transitions::snapshot(&before, &self.in_force, &self.naming);
+        let before = std::mem::replace(&mut published.in_force, snapshot);
+        let facts = transitions::snapshot(&before, &published.in_force);
         facts.into_iter().for_each(|fact| self.journal.note(fact));
         Ok(())
     }

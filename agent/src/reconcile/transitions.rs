@@ -7,8 +7,8 @@ use agentd_protocol::api::{DeployPhase, Problem, What};
 use agentd_protocol::edge::{Route, Snapshot};
 use agentd_protocol::ids::{InstanceId, ReleaseNumber, ServiceName, Version};
 
-use super::environment::Naming;
 use super::status::DocumentProblems;
+use super::worker::is_same;
 
 /// Something that happened and has no number yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,9 @@ pub(super) fn document(before: &DocumentProblems, after: &DocumentProblems) -> V
     let mut facts = Vec::new();
     let known: BTreeMap<_, _> = before.services.iter().map(|problem| (&problem.service, &problem.cause)).collect();
     let open: BTreeSet<_> = after.services.iter().map(|problem| &problem.service).collect();
+    let told = before.file.as_ref().map(|problem| &problem.text);
     if let Some(problem) = &after.file
-        && before.file != after.file
+        && told != Some(&problem.text)
     {
         let mut lines = problem.text.lines();
         let first = lines.next().unwrap_or_default();
@@ -68,7 +69,7 @@ pub(super) fn document(before: &DocumentProblems, after: &DocumentProblems) -> V
 }
 
 /// Of the snapshot in force at the edge: routes by the service they lead to, and the names of services.
-pub(super) fn snapshot(before: &Snapshot, after: &Snapshot, naming: &Naming) -> Vec<Fact> {
+pub(super) fn snapshot(before: &Snapshot, after: &Snapshot) -> Vec<Fact> {
     let (was, is) = (by_place(before), by_place(after));
     let mut changes: BTreeMap<&ServiceName, [Vec<String>; 3]> = BTreeMap::new();
     for (place, route) in &is {
@@ -92,7 +93,7 @@ pub(super) fn snapshot(before: &Snapshot, after: &Snapshot, naming: &Naming) -> 
             Fact::service(service, What::RouteChanged { added, removed, changed })
         })
         .collect();
-    let (had, has) = (names(before, naming), names(after, naming));
+    let (had, has) = (names(before), names(after));
     let added: Vec<String> = has.difference(&had).cloned().collect();
     let removed: Vec<String> = had.difference(&has).cloned().collect();
     if !(added.is_empty() && removed.is_empty()) {
@@ -111,8 +112,8 @@ fn shown(route: &Route) -> String {
     format!("{host}{}{strip}", route.path)
 }
 
-fn names(snapshot: &Snapshot, naming: &Naming) -> BTreeSet<String> {
-    snapshot.services.iter().map(|service| naming.host_of(&service.name)).collect()
+fn names(snapshot: &Snapshot) -> BTreeSet<String> {
+    snapshot.services.iter().map(|service| format!("{}.{}", service.name, snapshot.suffix)).collect()
 }
 
 /// Where the newest version stands.
@@ -146,20 +147,14 @@ pub(super) fn verdict(before: &Standing, after: &Standing) -> Option<Fact> {
 
 fn same_trouble(before: &Standing, version: Version, problem: &Problem) -> bool {
     match before {
-        Standing::Degraded(told, old) => {
-            *told == version
-                && old.service == problem.service
-                && old.phase == problem.phase
-                && old.cause == problem.cause
-        }
+        Standing::Degraded(told, old) => *told == version && old.service == problem.service && is_same(old, problem),
         Standing::Unknown | Standing::Applying(_) | Standing::Applied(_) => false,
     }
 }
 
 /// A problem of a service that came outside a build or a deploy, told when it is another one than before.
 pub(super) fn problem(before: Option<&Problem>, after: &Problem, active: Option<ReleaseNumber>) -> Option<What> {
-    let same = |old: &&Problem| old.phase == after.phase && old.cause == after.cause && old.commit == after.commit;
-    if before.filter(same).is_some() {
+    if before.is_some_and(|before| is_same(before, after)) {
         return None;
     }
     let cause = after.cause.clone();
@@ -238,18 +233,17 @@ mod tests {
         let service = |service| Service { name: name(service), backends: Vec::new(), absent: Absent::Starting };
         Snapshot {
             generation: Generation(1),
-            suffix: "svc.internal".into(),
             health_path: None,
             routes: routes.iter().map(route).collect(),
             services: services.into_iter().map(service).collect(),
+            suffix: "svc.test".into(),
         }
     }
 
     #[test]
     fn routes_and_names_are_told_by_what_became_of_them() {
-        let naming = Naming { suffix: "svc.test".into(), port: 80 };
         let told = |before: &Snapshot, after: &Snapshot| -> Vec<(Option<String>, String)> {
-            let facts = snapshot(before, after, &naming);
+            let facts = snapshot(before, after);
             facts.iter().map(|fact| (fact.service.as_ref().map(ToString::to_string), fact.what.text())).collect()
         };
         let api = || Some("api".to_owned());

@@ -111,6 +111,13 @@ pub(super) enum Settled {
     Failed,
 }
 
+/// Whether an order is carried out for the first time, or again after a failure that may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    First,
+    Retry,
+}
+
 /// Why a pass ended early.
 #[derive(Debug)]
 pub(super) struct Halt {
@@ -148,20 +155,22 @@ impl Worker {
 
     pub(super) async fn run(self, mut orders: watch::Receiver<Wanted>, cancel: CancellationToken) {
         let mut pause = RETRY_FIRST;
+        let mut pass = Pass::First;
         loop {
             let wanted = orders.borrow_and_update().clone();
             let outcome = tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = orders.changed() => {
                     if changed.is_err() { return }
-                    pause = RETRY_FIRST;
+                    (pause, pass) = (RETRY_FIRST, Pass::First);
                     self.overtaken();
                     continue;
                 }
                 outcome = self.converge(&wanted) => outcome,
             };
             let again = outcome.as_ref().err().map(|halt| halt.again);
-            self.settle(&wanted, outcome);
+            self.settle(&wanted, outcome, pass);
+            pass = Pass::First;
             let retry = match again {
                 Some(Again::Later) => Some(pause),
                 Some(Again::WhenChanged) | None => None,
@@ -173,7 +182,7 @@ impl Worker {
                     pause = RETRY_FIRST;
                 }
                 () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {
-                    pause = (pause * 2).min(RETRY_LAST);
+                    (pause, pass) = ((pause * 2).min(RETRY_LAST), Pass::Retry);
                 }
                 () = self.instance_lost(&wanted), if again.is_none() => {}
             }
@@ -187,7 +196,7 @@ impl Worker {
         }
     }
 
-    fn settle(&self, wanted: &Wanted, outcome: Result<Settled, Halt>) {
+    fn settle(&self, wanted: &Wanted, outcome: Result<Settled, Halt>, pass: Pass) {
         let attempt = self.underway.end();
         self.report(wanted, |report| match outcome {
             Ok(settled) => {
@@ -202,8 +211,9 @@ impl Worker {
                     self.note(release, what);
                 }
                 report.doing = Doing::Settled(Settled::Failed);
-                // Tried again and failed the same way: it has been so since the first time.
-                if let Some(before) = report.problem.as_ref().filter(|before| is_same(before, &halt.problem)) {
+                // The same order, failed the same way: it has been so since the first time.
+                let same = |before: &&Problem| pass == Pass::Retry && is_same(before, &halt.problem);
+                if let Some(before) = report.problem.as_ref().filter(same) {
                     halt.problem.since_unix_ms = before.since_unix_ms;
                 }
                 report.problem = Some(*halt.problem);
@@ -481,7 +491,8 @@ pub(super) fn stands(phase: &Phase, last: Option<LastExit>, restart: Restart) ->
     }
 }
 
-fn is_same(one: &Problem, other: &Problem) -> bool {
+/// Tried again and failed the same way.
+pub(super) fn is_same(one: &Problem, other: &Problem) -> bool {
     (one.phase, &one.cause, &one.commit) == (other.phase, &other.cause, &other.commit)
 }
 

@@ -345,15 +345,15 @@ impl Supervisor {
         }
     }
 
+    /// Which keeper there is.
+    pub fn keeper(&self) -> watch::Receiver<KeeperView> {
+        self.0.keeper.view()
+    }
+
     /// What instances use now, and the host; `home` names the disk. Costs a look at all of /proc, once a second at most.
     pub async fn usage(&self, home: PathBuf) -> Usage {
         let views = self.view().borrow().clone();
         self.0.sampler.usage(views, home).await
-    }
-
-    /// Which keeper there is.
-    pub fn keeper(&self) -> watch::Receiver<KeeperView> {
-        self.0.keeper.view()
     }
 
     pub fn keeper_pid(&self) -> Option<u32> {

@@ -234,7 +234,7 @@ mod tests {
     async fn this_very_process_is_seen_with_its_memory() {
         let seen = processes().await;
         let own = seen[&std::process::id()];
-        assert!(own.memory_bytes > 1024 * 1024 && own.parent > 0, "{own:?}");
+        assert!(own.memory_bytes > 1024 * 1024, "{own:?}");
         let host = host(Path::new("/")).unwrap();
         assert!(host.cpus > 0 && host.memory_total_bytes > host.memory_available_bytes, "{host:?}");
         assert!(host.disk_total_bytes >= host.disk_free_bytes && host.disk_total_bytes > Some(0), "{host:?}");

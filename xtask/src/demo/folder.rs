@@ -62,7 +62,9 @@ impl Folder {
             repositories::ensure(&examples.join(name), &self.repository(name))?;
         }
         fs::create_dir_all(self.home())?;
-        write(&self.home().join("agentd.toml"), &format!("[ports]\ninternal = {}\n", port + 1))?;
+        // Beside the port that was chosen, so that one option moves all of them.
+        let ports = format!("[ports]\ninternal = {}\ndns = {}\n", port + 1, port + 2);
+        write(&self.home().join("agentd.toml"), &ports)?;
         let template = fs::read_to_string(examples.join(TEMPLATE)).context("read the example stack")?;
         let repositories = format!("file://{}", self.dir.join("repositories").display());
         write(&self.stack_file(), &template.replace("@REPOS@", &repositories).replace("@PORT@", &port.to_string()))?;

@@ -8,7 +8,7 @@ pub(super) const USAGE: &str = "\
 usage: cargo xtask demo [--dir DIR] [--port N] [--public] [--clean]
   runs the three applications of examples/ on this machine until Ctrl-C, which takes everything down again
   --dir DIR   folder for repositories, builds and data (default: /var/tmp/agentd-demo-<uid>); kept for a quick next start
-  --port N    port of the proxy (default: 8080); names use the one after it
+  --port N    port of the proxy (default: 8080); names use the two after it
   --public    listen on every address of this machine, not on loopback alone
   --clean     take a running demo down, remove the folder, and end";
 
@@ -44,8 +44,8 @@ pub(super) fn parse(words: &[String]) -> Result<Options> {
         match word.as_str() {
             "--dir" => options.dir = Some(std::path::absolute(value()?).context("find the folder")?),
             "--port" => {
-                let port = value()?.parse().ok().filter(|port| (1024..u16::MAX).contains(port));
-                options.port = port.context("--port needs a number from 1024 to 65534")?;
+                let port = value()?.parse().ok().filter(|port| (1024..u16::MAX - 1).contains(port));
+                options.port = port.context("--port needs a number from 1024 to 65533")?;
             }
             "--public" => options.reach = Reach::Public,
             "--clean" => options.act = Act::Clean,

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// How often a line is said about what takes long, where nothing can be overwritten.
 const REPEAT: Duration = Duration::from_secs(15);
 
+/// The changing line must fit: what wraps cannot be overwritten.
+const COLUMNS: usize = 78;
+
 #[derive(Debug)]
 pub(super) struct Screen {
     started: Instant,
@@ -41,7 +44,8 @@ impl Screen {
         }
         if self.is_terminal {
             if self.is_open || !line.is_empty() {
-                self.write(line);
+                let line: String = line.chars().take(COLUMNS).collect();
+                self.write(&line);
                 self.is_open = !line.is_empty();
             }
         } else if self.repeated.elapsed() > REPEAT {
