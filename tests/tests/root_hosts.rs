@@ -56,8 +56,11 @@ fn a_plain_users_services_have_names_and_outlive_shim_and_manager() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the old one was found and ended");
     kill(again.pid.unwrap());
     world.until("it is started again", |world| {
-        world.service("api").instances.first().is_some_and(|now| now.ready && now.pid != again.pid)
+        let now = &world.service("api").instances[0];
+        now.ready && now.pid.is_some() && now.pid != again.pid
     });
+    // The proxy is told after the status.
+    world.serves("/", "v1");
     assert!(refused || resolves(&world, "api"), "a restart by the shim has names too");
     world.down();
 }
