@@ -25,9 +25,9 @@ const CLEAR_REST: &str = "\x1b[J";
 
 /// Until Ctrl-C, SIGTERM, SIGHUP or a closed pipe. An agent that goes away while it is watched is waited for.
 pub(super) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
-    let mut ends = Ends::new().map_err(|error| Error::Broken { cause: format!("no signal handler: {error}") })?;
     // Nobody there from the start is an answer, not something to watch.
     let mut latest: Status = client.get("/v1/status").await?;
+    let mut ends = Ends::new().map_err(|error| Error::Broken { cause: format!("no signal handler: {error}") })?;
     let on_screen = !args.json && Screen::of_stdout() != Screen::Plain;
     if on_screen {
         out.raw(ENTER);
@@ -40,13 +40,16 @@ pub(super) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<E
         } else {
             append(&latest, args, &mut before, out);
         }
+        let next = async {
+            sleep(INTERVAL).await;
+            client.get("/v1/status").await
+        };
         tokio::select! {
             () = ends.next() => break,
-            () = sleep(INTERVAL) => {}
-        }
-        match client.get("/v1/status").await {
-            Ok(status) => latest = status,
-            Err(error) => trouble = Some(error.text()),
+            answer = next => match answer {
+                Ok(status) => latest = status,
+                Err(error) => trouble = Some(error.text()),
+            }
         }
     }
     if on_screen {
