@@ -177,6 +177,14 @@ impl World {
         child.wait().unwrap();
     }
 
+    /// SIGTERM to the manager, and waits for its end: the next one finds the home unlocked.
+    pub fn end_manager(&mut self) {
+        let mut child = self.manager.take().expect("a manager was started");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("pids fit"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+    }
+
     pub fn ctl(&self, arguments: &[&str]) -> Ran {
         ran(Command::new(program("agentctl")).arg("--home").arg(&self.home).args(arguments))
     }

@@ -39,8 +39,8 @@ fn happened(world: &World, word: &str, times: usize) -> Event {
     all.pop().unwrap()
 }
 
-fn slay(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+fn slay(pid: u32) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
 }
 
 #[test]
@@ -180,15 +180,14 @@ fn the_ends_and_returns_of_manager_keeper_and_edge_are_told_once_each() {
     world.start();
     world.applied();
     happened(&world, "config.applied", 1);
-    slay(world.status().edge.pid.unwrap(), Signal::SIGKILL);
+    slay(world.status().edge.pid.unwrap());
     assert!(happened(&world, "edge.lost", 1).text.contains("killed by SIGKILL"));
     happened(&world, "edge.started", 2);
-    slay(world.status().agent.keeper_pid.unwrap(), Signal::SIGKILL);
+    slay(world.status().agent.keeper_pid.unwrap());
     happened(&world, "host.keeper-replaced", 1);
     world.serves("/api", "v1");
     let before = events(&world, &[]);
-    slay(world.manager_pid(), Signal::SIGTERM);
-    world.until("the manager is gone", |world| world.try_status().is_err());
+    world.end_manager();
     world.start();
     assert_eq!(happened(&world, "host.stop", 1).text, "the manager ended on SIGTERM; services run on");
     let start = happened(&world, "host.start", 2);

@@ -65,8 +65,7 @@ fn manager() {
 fn a_manager_that_is_asked_to_end_leaves_everything_running() {
     let mut world = started();
     let before = whole(&world);
-    kill(Pid::from_raw(i32::try_from(world.manager_pid()).unwrap()), Signal::SIGTERM).unwrap();
-    world.until("the manager is gone", |world| world.try_status().is_err());
+    world.end_manager();
     assert_eq!(world.get("/").status, 200);
     world.start();
     assert_eq!(whole(&world), before);

@@ -84,8 +84,10 @@ async fn write(path: &Path, status: Status, written: &mut Option<Status>) {
     let (file, text) = (path.to_owned(), serde_json::to_vec_pretty(&status).expect("a status is plain JSON"));
     let writing =
         lifecycle::spawn_blocking("write the status file", move || write_atomic(&file, &text, MODE, Durability::Crash));
-    match writing.await.expect("writing a file does not panic") {
-        Ok(()) => *written = Some(status),
-        Err(error) => tracing::warn!(path = %path.display(), error = chain(&error), "status file is not written"),
+    match writing.await {
+        Ok(Ok(())) => *written = Some(status),
+        // The runtime ends: what lies there is the last truth.
+        Err(_) => {}
+        Ok(Err(error)) => tracing::warn!(path = %path.display(), error = chain(&error), "status file is not written"),
     }
 }
