@@ -123,7 +123,7 @@ pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
 pub fn run(options: &RunOptions) -> Result<(), Error> {
     let home = Home::dev(&options.home)?;
     let _lock = lock(&home)?;
-    logging::to_stderr_and(&home.log_dir.join("agentd.log"))?;
+    logging::to_stderr_and(&home.agent_log_file())?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
@@ -202,6 +202,7 @@ impl App {
             edge,
             naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
             path: search_path(run_user.as_ref()),
+            agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.root.display().to_string(),

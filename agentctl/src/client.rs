@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 /// To reach the manager at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// An answer that is followed ends when its reader has had enough.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Why a call has no answer, or the answer is no.
 #[derive(Debug)]
@@ -84,6 +86,20 @@ impl Client {
 
     async fn answer<T: DeserializeOwned>(&self, call: reqwest::RequestBuilder) -> Result<T, Error> {
         let response = call.send().await.map_err(|error| self.unreachable(&error))?;
+        Self::body(response).await
+    }
+
+    /// An answer of many lines, which may never end.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Lines, Error> {
+        let call = self.http.get(url(path)).timeout(FOLLOW_LIMIT);
+        let response = call.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(Lines { response, bytes: Vec::new(), at: 0 });
+        }
+        Self::body::<serde_json::Value>(response).await.map(|_| unreachable!("its status is no success"))
+    }
+
+    async fn body<T: DeserializeOwned>(response: reqwest::Response) -> Result<T, Error> {
         let status = response.status();
         let body = response.bytes().await.map_err(|error| Error::Broken { cause: chain(&error) })?;
         if status.is_success() {
@@ -107,6 +123,35 @@ impl Client {
     /// Whether a manager answers.
     pub(crate) async fn is_up(&self) -> bool {
         self.get::<serde_json::Value>("/v1/status").await.is_ok()
+    }
+}
+
+/// The lines of an answer as they come.
+pub(crate) struct Lines {
+    response: reqwest::Response,
+    /// What has come; what was asked for already ends at `at`.
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Lines {
+    /// The next line; `None` at the end, also where the connection broke.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(length) = self.bytes[self.at..].iter().position(|byte| *byte == b'\n') {
+                let line = self.bytes[self.at..self.at + length].to_vec();
+                self.at += length + 1;
+                return Some(line);
+            }
+            let more = self.response.chunk().await.ok()??;
+            self.bytes.drain(..std::mem::take(&mut self.at));
+            self.bytes.extend_from_slice(&more);
+        }
+    }
+
+    /// Whether another line is there already.
+    pub(crate) fn has_more(&self) -> bool {
+        self.bytes[self.at..].contains(&b'\n')
     }
 }
 

@@ -8,6 +8,7 @@ mod client;
 mod down;
 mod explain;
 mod git_key;
+mod logs;
 mod out;
 mod plan;
 mod schema;
@@ -46,6 +47,8 @@ enum Verb {
     Schema(schema::Args),
     /// Show what runs and what is wrong
     Status(status::Args),
+    /// Show what a service wrote
+    Logs(logs::Args),
     /// Show what applying the newest stack would do, removals first
     Plan(plan::Args),
     /// Stop a service until it is started again
@@ -94,6 +97,7 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
         let client = client::Client::new(&home)?;
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
+            Verb::Logs(args) => logs::run(&client, args, out).await,
             Verb::Plan(args) => plan::run(&client, args, out).await,
             Verb::Stop(args) => service::run(&client, args, "stop", out).await,
             Verb::Start(args) => service::run(&client, args, "start", out).await,

@@ -39,9 +39,11 @@ impl Out {
         }
     }
 
-    fn flush(&mut self) {
+    /// Hands on what was written; whether there is still somebody to write for.
+    pub(crate) fn flush(&mut self) -> bool {
         if self.failed.is_none() {
             self.failed = self.stdout.flush().err();
         }
+        self.failed.is_none()
     }
 }

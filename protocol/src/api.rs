@@ -6,6 +6,7 @@
 //! | GET /v1/status | [`Status`] |
 //! | GET /v1/plan | [`Plan`]: what applying the newest document would do |
 //! | POST /v1/plan with a [`crate::stack::Stack`] | [`Plan`] of a document that is not in force |
+//! | GET /v1/services/NAME/logs?... | [`LogRecord`]s, one a line, for a [`LogQuery`] |
 //! | POST /v1/services/NAME/stop, start, restart | [`Accepted`], when it has been done or has failed |
 //! | POST /v1/services/NAME/rollback?release=N | [`Accepted`] |
 //! | POST /v1/services/NAME/unpin | [`Accepted`] |
@@ -13,11 +14,15 @@
 //! | POST /v1/git-keys/NAME | [`GitKey`]: a new deploy key |
 //! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
 
+mod logs;
+
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
+
+pub use logs::{LogLine, LogQuery, LogRecord, LogSource, LogStream, NDJSON};
 
 pub const API_SOCKET: &str = "agentd.sock";
 

@@ -4,6 +4,7 @@
 //! handle. Caller: agentctl. Nothing here survives a restart; the socket is bound anew.
 
 mod listener;
+mod logs;
 mod routes;
 
 pub use listener::{Callers, bind};

@@ -13,6 +13,7 @@ mod deploy;
 mod digest;
 mod environment;
 mod gate;
+mod logs;
 mod plan;
 mod rollback;
 mod routing;
@@ -24,6 +25,7 @@ mod upkeep;
 mod worker;
 
 pub use environment::Naming;
+pub use logs::Reading;
 pub use status::{DocumentProblems, Facts};
 pub use task::{Handle, Setup, start};
 
@@ -50,6 +52,23 @@ pub enum Error {
     TooSlow { service: ServiceName, limit_s: u64 },
     #[error("the edge does not route by the newest table: {cause}")]
     Route { cause: String },
+    #[error("there is no log `{name}`; there are {known}")]
+    NoLog { name: String, known: String },
+    #[error(
+        "there is no log of a build of `{service}`{}; a service without `build` has none, and only the newest are kept",
+        release.map(|release| format!(" for release {release}")).unwrap_or_default()
+    )]
+    NoBuildLog { service: String, release: Option<u64> },
+    #[error("`{service}` has no log of an instance `{instance}`; there are {known}")]
+    NoInstanceLog { service: String, instance: String, known: String },
+    #[error("too many logs are being read already; end an `agentctl logs -f`, then try again")]
+    TooManyReaders,
+    #[error("the log `{name}` cannot be read; look at the owner and mode of its folder")]
+    Log {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("edge")]
     Edge(#[from] crate::edge::Error),
     #[error("store")]

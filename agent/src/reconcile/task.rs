@@ -1,10 +1,11 @@
 //! The task that gives the workers their orders, and the handle through which versions and commands come in.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentd_protocol::api::{Plan, Status};
+use agentd_protocol::api::{LogQuery, Plan, Status};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::build;
 use super::environment::Naming;
+use super::logs::{Logs, Reading};
 use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
@@ -47,6 +49,8 @@ pub struct Setup {
     pub naming: Naming,
     /// PATH of every build and instance.
     pub path: String,
+    /// The manager's own log, for those who ask for it.
+    pub agent_log: PathBuf,
     pub facts: status::Facts,
     pub cancel: CancellationToken,
 }
@@ -56,6 +60,7 @@ pub struct Setup {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     reports: Arc<watch::Sender<Reports>>,
+    logs: Arc<Logs>,
 }
 
 #[derive(Debug)]
@@ -131,6 +136,11 @@ impl Handle {
         self.ask(|reply| Command::Plan { of: Some(Box::new(stack)), reply }).await?
     }
 
+    /// What a service wrote; `name` is one, or `edge`, or `agentd`.
+    pub async fn logs(&self, name: &str, query: LogQuery) -> Result<Reading, Error> {
+        self.logs.read(name, query).await
+    }
+
     /// Stops every service without forgetting what was wanted: the next start brings all of it back.
     pub async fn down(&self) -> Result<(), Error> {
         for (service, ticket) in self.ask(|reply| Command::Down { reply }).await? {
@@ -204,6 +214,7 @@ struct Task {
 pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let (reports, watched) = watch::channel(Reports::new());
     let reports = Arc::new(reports);
+    let logs = Logs::new(setup.store.clone(), setup.supervisor.clone(), setup.agent_log, setup.cancel.clone());
     let (routing, publisher) = Routing::new(setup.supervisor.view(), setup.edge.clone(), setup.store.clone());
     let rooms = Rooms {
         store: setup.store,
@@ -232,7 +243,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
     lifecycle::spawn_essential("routing", setup.cancel.clone(), publisher.run(setup.cancel.clone()));
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     lifecycle::spawn_essential("reconcile", setup.cancel, task.run(queue));
-    Ok(Handle { commands, reports })
+    Ok(Handle { commands, reports, logs: Arc::new(logs) })
 }
 
 impl Task {
@@ -463,6 +474,7 @@ impl Task {
             orders.cancel.cancel();
         }
         self.rooms.source.prune(name).await?;
+        self.rooms.supervisor.remove_logs(name.as_str())?;
         self.rooms.store.prune_service(name).await?;
         self.rooms.reports.send_modify(|reports| drop(reports.remove(name)));
         Ok(())

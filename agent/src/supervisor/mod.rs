@@ -37,6 +37,7 @@ use agentd_protocol::shim::wire::Refusal;
 
 pub use handle::{Config, Supervisor};
 pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
+pub use logs::{Line, LogFile, LogFolder, Merged, Origin, Start};
 pub use ports::{PortWish, Reservation, listener_name};
 pub use view::{InstanceView, Readiness};
 

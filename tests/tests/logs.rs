@@ -1,0 +1,292 @@
+//! `agentctl logs` (README, "Logs"): what services wrote, followed over everything that happens to them.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use agentd_protocol::api::ServiceState;
+use agentd_tests::{World, program};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// Longest wait for a word of a followed log.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A service that says its version, and whatever a request's path ends with.
+const TALKS: &str = r#"import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        word = self.path.rsplit("/", 1)[-1]
+        if word == "die":
+            os._exit(5)
+        if word.startswith("tell-"):
+            print("told", os.environ[word[5:]], flush=True)
+        print("out", word, flush=True)
+        print("err", word, file=sys.stderr, flush=True)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+print("version VERSION_MARK starts", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+fn talks(version: &str) -> String {
+    TALKS.replace("VERSION_MARK", version)
+}
+
+fn service(world: &World, more: &str) -> String {
+    let repo = format!("file://{}", world.dir().join("repos/api").display());
+    format!(
+        "[[service]]\nname = \"api\"\nrepo = \"{repo}\"\nref = \"main\"\nrun = \"python3 talks.py\"\npath = \"/api\"\n\
+         drain = \"1s\"\n{more}\n"
+    )
+}
+
+/// A world whose one service talks.
+fn talking(more: &str) -> World {
+    let mut world = World::new();
+    world.repo("api").commit(&[("talks.py", &talks("v1"))]);
+    world.stack(&service(&world, more));
+    world.start();
+    world.applied();
+    world
+}
+
+/// Makes the service write these words.
+fn say(world: &World, words: &[&str]) {
+    for word in words {
+        assert_eq!(world.get(&format!("/api/{word}")).status, 200);
+    }
+}
+
+#[track_caller]
+fn logs(world: &World, arguments: &[&str]) -> String {
+    let all: Vec<&str> = ["logs", "api"].into_iter().chain(arguments.iter().copied()).collect();
+    let ran = world.ctl(&all);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    ran.stdout
+}
+
+/// `agentctl logs -f` as a process, its output as it comes.
+struct Follower {
+    child: Child,
+    pieces: mpsc::Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Follower {
+    fn start(world: &World, arguments: &[&str]) -> Self {
+        let mut child = Command::new(program("agentctl"))
+            .arg("--home")
+            .arg(&world.home)
+            .args(["logs", "-f"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let (sender, pieces) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
+                // The test may have ended.
+                let _ = sender.send(bytes[..count].to_vec());
+            }
+        });
+        Self { child, pieces, seen: String::new() }
+    }
+
+    #[track_caller]
+    fn sees(&mut self, words: &str) {
+        while !self.seen.contains(words) {
+            match self.pieces.recv_timeout(LIMIT) {
+                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
+                Err(error) => panic!("no `{words}` ({error}) in:\n{}", self.seen),
+            }
+        }
+    }
+
+    /// Ctrl-C, or the program's own end; the exit code and all it said.
+    fn ends(mut self, signal: Option<Signal>) -> (Option<i32>, String) {
+        if let Some(signal) = signal {
+            kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        }
+        while let Ok(piece) = self.pieces.recv_timeout(LIMIT) {
+            self.seen.push_str(&String::from_utf8_lossy(&piece));
+        }
+        (self.child.wait().unwrap().code(), std::mem::take(&mut self.seen))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait(); // the same
+    }
+}
+
+#[test]
+fn lines_are_shown_with_their_stream_and_time_and_can_be_narrowed_down() {
+    let mut world = talking("");
+    say(&world, &["one", "two"]);
+    assert_eq!(logs(&world, &[]), "version v1 starts\nout one\nerr one\nout two\nerr two\n");
+    assert_eq!(logs(&world, &["-n", "1"]), "err two\n");
+    assert_eq!(logs(&world, &["-n", "0"]), "");
+    let records: Vec<Value> =
+        logs(&world, &["--json", "-n", "2"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let instance = world.service("api").instances[0].id.to_string();
+    let told = |record: &Value| (record["stream"].clone(), record["text"].clone(), record["instance"].clone());
+    assert_eq!(told(&records[0]), ("stdout".into(), "out two".into(), instance.clone().into()));
+    assert_eq!(told(&records[1]), ("stderr".into(), "err two".into(), instance.clone().into()));
+    let since = records[1]["at_unix_ms"].as_u64().unwrap() + 1;
+    let stamped = logs(&world, &["-t", "-n", "1"]);
+    let moment = stamped.split(' ').next().unwrap().to_owned();
+    assert!(moment.ends_with('Z') && moment.contains('T'), "{stamped}");
+    // The next line comes a millisecond later at least.
+    world.until("time goes on", |_| agentd_protocol::rfc3339::format_ms(since) <= now());
+    say(&world, &["three"]);
+    let later = agentd_protocol::rfc3339::format_ms(since);
+    assert_eq!(logs(&world, &["--since", &later]), "out three\nerr three\n");
+    assert_eq!(logs(&world, &["--since", "1h"]).lines().count(), 7);
+    assert_eq!(logs(&world, &["--since", "1h", "-n", "1"]), "err three\n");
+    assert_eq!(logs(&world, &["--instance", &instance[..4], "--release", "1", "-n", "1"]), "err three\n");
+    assert_eq!(logs(&world, &["--release", "9"]), "");
+    world.down();
+}
+
+fn now() -> String {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    agentd_protocol::rfc3339::format_ms(u64::try_from(since_1970.as_millis()).unwrap())
+}
+
+#[test]
+fn following_goes_on_over_a_crash_a_deploy_and_a_new_manager() {
+    let mut world = talking("");
+    let mut follower = Follower::start(&world, &["api"]);
+    follower.sees("version v1 starts\n");
+    say(&world, &["hello"]);
+    follower.sees("out hello\nerr hello\n");
+    // The connection is cut by the crash.
+    let _ = world.try_get("/api/die");
+    world.until("it is up again", |world| world.try_get("/api/back").is_ok_and(|answer| answer.status == 200));
+    follower.sees("out back\n");
+    assert_eq!(follower.seen.matches("version v1 starts").count(), 2, "{}", follower.seen);
+    agentd_tests::Repo { dir: world.dir().join("repos/api") }.commit(&[("talks.py", &talks("v2"))]);
+    follower.sees("| version v2 starts\n");
+    world.applied();
+    let instance = world.service("api").instances[0].id.to_string();
+    world.kill_manager();
+    say(&world, &["alone"]);
+    world.start();
+    say(&world, &["together"]);
+    follower.sees(&format!("{} | err together\n", &instance[..6]));
+    let (code, seen) = follower.ends(Some(Signal::SIGINT));
+    assert_eq!(code, Some(0));
+    for once in ["out alone", "err alone", "out together", "version v2 starts"] {
+        assert_eq!(seen.matches(once).count(), 1, "`{once}` in:\n{seen}");
+    }
+    world.down();
+}
+
+#[test]
+fn a_follower_whose_manager_does_not_come_back_says_so() {
+    let mut world = talking("");
+    let mut follower = Follower::start(&world, &["api"]);
+    follower.sees("version v1 starts\n");
+    world.down();
+    assert_eq!(follower.ends(None).0, Some(4));
+}
+
+#[test]
+fn a_builds_output_is_shown_also_while_it_runs_and_after_it_failed() {
+    let mut world = World::new();
+    let repo = world.repo("api");
+    repo.commit(&[("talks.py", &talks("v1"))]);
+    let gate = world.dir().join("gate");
+    let build = format!(
+        "build = \"echo building one; while [ ! -e {} ]; do sleep 0.05; done; echo built one\"\n",
+        gate.display()
+    );
+    world.stack(&service(&world, &build));
+    world.start();
+    world.until("the build runs", |world| world.ctl(&["logs", "api", "--build"]).stdout.contains("building one\n"));
+    let mut follower = Follower::start(&world, &["api", "--build"]);
+    follower.sees("building one\n");
+    std::fs::write(&gate, "").unwrap();
+    let (code, seen) = follower.ends(None);
+    assert_eq!((code, seen.as_str()), (Some(0), "building one\nbuilt one\n"), "it ends with the build");
+    world.applied();
+    assert_eq!(logs(&world, &[]), "version v1 starts\n", "builds are apart");
+    world.stack(&service(&world, "build = \"echo no way; exit 3\""));
+    world.until("the build has failed", |world| world.service("api").last_error.is_some());
+    assert_eq!(logs(&world, &["--build"]), "no way\n");
+    assert_eq!(logs(&world, &["--build", "1"]), "building one\nbuilt one\n");
+    let none = world.ctl(&["logs", "api", "--build", "9"]);
+    assert_eq!(none.code, 5, "{none:?}");
+    world.down();
+}
+
+#[test]
+fn the_agents_own_logs_are_there_and_an_unknown_name_tells_the_known_ones() {
+    let mut world = talking("");
+    let agent = world.ctl(&["logs", "agentd", "--since", "1h"]);
+    assert!(agent.code == 0 && agent.stdout.contains("agentd runs"), "{agent:?}");
+    let none = world.ctl(&["logs", "agentd", "--since", "2100-01-01T00:00:00Z"]);
+    assert_eq!((none.code, none.stdout.as_str()), (0, ""));
+    let edge = world.ctl(&["logs", "edge"]);
+    assert_eq!(edge.code, 0, "{edge:?}");
+    let unknown = world.ctl(&["logs", "nobody"]);
+    assert_eq!(unknown.code, 5, "{unknown:?}");
+    assert!(unknown.stderr.contains("`nobody`") && unknown.stderr.contains("api, edge, agentd"), "{unknown:?}");
+    assert_eq!(world.ctl(&["logs", "no/body"]).code, 5);
+    let stranger = world.ctl(&["logs", "api", "--instance", "zz"]);
+    let id = world.service("api").instances[0].id.to_string();
+    assert!(stranger.code == 5 && stranger.stderr.contains(&id), "{stranger:?}");
+    assert_eq!(world.ctl(&["logs", "api", "--since", "yesterday"]).code, 2);
+    world.down();
+}
+
+#[test]
+fn logs_outlive_the_service_until_it_is_pruned() {
+    let mut world = talking("");
+    say(&world, &["last"]);
+    world.stack("");
+    world.until("it has left", |world| world.service("api").state == ServiceState::Removed);
+    assert_eq!(logs(&world, &[]), "version v1 starts\nout last\nerr last\n");
+    assert_eq!(world.ctl(&["prune", "api"]).code, 0);
+    assert_eq!(world.ctl(&["logs", "api"]).code, 5);
+    assert!(!world.home.join("log/api").exists());
+    world.down();
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let mut world = World::new();
+    let loud = "print(\"\\n\".join(str(number) for number in range(200000)), flush=True)\n";
+    world.repo("api").commit(&[("talks.py", &(loud.to_owned() + &talks("v1")))]);
+    world.stack(&service(&world, ""));
+    world.start();
+    world.applied();
+    let all = logs(&world, &["--since", "1h"]);
+    assert_eq!(all.lines().count(), 200_001);
+    assert!(all.lines().take(200_000).enumerate().all(|(at, line)| line == at.to_string()), "none is lost or doubled");
+    assert_eq!(logs(&world, &["-n", "150000"]).lines().count(), 100_000, "more is asked for by time");
+    for flag in ["--json", "-f"] {
+        let line = format!(
+            "{} --home {} logs api --since 1h {flag} | head -n 3 | wc -l; echo ${{PIPESTATUS[0]}}",
+            program("agentctl").display(),
+            world.home.display()
+        );
+        let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!((stdout.trim(), &*stderr), ("3\n0", ""), "{flag}");
+    }
+    world.down();
+}
