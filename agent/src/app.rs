@@ -202,6 +202,7 @@ impl App {
             edge,
             naming: Naming { suffix: SUFFIX.to_owned(), port: settings.internal_port() },
             path: search_path(run_user.as_ref()),
+            credentials: reconcile::CredentialFiles { files: settings.credentials(), keys_dir: home.git_keys_dir() },
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),

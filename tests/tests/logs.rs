@@ -254,6 +254,39 @@ fn the_agents_own_logs_are_there_and_an_unknown_name_tells_the_known_ones() {
 }
 
 #[test]
+fn secrets_are_masked_in_what_is_shown_and_stay_on_disk_as_written() {
+    let mut world = World::new();
+    world.repo("api").commit(&[("talks.py", &talks("v1"))]);
+    let env_file = world.dir().join("secret.env");
+    std::fs::write(&env_file, "FILE_SECRET=hunter2-of-the-file\nLOG_LEVEL=version\n").unwrap();
+    std::fs::set_permissions(&env_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let env = format!(
+        "env = {{ DB_URL = \"postgres://shop:geheim%211@db/shop\", MODE = \"production\" }}\nenv_file = \"{}\"",
+        env_file.display()
+    );
+    world.stack(&service(&world, &env));
+    world.start();
+    world.applied();
+    let mut follower = Follower::start(&world, &["api"]);
+    say(&world, &["tell-FILE_SECRET", "tell-DB_URL", "tell-MODE", "geheim%211"]);
+    let shown = "version v1 starts\ntold [masked FILE_SECRET]\nout tell-FILE_SECRET\nerr tell-FILE_SECRET\n\
+                 told [masked DB_URL]\nout tell-DB_URL\nerr tell-DB_URL\ntold production\nout tell-MODE\nerr tell-MODE\n\
+                 out [masked DB_URL]\nerr [masked DB_URL]\n";
+    assert_eq!(logs(&world, &[]), shown);
+    follower.sees(shown);
+    assert!(!logs(&world, &["--json"]).contains("hunter2"));
+    let dir = world.service("api").instances[0].log_dir.clone();
+    let written = std::fs::read_to_string(format!("{dir}/00000000.log")).unwrap();
+    assert!(written.contains("told hunter2-of-the-file\n"), "{written}");
+    // After a restart of the manager the file's value is known from the store alone.
+    std::fs::remove_file(&env_file).unwrap();
+    world.kill_manager();
+    world.start();
+    assert_eq!(logs(&world, &[]), shown);
+    world.down();
+}
+
+#[test]
 fn logs_outlive_the_service_until_it_is_pruned() {
     let mut world = talking("");
     say(&world, &["last"]);

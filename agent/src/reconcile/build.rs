@@ -13,6 +13,7 @@ use agentd_protocol::stack::{Revision, Service};
 
 use super::digest::{build_digest, program_digest};
 use super::environment::{Sources, build_environment, parse_env_file};
+use super::mask::mask_string;
 use super::worker::{Again, Doing, Halt, TAIL_LINES, Wanted, Worker};
 use super::{command, gate};
 use crate::source::Checkout;
@@ -44,6 +45,7 @@ impl Worker {
             problem: Box::new(self.problem(DeployPhase::Document, cause)),
             again: Again::Later,
         })?;
+        self.rooms.secrets.learn(&env);
         let entry = &Service { env, ..entry.clone() };
         let tree = self.tree(wanted, entry, commit, active).await?;
         let build = build_digest(&tree, entry);
@@ -212,10 +214,13 @@ impl Worker {
     }
 
     pub(super) fn log_tail(&self, id: &InstanceId) -> Vec<String> {
-        self.rooms.supervisor.tail(self.name.as_str(), id, TAIL_LINES).unwrap_or_else(|error| {
+        let mut tail = self.rooms.supervisor.tail(self.name.as_str(), id, TAIL_LINES).unwrap_or_else(|error| {
             tracing::warn!(service = %self.name, %error, "log cannot be read");
             Vec::new()
-        })
+        });
+        let secrets = self.rooms.secrets.current();
+        tail.iter_mut().for_each(|line| mask_string(line, &secrets));
+        tail
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::mask::{KnownSecrets, Secrets, mask};
+use super::worker::Rooms;
 use crate::lifecycle;
 use crate::store::Store;
 use crate::supervisor::{Label, Line, LogFile, LogFolder, Merged, Origin, Start, Supervisor};
@@ -34,19 +36,21 @@ const EDGE: &str = "edge";
 /// The room's way to all logs.
 #[derive(Debug)]
 pub(super) struct Logs {
-    pub(super) store: Store,
-    pub(super) supervisor: Supervisor,
+    store: Store,
+    supervisor: Supervisor,
+    secrets: Arc<KnownSecrets>,
     /// The manager's own.
-    pub(super) agent_log: PathBuf,
-    pub(super) readers: Arc<Semaphore>,
+    agent_log: PathBuf,
+    readers: Arc<Semaphore>,
     /// Ends every answer.
-    pub(super) cancel: CancellationToken,
+    cancel: CancellationToken,
 }
 
 /// An answer: [`Reading::next`] gives it piece by piece.
 #[derive(Debug)]
 pub struct Reading {
     supervisor: Supervisor,
+    secrets: Arc<KnownSecrets>,
     name: String,
     query: LogQuery,
     merged: Merged,
@@ -71,8 +75,15 @@ enum Stage {
 }
 
 impl Logs {
-    pub(super) fn new(store: Store, supervisor: Supervisor, agent_log: PathBuf, cancel: CancellationToken) -> Self {
-        Self { store, supervisor, agent_log, readers: Arc::new(Semaphore::new(READERS_MAX)), cancel }
+    pub(super) fn new(rooms: &Rooms, agent_log: PathBuf, cancel: CancellationToken) -> Self {
+        Self {
+            store: rooms.store.clone(),
+            supervisor: rooms.supervisor.clone(),
+            secrets: Arc::clone(&rooms.secrets),
+            agent_log,
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
+            cancel,
+        }
     }
 
     pub(super) async fn read(&self, name: &str, query: LogQuery) -> Result<Reading, Error> {
@@ -90,6 +101,7 @@ impl Logs {
         };
         let mut reading = Reading {
             supervisor: self.supervisor.clone(),
+            secrets: Arc::clone(&self.secrets),
             name: name.to_owned(),
             query,
             merged: Merged::default(),
@@ -257,11 +269,12 @@ impl Reading {
             .partition::<Vec<_>, _>(|source| spoken.contains(source.instance.as_str()));
         self.untold = untold;
         let told = told.into_iter().map(LogRecord::Source);
-        told.chain(lines.into_iter().map(|(name, line)| record(name, line))).collect()
+        let secrets = self.secrets.current();
+        told.chain(lines.into_iter().map(|(name, line)| record(name, line, &secrets))).collect()
     }
 }
 
-fn record(instance: String, line: Line) -> LogRecord {
+fn record(instance: String, line: Line, secrets: &Secrets) -> LogRecord {
     LogRecord::Line(LogLine {
         at_unix_ms: line.unix_ns / 1_000_000,
         instance,
@@ -272,7 +285,7 @@ fn record(instance: String, line: Line) -> LogRecord {
         },
         segment: line.place.0,
         offset: line.place.1,
-        text: line.text,
+        text: mask(&line.text, secrets).into_owned(),
     })
 }
 

@@ -14,6 +14,7 @@ mod digest;
 mod environment;
 mod gate;
 mod logs;
+mod mask;
 mod plan;
 mod rollback;
 mod routing;
@@ -26,6 +27,7 @@ mod worker;
 
 pub use environment::Naming;
 pub use logs::Reading;
+pub use mask::CredentialFiles;
 pub use status::{DocumentProblems, Facts};
 pub use task::{Handle, Setup, start};
 

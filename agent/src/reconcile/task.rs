@@ -16,6 +16,7 @@ use super::Error;
 use super::build;
 use super::environment::Naming;
 use super::logs::{Logs, Reading};
+use super::mask::{CredentialFiles, mask_status};
 use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
@@ -49,6 +50,8 @@ pub struct Setup {
     pub naming: Naming,
     /// PATH of every build and instance.
     pub path: String,
+    /// Never shown, whoever prints them.
+    pub credentials: CredentialFiles,
     /// The manager's own log, for those who ask for it.
     pub agent_log: PathBuf,
     pub facts: status::Facts,
@@ -197,6 +200,7 @@ enum Course {
 
 struct Task {
     rooms: Rooms,
+    credentials: CredentialFiles,
     facts: status::Facts,
     workers: BTreeMap<ServiceName, Orders>,
     latest: Option<StoredVersion>,
@@ -214,7 +218,6 @@ struct Task {
 pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let (reports, watched) = watch::channel(Reports::new());
     let reports = Arc::new(reports);
-    let logs = Logs::new(setup.store.clone(), setup.supervisor.clone(), setup.agent_log, setup.cancel.clone());
     let (routing, publisher) = Routing::new(setup.supervisor.view(), setup.edge.clone(), setup.store.clone());
     let rooms = Rooms {
         store: setup.store,
@@ -226,9 +229,12 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         naming: Arc::new(setup.naming),
         path: setup.path.into(),
         reports: Arc::clone(&reports),
+        secrets: Arc::default(),
     };
+    let logs = Logs::new(&rooms, setup.agent_log, setup.cancel.clone());
     let mut task = Task {
         rooms,
+        credentials: setup.credentials,
         facts: setup.facts,
         workers: BTreeMap::new(),
         latest: None,
@@ -248,6 +254,8 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
 
 impl Task {
     async fn load(&mut self) -> Result<(), Error> {
+        self.rooms.secrets.learn(self.rooms.store.env_values().await?.iter().map(|(name, value)| (name, value)));
+        self.credentials.learn(&self.rooms.secrets);
         let Some(latest) = self.rooms.store.latest_version().await? else { return Ok(()) };
         for service in self.rooms.store.services().await?.iter().filter(|service| !service.is_removed()) {
             let Some(active) = self.rooms.store.active_release(&service.name).await? else { continue };
@@ -339,6 +347,8 @@ impl Task {
             return Ok(());
         }
         self.unpin_changed(&stored.stack).await?;
+        stored.stack.service.iter().for_each(|entry| self.rooms.secrets.learn(&entry.env));
+        self.credentials.learn(&self.rooms.secrets);
         tracing::info!(%version, services = stored.stack.service.len(), "applying");
         self.latest = Some(stored);
         self.order_all().await
@@ -539,7 +549,9 @@ impl Task {
             edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
-        Ok(status::status(&seen))
+        let mut status = status::status(&seen);
+        mask_status(&mut status, &self.rooms.secrets.current());
+        Ok(status)
     }
 
     async fn plan(&self, of: Option<Box<Stack>>) -> Result<Plan, Error> {

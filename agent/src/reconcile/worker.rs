@@ -17,6 +17,7 @@ use tokio::sync::{RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::environment::Naming;
+use super::mask::{KnownSecrets, mask, mask_json};
 use super::routing::{Entry, RouteWish, Routing};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
@@ -44,6 +45,8 @@ pub(super) struct Rooms {
     /// PATH of every build and instance.
     pub(super) path: Arc<str>,
     pub(super) reports: Arc<watch::Sender<Reports>>,
+    /// What no problem, event or log line may tell.
+    pub(super) secrets: Arc<KnownSecrets>,
 }
 
 pub(super) type Reports = BTreeMap<ServiceName, Report>;
@@ -398,7 +401,8 @@ impl Worker {
     }
 
     /// Tells the event log; a log that cannot be written stops nothing.
-    pub(super) async fn note(&self, release: Option<ReleaseNumber>, kind: &str, cause: serde_json::Value) {
+    pub(super) async fn note(&self, release: Option<ReleaseNumber>, kind: &str, mut cause: serde_json::Value) {
+        mask_json(&mut cause, &self.rooms.secrets.current());
         let event = NewEvent { service: Some(self.name.clone()), release, kind: kind.to_owned(), cause };
         if let Err(error) = self.rooms.store.record_event(event).await {
             tracing::warn!(service = %self.name, kind, error = chain(&error), "not noted in the event log");
@@ -413,7 +417,7 @@ impl Worker {
         Problem {
             service: Some(self.name.clone()),
             phase,
-            cause,
+            cause: mask(&cause, &self.rooms.secrets.current()).into_owned(),
             commit: None,
             release: None,
             probes: Vec::new(),
