@@ -422,6 +422,7 @@ fn unresolved(service: ServiceName, cause: String, told: &[Problem]) -> Problem 
         release: None,
         probes: Vec::new(),
         log_tail: Vec::new(),
+        why: Default::default(),
         since_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
     })
 }

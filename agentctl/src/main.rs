@@ -11,6 +11,7 @@ mod git_key;
 mod logs;
 mod out;
 mod plan;
+mod problem;
 mod schema;
 mod service;
 mod status;

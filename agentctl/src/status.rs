@@ -2,14 +2,17 @@
 
 use std::fmt::Write;
 
-use agentd_protocol::api::{ProbeOutcome, Problem, ServiceStatus, Status, Verdict};
+use agentd_protocol::api::{Problem, ServiceState, ServiceStatus, Status, Verdict};
 use agentd_protocol::exit_code::Exit;
 
 use crate::client::{Client, Error};
 use crate::out::Out;
+use crate::problem;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Only this service, with all that is known of why it is not as wanted
+    service: Option<String>,
     /// The whole status as one JSON object
     #[arg(long)]
     json: bool,
@@ -17,10 +20,17 @@ pub(crate) struct Args {
 
 /// Ends with `Degraded` when something is not as the document wants it.
 pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
-    let status: Status = client.get("/v1/status").await?;
+    let mut status: Status = client.get("/v1/status").await?;
+    if let Some(name) = &args.service
+        && !narrow(&mut status, name)
+    {
+        let known: Vec<&str> = status.services.iter().map(|service| service.name.as_str()).collect();
+        out.complain(format_args!("agentctl: there is no service `{name}`; there are: {}", known.join(", ")));
+        return Ok(Exit::NotFound);
+    }
     let text = match args.json {
         true => serde_json::to_string_pretty(&status).expect("a status is plain JSON"),
-        false => page(&status),
+        false => page(&status, if args.service.is_some() { problem::full } else { problem::short }),
     };
     out.line(text.trim_end());
     Ok(match status.stack.verdict {
@@ -29,7 +39,24 @@ pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<E
     })
 }
 
-fn page(status: &Status) -> String {
+/// Leaves what concerns one service, and takes its state for the verdict; `false` when there is none of that name.
+fn narrow(status: &mut Status, name: &str) -> bool {
+    if status.services.iter().all(|service| service.name.as_str() != name) {
+        return false;
+    }
+    status.services.retain(|service| service.name.as_str() == name);
+    status.stack.problems.retain(|problem| problem.service.as_ref().is_some_and(|service| service.as_str() == name));
+    let bad = |service: &ServiceStatus| {
+        matches!(service.state, ServiceState::Partial | ServiceState::Failing | ServiceState::CrashLoop)
+            || service.last_error.is_some()
+    };
+    if status.stack.verdict == Verdict::Degraded && !status.services.iter().any(bad) {
+        status.stack.verdict = Verdict::Applied;
+    }
+    true
+}
+
+fn page(status: &Status, explain: fn(&Problem) -> String) -> String {
     let mut out = String::new();
     let name = status.stack.name.as_ref().map_or("(no stack)", |name| name.as_str());
     let version = status.stack.version.map(|version| format!(" version {version}")).unwrap_or_default();
@@ -102,31 +129,6 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
         line(&mut out, cells.join("  ").trim_end());
     }
     out
-}
-
-fn explain(problem: &Problem) -> String {
-    let mut out = String::from("\n");
-    let service = problem.service.as_ref().map_or("stack", |name| name.as_str());
-    let commit = problem.commit.as_ref().map(|commit| format!(" at {}", commit.short())).unwrap_or_default();
-    line(&mut out, &format!("{service}{commit} ({}): {}", word(&problem.phase), problem.cause));
-    for probe in &problem.probes {
-        line(&mut out, &format!("  probe: {} ({} ms)", outcome(&probe.outcome), probe.latency_ms));
-    }
-    for text in &problem.log_tail {
-        line(&mut out, &format!("  | {text}"));
-    }
-    out
-}
-
-fn outcome(outcome: &ProbeOutcome) -> String {
-    match outcome {
-        ProbeOutcome::Passed { status: Some(status) } => format!("passed, status {status}"),
-        ProbeOutcome::Passed { status: None } => "passed".to_owned(),
-        ProbeOutcome::Status { status } => format!("status {status}"),
-        ProbeOutcome::Refused => "connection refused".to_owned(),
-        ProbeOutcome::TimedOut => "timed out".to_owned(),
-        ProbeOutcome::Failed { error } => error.clone(),
-    }
 }
 
 #[cfg(test)]

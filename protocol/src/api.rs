@@ -15,6 +15,7 @@
 //! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
 
 mod logs;
+mod why;
 
 use std::net::SocketAddr;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
 
 pub use logs::{LogLine, LogQuery, LogRecord, LogSource, LogStream, NDJSON};
+pub use why::{Changes, ProgramExit, Why};
 
 pub const API_SOCKET: &str = "agentd.sock";
 
@@ -103,6 +105,8 @@ pub struct Problem {
     pub probes: Vec<Probe>,
     /// The last log lines, oldest first.
     pub log_tail: Vec<String>,
+    #[serde(default)]
+    pub why: Why,
     pub since_unix_ms: u64,
 }
 

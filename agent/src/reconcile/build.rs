@@ -6,15 +6,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentd_protocol::api::DeployPhase;
-use agentd_protocol::ids::{Commit, InstanceId};
+use agentd_protocol::ids::Commit;
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::stack::{Revision, Service};
 
 use super::digest::{build_digest, program_digest};
 use super::environment::{Sources, build_environment, parse_env_file};
-use super::mask::mask_string;
-use super::worker::{Again, Doing, Halt, TAIL_LINES, Wanted, Worker};
+use super::why::{self, Failure};
+use super::worker::{Again, Doing, Halt, Wanted, Worker};
 use super::{command, gate};
 use crate::source::Checkout;
 use crate::store::{NewRelease, ReleaseState, StoredRelease};
@@ -201,26 +201,19 @@ impl Worker {
         let launched = self.uncut(async move { supervisor.launch(launch).await });
         let id = self.fallible(wanted, DeployPhase::Build, launched).await?;
         let last = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.finished(&id)).await?;
-        let tail = self.log_tail(&id);
         self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.remove(&id)).await?;
         match last.exit {
             Exit::Code(0) => Ok(()),
             exit => {
                 let mut halt = self.halt(DeployPhase::Build, format!("the build failed: {}", gate::describe(exit)));
-                halt.problem.log_tail = tail;
+                halt.problem.commit = Some(release.commit.clone());
+                halt.problem.release = Some(release.number);
+                let failure = Failure { service: &self.name, instance: &id, exit: Some(exit), warnings: &[] };
+                why::look_into(&mut halt.problem, &self.rooms, &failure);
+                why::compare(&mut halt.problem, &self.rooms, release).await;
                 Err(halt)
             }
         }
-    }
-
-    pub(super) fn log_tail(&self, id: &InstanceId) -> Vec<String> {
-        let mut tail = self.rooms.supervisor.tail(self.name.as_str(), id, TAIL_LINES).unwrap_or_else(|error| {
-            tracing::warn!(service = %self.name, %error, "log cannot be read");
-            Vec::new()
-        });
-        let secrets = self.rooms.secrets.current();
-        tail.iter_mut().for_each(|line| mask_string(line, &secrets));
-        tail
     }
 }
 

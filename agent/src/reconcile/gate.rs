@@ -70,18 +70,23 @@ fn failure(view: &InstanceView) -> Option<(DeployPhase, String)> {
 }
 
 fn not_ready(view: &InstanceView) -> String {
+    let last = last_probe(view);
+    match view.warnings.first() {
+        Some(warning) => format!("not ready within its start deadline: {last}; {warning}"),
+        None => format!("not ready within its start deadline: {last}"),
+    }
+}
+
+/// What the last probe says, in words.
+pub(super) fn last_probe(view: &InstanceView) -> String {
     use agentd_protocol::api::ProbeOutcome as Outcome;
-    let last = match view.probes.back().map(|probe| &probe.outcome) {
+    match view.probes.back().map(|probe| &probe.outcome) {
         None => "no probe was answered".to_owned(),
         Some(Outcome::Passed { .. }) => "the last probe passed, an earlier one did not".to_owned(),
         Some(Outcome::Status { status }) => format!("the health check answers {status}, 200 to 399 would pass"),
         Some(Outcome::Refused) => "nothing listens on its port: it must listen on 127.0.0.1:$PORT".to_owned(),
         Some(Outcome::TimedOut) => "the health check does not answer in time".to_owned(),
         Some(Outcome::Failed { error }) => format!("the health check fails: {error}"),
-    };
-    match view.warnings.first() {
-        Some(warning) => format!("not ready within its start deadline: {last}; {warning}"),
-        None => format!("not ready within its start deadline: {last}"),
     }
 }
 
@@ -92,8 +97,7 @@ pub(super) fn describe(exit: Exit) -> String {
         Exit::Code(126) => "exit code 126 (command cannot be executed)".to_owned(),
         Exit::Code(code) => format!("exit code {code}"),
         Exit::Signal { number, core } => {
-            let name = nix::sys::signal::Signal::try_from(i32::from(number));
-            let name = name.map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned());
+            let name = signal_name(number);
             if core { format!("killed by {name} (core dumped)") } else { format!("killed by {name}") }
         }
         Exit::ExecFailed { errno } => {
@@ -102,6 +106,12 @@ pub(super) fn describe(exit: Exit) -> String {
         Exit::TimeLimit => "stopped because its time limit was over".to_owned(),
         Exit::Unknown => "ended, and nobody was there to see how".to_owned(),
     }
+}
+
+/// `SIGSEGV`
+pub(super) fn signal_name(number: u8) -> String {
+    let signal = nix::sys::signal::Signal::try_from(i32::from(number));
+    signal.map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
 /// Waits for a verdict other than `Waiting`; at the latest `deadline` and some slack from now.

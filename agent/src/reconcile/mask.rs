@@ -95,7 +95,9 @@ pub(super) fn mask_string(text: &mut String, secrets: &Secrets) {
 
 pub(super) fn mask_problem(problem: &mut Problem, secrets: &Secrets) {
     mask_string(&mut problem.cause, secrets);
-    problem.log_tail.iter_mut().for_each(|line| mask_string(line, secrets));
+    let why = &mut problem.why;
+    let lines = problem.log_tail.iter_mut().chain(&mut why.key_lines).chain(&mut why.meaning);
+    lines.for_each(|line| mask_string(line, secrets));
     for probe in &mut problem.probes {
         if let ProbeOutcome::Failed { error } = &mut probe.outcome {
             mask_string(error, secrets);

@@ -10,6 +10,7 @@
 mod build;
 mod command;
 mod deploy;
+mod diagnose;
 mod digest;
 mod environment;
 mod gate;
@@ -18,11 +19,13 @@ mod mask;
 mod plan;
 mod rollback;
 mod routing;
+mod running;
 mod status;
 mod task;
 #[cfg(test)]
 mod testing;
 mod upkeep;
+mod why;
 mod worker;
 
 pub use environment::Naming;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::gate::describe;
 use super::routing::Views;
+use super::running::RunProblems;
 use super::worker::{Doing, Report, Reports, Settled, release_of};
 use crate::edge::EdgeView;
 use crate::store::{StoredService, StoredVersion};
@@ -41,6 +42,7 @@ pub(super) struct Seen<'a> {
     pub(super) applied: Option<Version>,
     pub(super) services: &'a [StoredService],
     pub(super) reports: &'a Reports,
+    pub(super) running: &'a RunProblems,
     pub(super) views: &'a Views,
     pub(super) edge: &'a EdgeView,
     pub(super) keeper_pid: Option<u32>,
@@ -62,7 +64,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
             verdict: verdict(seen, &services, &document),
             version: seen.latest.map(|latest| latest.version),
             applied_version: seen.applied,
-            problems: problems(seen.reports, &document),
+            problems: problems(seen, &document),
             file_problem: document.file,
         },
         edge: Edge {
@@ -76,8 +78,9 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
 }
 
 /// What sync says comes along: a service whose ref was never resolved is in no version, so no worker speaks for it.
-fn problems(reports: &Reports, document: &DocumentProblems) -> Vec<Problem> {
-    reports.values().filter_map(|report| report.problem.as_ref()).chain(&document.services).cloned().collect()
+fn problems(seen: &Seen<'_>, document: &DocumentProblems) -> Vec<Problem> {
+    let deploys = seen.reports.values().filter_map(|report| report.problem.as_ref());
+    deploys.chain(seen.running.values()).chain(&document.services).cloned().collect()
 }
 
 fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProblems) -> Verdict {
@@ -123,6 +126,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         since_unix_ms: report.map_or(0, |report| report.since_unix_ms),
         last_error: report
             .and_then(|report| report.problem.as_ref())
+            .or(seen.running.get(&service.name))
             .or(unresolved.next())
             .map(|problem| problem.cause.clone()),
         warnings: instances.iter().flat_map(|view| view.warnings.clone()).collect(),
@@ -248,6 +252,7 @@ mod tests {
             applied: None,
             services: &[service],
             reports: &Reports::from([(name("api"), report)]),
+            running: &RunProblems::new(),
             views: &views([ready('a')]),
             edge: &EdgeView { edge, ..EdgeView::default() },
             keeper_pid: None,
@@ -275,6 +280,7 @@ mod tests {
             release: None,
             probes: Vec::new(),
             log_tail: Vec::new(),
+            why: Default::default(),
             since_unix_ms: 0,
         };
         let unresolved = DocumentProblems { file: None, services: vec![gone] };

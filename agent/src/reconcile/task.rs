@@ -20,6 +20,7 @@ use super::mask::{CredentialFiles, mask_status};
 use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
+use super::running::{self, RunProblems};
 use super::status;
 use super::upkeep;
 use super::worker::{Doing, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
@@ -210,6 +211,7 @@ struct Task {
     /// In the store, but the store could not be read when it was to be applied.
     unapplied: Option<Version>,
     reports: watch::Receiver<Reports>,
+    running: watch::Receiver<RunProblems>,
     cancel: CancellationToken,
 }
 
@@ -232,6 +234,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         secrets: Arc::default(),
     };
     let logs = Logs::new(&rooms, setup.agent_log, setup.cancel.clone());
+    let (run_problems, running) = watch::channel(RunProblems::new());
     let mut task = Task {
         rooms,
         credentials: setup.credentials,
@@ -242,10 +245,13 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         course: Course::Converging,
         unapplied: None,
         reports: watched,
+        running,
         cancel: setup.cancel.clone(),
     };
     task.load().await?;
     upkeep::start(&task.rooms, &setup.cancel);
+    let watching = running::watch(task.rooms.clone(), task.reports.clone(), run_problems);
+    upkeep::spawn("running", &setup.cancel, watching);
     lifecycle::spawn_essential("routing", setup.cancel.clone(), publisher.run(setup.cancel.clone()));
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     lifecycle::spawn_essential("reconcile", setup.cancel, task.run(queue));
@@ -545,6 +551,7 @@ impl Task {
             applied,
             services: &services,
             reports: &self.reports.borrow(),
+            running: &self.running.borrow(),
             views: &views.borrow(),
             edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),

@@ -27,20 +27,16 @@ const PERIOD: Duration = Duration::from_secs(10);
 
 pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     let store = rooms.store.clone();
-    lifecycle::spawn_essential(
-        "store watch",
-        cancel.clone(),
-        stop_with(cancel.clone(), async move {
-            store.stopped().await;
-        }),
-    );
-    let hints = follow_hints(rooms.edge.unreachable(), rooms.supervisor.clone());
-    lifecycle::spawn_essential("edge hints", cancel.clone(), stop_with(cancel.clone(), hints));
-    let logs = sweep_logs(rooms.supervisor.clone());
-    lifecycle::spawn_essential("log sweep", cancel.clone(), stop_with(cancel.clone(), logs));
+    spawn("store watch", cancel, async move { store.stopped().await });
+    spawn("edge hints", cancel, follow_hints(rooms.edge.unreachable(), rooms.supervisor.clone()));
+    spawn("log sweep", cancel, sweep_logs(rooms.supervisor.clone()));
     let events = rooms.supervisor.events().expect("this is the one reader");
-    let journal = write_events(events, rooms.clone());
-    lifecycle::spawn_essential("event log", cancel.clone(), stop_with(cancel.clone(), journal));
+    spawn("event log", cancel, write_events(events, rooms.clone()));
+}
+
+/// Starts work that goes on until the manager ends.
+pub(super) fn spawn(name: &'static str, cancel: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+    lifecycle::spawn_essential(name, cancel.clone(), stop_with(cancel.clone(), work));
 }
 
 async fn stop_with(cancel: CancellationToken, work: impl Future<Output = ()>) {

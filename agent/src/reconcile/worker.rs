@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::api::{DeployPhase, Problem, Why};
 use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber, ServiceName, Version};
 use agentd_protocol::shim::state::{LastExit, Phase};
@@ -414,20 +414,26 @@ impl Worker {
     }
 
     pub(super) fn problem(&self, phase: DeployPhase, cause: String) -> Problem {
-        Problem {
-            service: Some(self.name.clone()),
-            phase,
-            cause: mask(&cause, &self.rooms.secrets.current()).into_owned(),
-            commit: None,
-            release: None,
-            probes: Vec::new(),
-            log_tail: Vec::new(),
-            since_unix_ms: unix_ms(),
-        }
+        problem_of(&self.name, &self.rooms, phase, cause)
     }
 
     pub(super) fn release_dir(&self, release: &StoredRelease) -> PathBuf {
         self.rooms.source.release_dir(&self.name, &release.dir_name)
+    }
+}
+
+/// A problem that tells no secret, to be filled in.
+pub(super) fn problem_of(service: &ServiceName, rooms: &Rooms, phase: DeployPhase, cause: String) -> Problem {
+    Problem {
+        service: Some(service.clone()),
+        phase,
+        cause: mask(&cause, &rooms.secrets.current()).into_owned(),
+        commit: None,
+        release: None,
+        probes: Vec::new(),
+        log_tail: Vec::new(),
+        why: Why::default(),
+        since_unix_ms: unix_ms(),
     }
 }
 
