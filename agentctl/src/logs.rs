@@ -18,6 +18,8 @@ const LINES: u32 = 100;
 /// A manager that went away while we followed has so long to come back.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 const RETURN_POLL: Duration = Duration::from_millis(200);
+/// While nothing comes, looks whether anybody still reads what we write.
+const READER_POLL: Duration = Duration::from_secs(1);
 /// Lines are asked for again from so long before the last one seen: two streams are not in step to the millisecond.
 const OVERLAP_MS: u64 = 5_000;
 /// Letters of an instance's id that are shown.
@@ -170,6 +172,12 @@ async fn tell(
     loop {
         let record = tokio::select! {
             record = answer.next() => record,
+            () = tokio::time::sleep(READER_POLL) => {
+                if out.reader_is_gone() {
+                    return Ok(Ended::Unread);
+                }
+                continue;
+            }
             // Only ever the end of the wait: it cannot fail where signals work.
             _ = tokio::signal::ctrl_c() => return Ok(Ended::Interrupted),
         };

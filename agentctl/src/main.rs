@@ -62,7 +62,7 @@ enum Verb {
     Rollback(service::RollbackArgs),
     /// End a pin: the service follows the document again
     Unpin(service::Args),
-    /// Remove releases and data of a service that has left the stack
+    /// Remove releases, data and logs of a service that has left the stack
     Prune(service::Args),
     /// Make a deploy key for private repositories
     GitKey(git_key::Args),

@@ -1,30 +1,30 @@
 //! `agentctl logs` (README, "Logs"): what services wrote, followed over everything that happens to them.
 
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use agentd_protocol::api::ServiceState;
 use agentd_tests::{World, program};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Longest wait for a word of a followed log.
 const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
 
-/// A service that says its version, and whatever a request's path ends with.
+/// A service that says its version, and whatever a request's path ends with: to stderr where that begins with `err`.
 const TALKS: &str = r#"import http.server, os, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         word = self.path.rsplit("/", 1)[-1]
         if word == "die":
             os._exit(5)
-        if word.startswith("tell-"):
-            print("told", os.environ[word[5:]], flush=True)
-        print("out", word, flush=True)
-        print("err", word, file=sys.stderr, flush=True)
+        text = "told " + os.environ[word[5:]] if word.startswith("tell-") else "said " + word
+        print(text, file=sys.stderr if word.startswith("err") else sys.stdout, flush=True)
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -56,11 +56,21 @@ fn talking(more: &str) -> World {
     world
 }
 
-/// Makes the service write these words.
+/// Makes the service write these words, one after the other: the two streams keep their order only then.
 fn say(world: &World, words: &[&str]) {
+    world.until("it has said that it starts", |world| written(world) > 0);
     for word in words {
+        let before = written(world);
         assert_eq!(world.get(&format!("/api/{word}")).status, 200);
+        world.until("the word is written", |world| written(world) > before);
     }
+}
+
+/// Lines on disk.
+fn written(world: &World) -> usize {
+    let folders = std::fs::read_dir(world.home.join("log/api")).unwrap();
+    let logs = folders.filter_map(|folder| std::fs::read_to_string(folder.unwrap().path().join("00000000.log")).ok());
+    logs.map(|log| log.lines().count()).sum()
 }
 
 #[track_caller]
@@ -71,10 +81,25 @@ fn logs(world: &World, arguments: &[&str]) -> String {
     ran.stdout
 }
 
+/// Waits until the logs read so: a shim takes a moment to write what its program said.
+#[track_caller]
+fn reads(world: &World, arguments: &[&str], expected: &str) {
+    let mut seen = String::new();
+    let start = std::time::Instant::now();
+    while start.elapsed() < LIMIT {
+        seen = logs(world, arguments);
+        if seen == expected {
+            return;
+        }
+        std::thread::park_timeout(POLL);
+    }
+    assert_eq!(seen, expected, "{arguments:?}");
+}
+
 /// `agentctl logs -f` as a process, its output as it comes.
 struct Follower {
     child: Child,
-    pieces: mpsc::Receiver<Vec<u8>>,
+    stdout: ChildStdout,
     seen: String,
 }
 
@@ -90,25 +115,26 @@ impl Follower {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut stdout = child.stdout.take().unwrap();
-        let (sender, pieces) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
-                // The test may have ended.
-                let _ = sender.send(bytes[..count].to_vec());
-            }
-        });
-        Self { child, pieces, seen: String::new() }
+        let stdout = child.stdout.take().unwrap();
+        Self { child, stdout, seen: String::new() }
+    }
+
+    /// Takes in what comes next; `false` at the end.
+    #[track_caller]
+    fn takes(&mut self) -> bool {
+        let limit = PollTimeout::try_from(LIMIT).unwrap();
+        let ready = poll(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)], limit).unwrap();
+        assert!(ready > 0, "nothing came within {LIMIT:?} after:\n{}", self.seen);
+        let mut bytes = [0; 4096];
+        let count = self.stdout.read(&mut bytes).unwrap();
+        self.seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        count > 0
     }
 
     #[track_caller]
     fn sees(&mut self, words: &str) {
         while !self.seen.contains(words) {
-            match self.pieces.recv_timeout(LIMIT) {
-                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
-                Err(error) => panic!("no `{words}` ({error}) in:\n{}", self.seen),
-            }
+            assert!(self.takes(), "no `{words}` in:\n{}", self.seen);
         }
     }
 
@@ -117,9 +143,7 @@ impl Follower {
         if let Some(signal) = signal {
             kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
         }
-        while let Ok(piece) = self.pieces.recv_timeout(LIMIT) {
-            self.seen.push_str(&String::from_utf8_lossy(&piece));
-        }
+        while self.takes() {}
         (self.child.wait().unwrap().code(), std::mem::take(&mut self.seen))
     }
 }
@@ -135,16 +159,16 @@ impl Drop for Follower {
 #[test]
 fn lines_are_shown_with_their_stream_and_time_and_can_be_narrowed_down() {
     let mut world = talking("");
-    say(&world, &["one", "two"]);
-    assert_eq!(logs(&world, &[]), "version v1 starts\nout one\nerr one\nout two\nerr two\n");
-    assert_eq!(logs(&world, &["-n", "1"]), "err two\n");
+    say(&world, &["one", "err-two"]);
+    reads(&world, &[], "version v1 starts\nsaid one\nsaid err-two\n");
+    assert_eq!(logs(&world, &["-n", "1"]), "said err-two\n");
     assert_eq!(logs(&world, &["-n", "0"]), "");
     let records: Vec<Value> =
         logs(&world, &["--json", "-n", "2"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let instance = world.service("api").instances[0].id.to_string();
     let told = |record: &Value| (record["stream"].clone(), record["text"].clone(), record["instance"].clone());
-    assert_eq!(told(&records[0]), ("stdout".into(), "out two".into(), instance.clone().into()));
-    assert_eq!(told(&records[1]), ("stderr".into(), "err two".into(), instance.clone().into()));
+    assert_eq!(told(&records[0]), ("stdout".into(), "said one".into(), instance.clone().into()));
+    assert_eq!(told(&records[1]), ("stderr".into(), "said err-two".into(), instance.clone().into()));
     let since = records[1]["at_unix_ms"].as_u64().unwrap() + 1;
     let stamped = logs(&world, &["-t", "-n", "1"]);
     let moment = stamped.split(' ').next().unwrap().to_owned();
@@ -153,10 +177,10 @@ fn lines_are_shown_with_their_stream_and_time_and_can_be_narrowed_down() {
     world.until("time goes on", |_| agentd_protocol::rfc3339::format_ms(since) <= now());
     say(&world, &["three"]);
     let later = agentd_protocol::rfc3339::format_ms(since);
-    assert_eq!(logs(&world, &["--since", &later]), "out three\nerr three\n");
-    assert_eq!(logs(&world, &["--since", "1h"]).lines().count(), 7);
-    assert_eq!(logs(&world, &["--since", "1h", "-n", "1"]), "err three\n");
-    assert_eq!(logs(&world, &["--instance", &instance[..4], "--release", "1", "-n", "1"]), "err three\n");
+    reads(&world, &["--since", &later], "said three\n");
+    assert_eq!(logs(&world, &["--since", "1h"]).lines().count(), 4);
+    assert_eq!(logs(&world, &["--since", "1h", "-n", "1"]), "said three\n");
+    assert_eq!(logs(&world, &["--instance", &instance[..4], "--release", "1", "-n", "1"]), "said three\n");
     assert_eq!(logs(&world, &["--release", "9"]), "");
     world.down();
 }
@@ -172,24 +196,24 @@ fn following_goes_on_over_a_crash_a_deploy_and_a_new_manager() {
     let mut follower = Follower::start(&world, &["api"]);
     follower.sees("version v1 starts\n");
     say(&world, &["hello"]);
-    follower.sees("out hello\nerr hello\n");
+    follower.sees("said hello\n");
     // The connection is cut by the crash.
     let _ = world.try_get("/api/die");
     world.until("it is up again", |world| world.try_get("/api/back").is_ok_and(|answer| answer.status == 200));
-    follower.sees("out back\n");
+    follower.sees("said back\n");
     assert_eq!(follower.seen.matches("version v1 starts").count(), 2, "{}", follower.seen);
     agentd_tests::Repo { dir: world.dir().join("repos/api") }.commit(&[("talks.py", &talks("v2"))]);
     follower.sees("| version v2 starts\n");
     world.applied();
     let instance = world.service("api").instances[0].id.to_string();
     world.kill_manager();
-    say(&world, &["alone"]);
+    say(&world, &["alone", "err-alone"]);
     world.start();
-    say(&world, &["together"]);
-    follower.sees(&format!("{} | err together\n", &instance[..6]));
+    say(&world, &["err-together"]);
+    follower.sees(&format!("{} | said err-together\n", &instance[..6]));
     let (code, seen) = follower.ends(Some(Signal::SIGINT));
     assert_eq!(code, Some(0));
-    for once in ["out alone", "err alone", "out together", "version v2 starts"] {
+    for once in ["said alone", "said err-alone", "said err-together", "version v2 starts"] {
         assert_eq!(seen.matches(once).count(), 1, "`{once}` in:\n{seen}");
     }
     world.down();
@@ -223,10 +247,10 @@ fn a_builds_output_is_shown_also_while_it_runs_and_after_it_failed() {
     let (code, seen) = follower.ends(None);
     assert_eq!((code, seen.as_str()), (Some(0), "building one\nbuilt one\n"), "it ends with the build");
     world.applied();
-    assert_eq!(logs(&world, &[]), "version v1 starts\n", "builds are apart");
+    reads(&world, &[], "version v1 starts\n");
     world.stack(&service(&world, "build = \"echo no way; exit 3\""));
     world.until("the build has failed", |world| world.service("api").last_error.is_some());
-    assert_eq!(logs(&world, &["--build"]), "no way\n");
+    reads(&world, &["--build"], "no way\n");
     assert_eq!(logs(&world, &["--build", "1"]), "building one\nbuilt one\n");
     let none = world.ctl(&["logs", "api", "--build", "9"]);
     assert_eq!(none.code, 5, "{none:?}");
@@ -269,10 +293,9 @@ fn secrets_are_masked_in_what_is_shown_and_stay_on_disk_as_written() {
     world.applied();
     let mut follower = Follower::start(&world, &["api"]);
     say(&world, &["tell-FILE_SECRET", "tell-DB_URL", "tell-MODE", "geheim%211"]);
-    let shown = "version v1 starts\ntold [masked FILE_SECRET]\nout tell-FILE_SECRET\nerr tell-FILE_SECRET\n\
-                 told [masked DB_URL]\nout tell-DB_URL\nerr tell-DB_URL\ntold production\nout tell-MODE\nerr tell-MODE\n\
-                 out [masked DB_URL]\nerr [masked DB_URL]\n";
-    assert_eq!(logs(&world, &[]), shown);
+    let shown =
+        "version v1 starts\ntold [masked FILE_SECRET]\ntold [masked DB_URL]\ntold production\nsaid [masked DB_URL]\n";
+    reads(&world, &[], shown);
     follower.sees(shown);
     assert!(!logs(&world, &["--json"]).contains("hunter2"));
     let dir = world.service("api").instances[0].log_dir.clone();
@@ -292,7 +315,7 @@ fn logs_outlive_the_service_until_it_is_pruned() {
     say(&world, &["last"]);
     world.stack("");
     world.until("it has left", |world| world.service("api").state == ServiceState::Removed);
-    assert_eq!(logs(&world, &[]), "version v1 starts\nout last\nerr last\n");
+    reads(&world, &[], "version v1 starts\nsaid last\n");
     assert_eq!(world.ctl(&["prune", "api"]).code, 0);
     assert_eq!(world.ctl(&["logs", "api"]).code, 5);
     assert!(!world.home.join("log/api").exists());
@@ -301,12 +324,23 @@ fn logs_outlive_the_service_until_it_is_pruned() {
 
 #[test]
 fn a_reader_that_has_had_enough_is_no_failure() {
+    let mut world = talking("");
+    let line = format!(
+        "{} --home {} logs api -f | head -n 1; echo ${{PIPESTATUS[0]}}",
+        program("agentctl").display(),
+        world.home.display()
+    );
+    let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(told, "version v1 starts\n0\n", "it ends though nothing more is written");
+    world.down();
     let mut world = World::new();
     let loud = "print(\"\\n\".join(str(number) for number in range(200000)), flush=True)\n";
     world.repo("api").commit(&[("talks.py", &(loud.to_owned() + &talks("v1")))]);
     world.stack(&service(&world, ""));
     world.start();
     world.applied();
+    world.until("all is written", |world| logs(world, &["-n", "1"]) == "version v1 starts\n");
     let all = logs(&world, &["--since", "1h"]);
     assert_eq!(all.lines().count(), 200_001);
     assert!(all.lines().take(200_000).enumerate().all(|(at, line)| line == at.to_string()), "none is lost or doubled");

@@ -145,7 +145,7 @@ impl Reading {
                     self.stage = Stage::Forward;
                     self.last(count).await?
                 }
-                Stage::Forward => self.blocking(Merged::next).await?,
+                Stage::Forward => self.blocking(Merged::batch).await?,
                 Stage::Following => match self.follow().await? {
                     Some(lines) => lines,
                     None => return Ok(None),
@@ -197,7 +197,7 @@ impl Reading {
             self.join(found, Start::Beginning).await?;
         }
         let alive: BTreeSet<String> = self.supervisor.view().borrow().keys().map(InstanceId::to_string).collect();
-        let lines = self.blocking(Merged::next).await?;
+        let lines = self.blocking(Merged::batch).await?;
         if !lines.is_empty() {
             return Ok(Some(lines));
         }

@@ -69,6 +69,16 @@ pub(super) async fn watch(rooms: Rooms, mut reports: watch::Receiver<Reports>, p
     }
 }
 
+/// The problems that are true at this moment: one that has passed may not have been taken back yet.
+pub(super) fn current(problems: &RunProblems, reports: &Reports, views: &Views) -> RunProblems {
+    let troubles = troubles(reports, views);
+    problems
+        .iter()
+        .filter(|(service, _)| troubles.contains_key(*service))
+        .map(|(s, p)| (s.clone(), p.clone()))
+        .collect()
+}
+
 /// The services in trouble, and their worst instance. One whose deploy has just failed for the release that serves has
 /// its problem already.
 fn troubles(reports: &Reports, views: &Views) -> BTreeMap<ServiceName, Trouble> {

@@ -121,7 +121,7 @@ impl Handle {
         self.order(service, Act::Unpin).await
     }
 
-    /// Removes releases and data of a service that has left the document.
+    /// Removes releases, data and logs of a service that has left the document.
     pub async fn prune(&self, service: &ServiceName) -> Result<(), Error> {
         self.ask(|reply| Command::Prune { service: service.clone(), reply }).await?
     }
@@ -551,7 +551,7 @@ impl Task {
             applied,
             services: &services,
             reports: &self.reports.borrow(),
-            running: &self.running.borrow(),
+            running: &running::current(&self.running.borrow(), &self.reports.borrow(), &views.borrow()),
             views: &views.borrow(),
             edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),

@@ -432,8 +432,19 @@ pub(super) fn problem_of(service: &ServiceName, rooms: &Rooms, phase: DeployPhas
         release: None,
         probes: Vec::new(),
         log_tail: Vec::new(),
-        why: Why::default(),
+        why: Why { next: next_step(phase), ..Why::default() },
         since_unix_ms: unix_ms(),
+    }
+}
+
+/// Where to look when it is not the program that failed.
+fn next_step(phase: DeployPhase) -> Vec<String> {
+    match phase {
+        DeployPhase::Document => vec!["agentctl plan".to_owned()],
+        DeployPhase::Fetch | DeployPhase::Route | DeployPhase::Drain => {
+            vec!["agentctl logs agentd --since 10m".to_owned()]
+        }
+        DeployPhase::Build | DeployPhase::Start | DeployPhase::Health | DeployPhase::Run => Vec::new(),
     }
 }
 

@@ -94,7 +94,7 @@ impl Merged {
 
     /// The next lines there are now, each with the name of its log; none when all has been read. Lines that have not
     /// ended wait.
-    pub fn next(&mut self) -> io::Result<Vec<(String, Line)>> {
+    pub fn batch(&mut self) -> io::Result<Vec<(String, Line)>> {
         for track in &mut self.tracks {
             track.progress = Progress::More;
         }
@@ -113,7 +113,7 @@ impl Merged {
         let mut last: VecDeque<(String, Line)> = VecDeque::new();
         let mut bytes = 0;
         loop {
-            let batch = self.next()?;
+            let batch = self.batch()?;
             if batch.is_empty() {
                 return Ok(last.into());
             }
@@ -200,16 +200,16 @@ mod tests {
     fn lines_of_several_logs_stand_in_order_of_time() {
         let root = tempfile::tempdir().unwrap();
         let mut merged = both(root.path(), Start::Beginning);
-        assert_eq!(texts(merged.next().unwrap()), ["a1", "b2", "b3", "a4", "a5", "b6", "b7", "a8"]);
-        assert_eq!(texts(merged.next().unwrap()), [""; 0]);
+        assert_eq!(texts(merged.batch().unwrap()), ["a1", "b2", "b3", "a4", "a5", "b6", "b7", "a8"]);
+        assert_eq!(texts(merged.batch().unwrap()), [""; 0]);
         merged.join(&log(root.path(), "c", &[9]), Start::Beginning).unwrap();
-        assert_eq!(texts(merged.next().unwrap()), ["c9"]);
-        assert_eq!(texts(merged.next().unwrap()), [""; 0]);
+        assert_eq!(texts(merged.batch().unwrap()), ["c9"]);
+        assert_eq!(texts(merged.batch().unwrap()), [""; 0]);
         std::fs::write(root.path().join("c").join(segment_name(1)), "half").unwrap();
-        assert_eq!(texts(merged.next().unwrap()), [""; 0], "it may yet end");
+        assert_eq!(texts(merged.batch().unwrap()), [""; 0], "it may yet end");
         assert_eq!(texts(merged.leave(|name| name != "c")), ["half"]);
         assert!(!merged.is_empty());
-        assert_eq!(texts(both(root.path(), Start::Since(6)).next().unwrap()), ["b6", "b7", "a8"]);
+        assert_eq!(texts(both(root.path(), Start::Since(6)).batch().unwrap()), ["b6", "b7", "a8"]);
         assert_eq!(texts(both(root.path(), Start::Lines(3)).last(3).unwrap()), ["b6", "b7", "a8"]);
         assert_eq!(texts(both(root.path(), Start::Lines(0)).last(0).unwrap()), [""; 0]);
     }
@@ -232,7 +232,7 @@ mod tests {
         let times: Vec<u64> = (1..=2_500).collect();
         let mut merged = Merged::default();
         merged.join(&log(root.path(), "a", &times), Start::Beginning).unwrap();
-        let counts: Vec<usize> = (0..4).map(|_| merged.next().unwrap().len()).collect();
+        let counts: Vec<usize> = (0..4).map(|_| merged.batch().unwrap().len()).collect();
         assert_eq!(counts, [BATCH_LINES, BATCH_LINES, 500, 0]);
     }
 }
