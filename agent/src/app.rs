@@ -140,7 +140,7 @@ pub fn static_site(options: static_site::Options) -> Result<(), Error> {
 pub fn run(options: &RunOptions) -> Result<(), Error> {
     let home = Home::dev(&options.home)?;
     let _lock = lock(&home)?;
-    logging::to_stderr_and(&home.log_dir.join("agentd.log"))?;
+    logging::to_stderr_and(&home.agent_log_file())?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
@@ -227,6 +227,8 @@ impl App {
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
+            credentials: reconcile::CredentialFiles { files: settings.credentials(), keys_dir: home.git_keys_dir() },
+            agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.root.display().to_string(),
@@ -503,6 +505,7 @@ fn unresolved(service: ServiceName, cause: String, told: &[Problem]) -> Problem 
         release: None,
         probes: Vec::new(),
         log_tail: Vec::new(),
+        why: Default::default(),
         since_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
     })
 }

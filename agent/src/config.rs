@@ -78,6 +78,10 @@ impl Home {
         self.state_dir.join("agentd.lock")
     }
 
+    pub fn agent_log_file(&self) -> PathBuf {
+        self.log_dir.join("agentd.log")
+    }
+
     pub fn git_keys_dir(&self) -> PathBuf {
         self.root.join("git-keys")
     }

@@ -106,6 +106,11 @@ impl Client {
         Err(refused(status, &body))
     }
 
+    /// An answer of many lines, which may never end.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Lines, Error> {
+        Ok(Lines { response: self.open(path).await?, bytes: Vec::new(), at: 0 })
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> Error {
         if error.is_connect() {
             Error::NotRunning { run_dir: self.run_dir.clone() }
@@ -126,6 +131,35 @@ fn refused(status: StatusCode, body: &[u8]) -> Error {
         Err(_) => format!("agentd answered {status}"),
     };
     Error::Refused { status, text }
+}
+
+/// The lines of an answer as they come.
+pub(crate) struct Lines {
+    response: reqwest::Response,
+    /// What has come; what was asked for already ends at `at`.
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Lines {
+    /// The next line; `None` at the end, also where the connection broke.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(length) = self.bytes[self.at..].iter().position(|byte| *byte == b'\n') {
+                let line = self.bytes[self.at..self.at + length].to_vec();
+                self.at += length + 1;
+                return Some(line);
+            }
+            let more = self.response.chunk().await.ok()??;
+            self.bytes.drain(..std::mem::take(&mut self.at));
+            self.bytes.extend_from_slice(&more);
+        }
+    }
+
+    /// Whether another line is there already.
+    pub(crate) fn has_more(&self) -> bool {
+        self.bytes[self.at..].contains(&b'\n')
+    }
 }
 
 fn url(path: &str) -> String {

@@ -13,8 +13,10 @@ mod explain;
 mod git_key;
 mod help;
 mod lock;
+mod logs;
 mod out;
 mod plan;
+mod problem;
 mod releases;
 mod resolve;
 mod routes;
@@ -58,6 +60,8 @@ enum Verb {
     Schema(schema::Args),
     /// Show what runs and what is wrong
     Status(status::Args),
+    /// Show what a service wrote
+    Logs(logs::Args),
     /// Show what happened, and what happens from now on
     Events(events::Args),
     /// Show which path and name leads to which service
@@ -85,7 +89,7 @@ enum Verb {
     /// End a pin: the service follows the document again
     #[command(after_help = help::UNPIN)]
     Unpin(service::Args),
-    /// Remove releases and data of a service that has left the stack
+    /// Remove releases, data and logs of a service that has left the stack
     #[command(after_help = help::PRUNE)]
     Prune(service::Args),
     /// Check this host and this home: what stands in the way, and its cure
@@ -137,6 +141,7 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
         let client = client::Client::new(&home)?;
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
+            Verb::Logs(args) => logs::run(&client, args, out).await,
             Verb::Events(args) => events::run(&client, args, out).await,
             Verb::Routes(args) => routes::run(&client, args, out).await,
             Verb::Resolve(args) => resolve::run(&client, args, out).await,

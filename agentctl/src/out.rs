@@ -3,8 +3,10 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 
 use anyhow::Context as _;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Lines to standard output, complaints to standard error.
 #[derive(Debug)]
@@ -57,6 +59,13 @@ impl Out {
             Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
             _ => Ok(()),
         }
+    }
+
+    /// Whether whoever read our output through a pipe has closed it; to be asked while there is nothing to write.
+    pub(crate) fn reader_is_gone(&self) -> bool {
+        let mut stdout = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::empty())];
+        let asked = poll(&mut stdout, PollTimeout::ZERO);
+        asked.is_ok() && stdout[0].revents().is_some_and(|told| told.contains(PollFlags::POLLERR))
     }
 
     pub(crate) fn flush(&mut self) {

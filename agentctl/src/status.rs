@@ -26,7 +26,7 @@ as status.json, for times when no agentd answers.
 
 Exit codes: 0 all is as wanted or on its way, 4 no agentd answers, 5 no such service, 6 degraded")]
 pub(crate) struct Args {
-    /// Only this service, in detail
+    /// Only this service, in detail, with all that is known of why it is not as wanted
     service: Option<String>,
     /// One JSON object, times in ms since 1970; with --watch one a line, whenever something changed
     #[arg(long)]

@@ -6,6 +6,7 @@
 //! | GET /v1/status | [`Status`] |
 //! | GET /v1/plan | [`Plan`]: what applying the newest document would do |
 //! | POST /v1/plan with a [`crate::stack::Stack`] | [`Plan`] of a document that is not in force |
+//! | GET /v1/services/NAME/logs?... | [`LogRecord`]s, one a line, for a [`LogQuery`] |
 //! | POST /v1/services/NAME/stop, start, restart | [`Accepted`], when it has been done or has failed |
 //! | POST /v1/services/NAME/rollback?release=N | [`Accepted`] |
 //! | POST /v1/services/NAME/unpin | [`Accepted`] |
@@ -24,18 +25,22 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
 
 mod events;
+mod logs;
 mod refs;
 mod releases;
 mod routes;
 mod usage;
+mod why;
 
 pub use events::{
     EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, NEWEST_EVENT_HEADER, Severity, What,
 };
+pub use logs::{LogLine, LogQuery, LogRecord, LogSource, LogStream, NDJSON};
 pub use refs::{REFS_MAX, RefAnswer, RefAnswers, RefQuestion, RefQuestions};
 pub use releases::{ReleaseState, ReleaseStatus, Releases};
 pub use routes::{Force, RoutedInstance, RoutedService, Routes};
 pub use usage::Host;
+pub use why::{Changes, ProgramExit, Why};
 
 pub const API_SOCKET: &str = "agentd.sock";
 /// Beside the socket: the last [`Status`] without what changes by itself (usage, host), for those who cannot ask.
@@ -124,6 +129,8 @@ pub struct Problem {
     pub probes: Vec<Probe>,
     /// The last log lines, oldest first.
     pub log_tail: Vec<String>,
+    #[serde(default)]
+    pub why: Why,
     pub since_unix_ms: u64,
 }
 

@@ -18,6 +18,8 @@ pub mod exit_code;
 #[cfg(feature = "documents")]
 pub mod keys;
 #[cfg(feature = "documents")]
+pub mod rfc3339;
+#[cfg(feature = "documents")]
 pub mod stack;
 #[cfg(feature = "documents")]
 pub mod validate;

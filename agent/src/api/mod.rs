@@ -5,6 +5,7 @@
 
 mod events;
 mod listener;
+mod logs;
 mod refs;
 mod releases;
 mod routes;

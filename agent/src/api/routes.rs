@@ -41,6 +41,7 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/plan", get(plan).post(plan_of))
+        .route("/v1/services/{name}/logs", get(super::logs::logs))
         .route("/v1/services/{name}/stop", post(stop))
         .route("/v1/services/{name}/start", post(start))
         .route("/v1/services/{name}/restart", post(restart))
@@ -73,12 +74,17 @@ impl IntoResponse for Refused {
 pub(super) fn failed(error: &reconcile::Error) -> Refused {
     use reconcile::Error as E;
     let status = match error {
-        E::Ended | E::GoingDown => StatusCode::SERVICE_UNAVAILABLE,
-        E::NoService(_) | E::NoRelease { .. } | E::NothingEarlier(_) => StatusCode::NOT_FOUND,
+        E::Ended | E::GoingDown | E::TooManyReaders => StatusCode::SERVICE_UNAVAILABLE,
+        E::NoService(_)
+        | E::NoRelease { .. }
+        | E::NothingEarlier(_)
+        | E::NoLog { .. }
+        | E::NoBuildLog { .. }
+        | E::NoInstanceLog { .. } => StatusCode::NOT_FOUND,
         E::StillWanted(_) => StatusCode::CONFLICT,
         E::NotDone { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         E::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
-        E::Route { .. } | E::Edge(_) | E::Store(_) | E::Source(_) | E::Supervisor(_) => {
+        E::Route { .. } | E::Log { .. } | E::Edge(_) | E::Store(_) | E::Source(_) | E::Supervisor(_) => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
     };
@@ -152,7 +158,7 @@ async fn unpin(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accep
 
 async fn prune(State(api): State<Api>, Path(name): Path<String>) -> Answer<Accepted> {
     let name = service(name)?;
-    accepted(api.reconcile.prune(&name).await, format!("the releases and data of {name} are removed"))
+    accepted(api.reconcile.prune(&name).await, format!("the releases, data and logs of {name} are removed"))
 }
 
 async fn git_key(State(api): State<Api>, Path(name): Path<String>) -> Answer<GitKey> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentd_protocol::api::{DeployPhase, What};
-use agentd_protocol::ids::{Commit, InstanceId};
+use agentd_protocol::ids::Commit;
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::stack::{Revision, Service};
@@ -14,7 +14,8 @@ use agentd_protocol::stack::{Revision, Service};
 use super::attempt::Attempt;
 use super::digest::{build_digest, program_digest};
 use super::environment::{Sources, build_environment, parse_env_file};
-use super::worker::{Again, Doing, Halt, TAIL_LINES, Wanted, Worker};
+use super::why::{self, Failure};
+use super::worker::{Again, Doing, Halt, Wanted, Worker};
 use super::{command, gate};
 use crate::source::Checkout;
 use crate::store::{NewRelease, ReleaseState, StoredRelease};
@@ -45,6 +46,7 @@ impl Worker {
             problem: Box::new(self.problem(DeployPhase::Document, cause)),
             again: Again::Later,
         })?;
+        self.rooms.secrets.learn(&env);
         let entry = &Service { env, ..entry.clone() };
         let tree = self.tree(wanted, entry, commit, active).await?;
         let build = build_digest(&tree, entry);
@@ -203,7 +205,6 @@ impl Worker {
         self.underway.begin(Attempt::Build { release: release.number });
         self.note(Some(release.number), What::BuildStarted { commit: release.commit.clone() });
         let last = self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.finished(&id)).await?;
-        let tail = self.log_tail(&id);
         self.fallible(wanted, DeployPhase::Build, self.rooms.supervisor.remove(&id)).await?;
         match last.exit {
             Exit::Code(0) => {
@@ -215,17 +216,14 @@ impl Worker {
             }
             exit => {
                 let mut halt = self.halt(DeployPhase::Build, format!("the build failed: {}", gate::describe(exit)));
-                halt.problem.log_tail = tail;
+                halt.problem.commit = Some(release.commit.clone());
+                halt.problem.release = Some(release.number);
+                let failure = Failure { service: &self.name, instance: &id, exit: Some(exit), warnings: &[] };
+                why::look_into(&mut halt.problem, &self.rooms, &failure);
+                why::compare(&mut halt.problem, &self.rooms, release).await;
                 Err(halt)
             }
         }
-    }
-
-    pub(super) fn log_tail(&self, id: &InstanceId) -> Vec<String> {
-        self.rooms.supervisor.tail(self.name.as_str(), id, TAIL_LINES).unwrap_or_else(|error| {
-            tracing::warn!(service = %self.name, %error, "log cannot be read");
-            Vec::new()
-        })
     }
 }
 

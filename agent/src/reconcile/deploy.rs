@@ -18,6 +18,7 @@ use super::command;
 use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
+use super::why::{self, Failure};
 use super::worker::{Again, Doing, Halt, Wanted, Worker, release_of, route_of, stands};
 use crate::edge::Idleness;
 use crate::store::{DeployEnd, NewDeploy, ReleaseState, StoredRelease};
@@ -156,13 +157,18 @@ impl Worker {
             Verdict::Waiting => unreachable!("wait ends with a verdict"),
             Verdict::Failed(failed) => {
                 let mut halt = self.halt(failed.phase, failed.cause);
-                let views = self.rooms.supervisor.view().borrow().clone();
-                if let Some(view) = views.get(&failed.instance) {
-                    halt.problem.probes = view.probes.iter().cloned().collect();
-                }
-                halt.problem.log_tail = self.log_tail(&failed.instance);
                 halt.problem.commit = Some(target.commit.clone());
                 halt.problem.release = Some(target.number);
+                let view = self.rooms.supervisor.view().borrow().get(&failed.instance).cloned();
+                let (mut exit, mut warnings) = (None, Vec::new());
+                if let Some(view) = view {
+                    halt.problem.probes = view.probes.iter().cloned().collect();
+                    exit = view.last_exit.map(|last| last.exit).filter(|_| failed.phase == DeployPhase::Start);
+                    warnings = view.warnings;
+                }
+                let failure = Failure { service: &self.name, instance: &failed.instance, exit, warnings: &warnings };
+                why::look_into(&mut halt.problem, &self.rooms, &failure);
+                why::compare(&mut halt.problem, &self.rooms, target).await;
                 Err(halt)
             }
         }

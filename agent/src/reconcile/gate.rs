@@ -97,8 +97,7 @@ pub(super) fn describe(exit: Exit) -> String {
         Exit::Code(126) => "exit code 126 (command cannot be executed)".to_owned(),
         Exit::Code(code) => format!("exit code {code}"),
         Exit::Signal { number, core } => {
-            let name = nix::sys::signal::Signal::try_from(i32::from(number));
-            let name = name.map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned());
+            let name = signal_name(number);
             if core { format!("killed by {name} (core dumped)") } else { format!("killed by {name}") }
         }
         Exit::ExecFailed { errno } => {
@@ -107,6 +106,12 @@ pub(super) fn describe(exit: Exit) -> String {
         Exit::TimeLimit => "stopped because its time limit was over".to_owned(),
         Exit::Unknown => "ended, and nobody was there to see how".to_owned(),
     }
+}
+
+/// `SIGSEGV`
+pub(super) fn signal_name(number: u8) -> String {
+    let signal = nix::sys::signal::Signal::try_from(i32::from(number));
+    signal.map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
 /// Waits for a verdict other than `Waiting`; at the latest `deadline` and some slack from now.

@@ -1,14 +1,16 @@
 //! The handle through which versions, orders and questions come in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use agentd_protocol::api::{Plan, Status, What};
+use agentd_protocol::api::{LogQuery, Plan, Status, What};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Error;
 use super::journal::Journal;
+use super::logs::{LogReading, Logs};
 use super::worker::{Doing, Rooms};
 
 /// Orders and questions from sync, api and the app.
@@ -16,6 +18,7 @@ use super::worker::{Doing, Rooms};
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) rooms: Rooms,
+    pub(super) logs: Arc<Logs>,
 }
 
 #[derive(Debug)]
@@ -72,7 +75,7 @@ impl Handle {
         self.order(service, Act::Unpin).await
     }
 
-    /// Removes releases and data of a service that has left the document.
+    /// Removes releases, data and logs of a service that has left the document.
     pub async fn prune(&self, service: &ServiceName) -> Result<(), Error> {
         self.ask(|reply| Command::Prune { service: service.clone(), reply }).await?
     }
@@ -90,6 +93,11 @@ impl Handle {
     /// counts as unchanged.
     pub async fn plan_of(&self, stack: Stack) -> Result<Plan, Error> {
         self.ask(|reply| Command::Plan { of: Some(Box::new(stack)), reply }).await?
+    }
+
+    /// What a service wrote; `name` is one, or `edge`, or `agentd`.
+    pub async fn logs(&self, name: &str, query: LogQuery) -> Result<LogReading, Error> {
+        self.logs.read(name, query).await
     }
 
     /// Stops every service without forgetting what was wanted: the next start brings all of it back.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::budget::Budget;
+use super::mask::{KnownSecrets, mask_event};
 use super::transitions::Fact;
 use super::worker::unix_ms;
 use crate::lifecycle;
@@ -32,6 +33,7 @@ pub struct Journal {
     /// Events that found the queue full.
     lost: Arc<AtomicU64>,
     store: Store,
+    secrets: Arc<KnownSecrets>,
 }
 
 #[derive(Debug)]
@@ -42,9 +44,9 @@ enum Entry {
 }
 
 impl Journal {
-    pub(super) fn start(store: Store, cancel: CancellationToken) -> Self {
+    pub(super) fn start(store: Store, secrets: Arc<KnownSecrets>, cancel: CancellationToken) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE_MAX);
-        let journal = Self { queue, lost: Arc::default(), store: store.clone() };
+        let journal = Self { queue, lost: Arc::default(), store: store.clone(), secrets };
         let writer = Writer {
             entries,
             lost: Arc::clone(&journal.lost),
@@ -98,8 +100,12 @@ impl Journal {
         }
     }
 
+    /// Masked: an older manager may have written down what this one knows to be a secret.
     pub async fn events(&self, query: EventQuery) -> Result<Vec<Event>, Error> {
-        Ok(self.store.events(query).await?)
+        let mut events = self.store.events(query).await?;
+        let secrets = self.secrets.current();
+        events.iter_mut().for_each(|event| mask_event(event, &secrets));
+        Ok(events)
     }
 
     /// Changes whenever there are newer events to ask for.

@@ -13,6 +13,7 @@ mod budget;
 mod build;
 mod command;
 mod deploy;
+mod diagnose;
 mod digest;
 mod environment;
 mod gate;
@@ -20,19 +21,22 @@ mod handle;
 mod hosts;
 mod journal;
 mod lives;
+mod logs;
 mod look;
+mod mask;
 mod observer;
 mod plan;
 mod rollback;
 mod routing;
+mod running;
 mod status;
 mod status_file;
 mod task;
 #[cfg(test)]
 mod testing;
 mod transitions;
-mod trouble;
 mod upkeep;
+mod why;
 mod worker;
 
 pub use crate::store::EventQuery;
@@ -40,6 +44,8 @@ pub use environment::Naming;
 pub use handle::{Handle, Leaving};
 pub use hosts::{Given, HostsFile};
 pub use journal::Journal;
+pub use logs::LogReading;
+pub use mask::CredentialFiles;
 pub use status::{DocumentProblems, Facts, FileProblem, Reading};
 pub use task::{Setup, start};
 
@@ -66,6 +72,23 @@ pub enum Error {
     TooSlow { service: ServiceName, limit_s: u64 },
     #[error("the edge does not route by the newest table: {cause}")]
     Route { cause: String },
+    #[error("there is no log `{name}`; there are {known}")]
+    NoLog { name: String, known: String },
+    #[error(
+        "there is no log of a build of `{service}`{}; a service without `build` has none, and only the newest are kept",
+        release.map(|release| format!(" for release {release}")).unwrap_or_default()
+    )]
+    NoBuildLog { service: String, release: Option<u64> },
+    #[error("`{service}` has no log of an instance `{instance}`; there are {known}")]
+    NoInstanceLog { service: String, instance: String, known: String },
+    #[error("too many logs are being read already; end an `agentctl logs -f`, then try again")]
+    TooManyReaders,
+    #[error("the log `{name}` cannot be read; look at the owner and mode of its folder")]
+    Log {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("edge")]
     Edge(#[from] crate::edge::Error),
     #[error("store")]

@@ -1,6 +1,7 @@
 //! What `agentctl status` shows (pure): reports, instances and the edge's word put together.
 
 use std::net::SocketAddr;
+use std::time::UNIX_EPOCH;
 
 use agentd_protocol::api::{
     Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, Verdict,
@@ -13,11 +14,11 @@ use tokio::sync::watch;
 use super::environment::{self, Naming};
 use super::gate::describe;
 use super::routing::Views;
-use super::trouble::{self, trouble};
+use super::running::RunProblems;
 use super::worker::{Doing, Report, Reports, Settled, release_of};
 use crate::edge::EdgeView;
 use crate::store::{PastRestarts, StoredService, StoredVersion};
-use crate::supervisor::InstanceView;
+use crate::supervisor::{InstanceView, Readiness};
 
 /// What does not change while a manager runs, and what sync says of the file.
 #[derive(Debug, Clone)]
@@ -70,6 +71,7 @@ pub(super) struct Seen<'a> {
     pub(super) past_restarts: &'a [PastRestarts],
     pub(super) naming: &'a Naming,
     pub(super) reports: &'a Reports,
+    pub(super) running: &'a RunProblems,
     pub(super) views: &'a Views,
     pub(super) edge: &'a EdgeView,
     pub(super) keeper_pid: Option<u32>,
@@ -80,7 +82,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
     let is_read = told.as_ref().is_some_and(|told| told.version <= seen.latest.map(|latest| latest.version));
     let document = told.unwrap_or_default();
     let services: Vec<ServiceStatus> = seen.services.iter().map(|service| one(seen, service, &document)).collect();
-    let problems = problems(seen.reports, &document);
+    let problems = problems(seen, &document);
     let verdict = if is_read { verdict(seen, &services, &document) } else { unread(&services) };
     Status {
         at_unix_ms: seen.now_unix_ms,
@@ -115,8 +117,9 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
 }
 
 /// What sync says comes along: a service whose ref was never resolved is in no version, so no worker speaks for it.
-fn problems(reports: &Reports, document: &DocumentProblems) -> Vec<Problem> {
-    reports.values().filter_map(|report| report.problem.as_ref()).chain(&document.services).cloned().collect()
+fn problems(seen: &Seen<'_>, document: &DocumentProblems) -> Vec<Problem> {
+    let deploys = seen.reports.values().filter_map(|report| report.problem.as_ref());
+    deploys.chain(seen.running.values()).chain(&document.services).cloned().collect()
 }
 
 fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProblems) -> Verdict {
@@ -187,7 +190,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
     let ready = u32::try_from(serving.iter().filter(|view| view.is_ready()).count()).unwrap_or(u32::MAX);
     let wanted = if service.stopped { 0 } else { entry.map_or(0, |entry| entry.replicas) };
     let state = state(report, &instances, ready, wanted);
-    let (last_error, last_error_unix_ms) = error_of(seen, service, document, state, &serving);
+    let (last_error, last_error_unix_ms) = error_of(seen, service, document);
     ServiceStatus {
         name: service.name.clone(),
         state,
@@ -203,7 +206,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
             .map(|entry| environment::url(&entry.name, seen.naming)),
         since_unix_ms: match state {
             // Told by the instances, which know more than a manager that was restarted.
-            ServiceState::Ready => serving.iter().filter_map(|view| trouble::since(view.readiness)).max(),
+            ServiceState::Ready => serving.iter().filter_map(|view| since_of(view.readiness)).max(),
             _ if is_bad_state(state) => last_error_unix_ms,
             _ => None,
         }
@@ -218,23 +221,22 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
 }
 
 /// The problem of the last order, of the ref, or of what runs; with its time.
-fn error_of(
-    seen: &Seen<'_>,
-    service: &StoredService,
-    document: &DocumentProblems,
-    state: ServiceState,
-    serving: &[&InstanceView],
-) -> (Option<String>, Option<u64>) {
+fn error_of(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) -> (Option<String>, Option<u64>) {
     let reported = seen.reports.get(&service.name).and_then(|report| report.problem.as_ref());
     let mut unresolved = document.services.iter().filter(|problem| problem.service.as_ref() == Some(&service.name));
-    if let Some(problem) = reported.or(unresolved.next()) {
-        return (Some(problem.cause.clone()), Some(problem.since_unix_ms));
+    let problem = reported.or(seen.running.get(&service.name)).or(unresolved.next());
+    problem.map(|problem| (problem.cause.clone(), problem.since_unix_ms)).unzip()
+}
+
+fn since_of(readiness: Readiness) -> Option<u64> {
+    match readiness {
+        Readiness::NotReady { since }
+        | Readiness::Ready { since }
+        | Readiness::Failing { since, .. }
+        | Readiness::StartDeadlineOver { since } => {
+            u64::try_from(since.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+        }
     }
-    if !is_bad_state(state) {
-        return (None, None);
-    }
-    let trouble = trouble(serving);
-    (Some(trouble.cause), trouble.since_unix_ms)
 }
 
 /// Of the release that serves, over all of its instances, those that are gone included.
@@ -385,6 +387,7 @@ mod tests {
             naming: &Naming { suffix: "svc.internal".into(), port: 8081 },
             now_unix_ms: 9,
             reports: &Reports::from([(name("api"), report)]),
+            running: &RunProblems::new(),
             views: &views([ready('a')]),
             edge: &EdgeView { edge, ..EdgeView::default() },
             keeper_pid: None,
@@ -417,6 +420,7 @@ mod tests {
             release: None,
             probes: Vec::new(),
             log_tail: Vec::new(),
+            why: Default::default(),
             since_unix_ms: 0,
         };
         let unresolved = DocumentProblems { services: vec![gone], ..DocumentProblems::default() };

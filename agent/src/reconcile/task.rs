@@ -19,10 +19,13 @@ use super::environment::Naming;
 use super::handle::{Act, Command, Handle, Ticket};
 use super::hosts::HostsFile;
 use super::journal::Journal;
+use super::logs::Logs;
+use super::mask::{CredentialFiles, KnownSecrets, mask_status};
 use super::observer;
 use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
+use super::running::{self, RunProblems};
 use super::status;
 use super::status_file::{self, Sources};
 use super::transitions::{self, Standing};
@@ -57,6 +60,10 @@ pub struct Setup {
     pub hosts: HostsFile,
     /// PATH of every build and instance.
     pub path: String,
+    /// Never shown, whoever prints them.
+    pub credentials: CredentialFiles,
+    /// The manager's own log, for those who ask for it.
+    pub agent_log: PathBuf,
     pub facts: status::Facts,
     /// Where the last status lies for those who cannot ask.
     pub status_file: PathBuf,
@@ -79,6 +86,7 @@ enum Course {
 
 struct Task {
     rooms: Rooms,
+    credentials: CredentialFiles,
     facts: status::Facts,
     workers: BTreeMap<ServiceName, Orders>,
     latest: Option<StoredVersion>,
@@ -92,6 +100,7 @@ struct Task {
     reports: watch::Receiver<Reports>,
     /// Told when the newest version was marked as applied.
     applied: watch::Sender<()>,
+    running: watch::Receiver<RunProblems>,
     cancel: CancellationToken,
 }
 
@@ -99,7 +108,8 @@ struct Task {
 /// published before the table holds everything that was routed before.
 pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let (reports, watched) = watch::channel(Reports::new());
-    let journal = Journal::start(setup.store.clone(), setup.cancel.clone());
+    let secrets = Arc::<KnownSecrets>::default();
+    let journal = Journal::start(setup.store.clone(), Arc::clone(&secrets), setup.cancel.clone());
     let (views, suffix) = (setup.supervisor.view(), setup.naming.suffix.clone());
     let (routing, mut publisher) =
         Routing::new(views, setup.edge.clone(), setup.store.clone(), journal.clone(), &suffix);
@@ -115,6 +125,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         path: setup.path.into(),
         journal,
         reports: Arc::new(reports),
+        secrets,
     };
     let (applied, applied_seen) = watch::channel(());
     let sources = Sources {
@@ -124,8 +135,11 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         document: setup.facts.document.clone(),
         applied: applied_seen,
     };
+    let logs = Logs::new(&rooms, setup.agent_log, setup.cancel.clone());
+    let (run_problems, running) = watch::channel(RunProblems::new());
     let mut task = Task {
         rooms,
+        credentials: setup.credentials,
         facts: setup.facts,
         workers: BTreeMap::new(),
         latest: None,
@@ -135,6 +149,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         unapplied: None,
         reports: watched,
         applied,
+        running,
         cancel: setup.cancel.clone(),
     };
     let (version, documents) = (task.facts.version.clone(), task.facts.document.clone());
@@ -143,9 +158,11 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
     publisher.take_as_known();
     task.begin().await?;
     upkeep::start(&task.rooms, &setup.cancel);
+    let watching = running::watch(task.rooms.clone(), task.reports.clone(), run_problems);
+    upkeep::spawn("running", &setup.cancel, watching);
     lifecycle::spawn_essential("routing", setup.cancel.clone(), publisher.run(setup.cancel.clone()));
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-    let handle = Handle { commands, rooms: task.rooms.clone() };
+    let handle = Handle { commands, rooms: task.rooms.clone(), logs: Arc::new(logs) };
     status_file::start(setup.status_file, handle.clone(), sources, setup.cancel.clone());
     lifecycle::spawn_essential("reconcile", setup.cancel, task.run(queue));
     Ok(handle)
@@ -153,6 +170,8 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
 
 impl Task {
     async fn load(&mut self) -> Result<(), Error> {
+        self.rooms.secrets.learn(self.rooms.store.env_values().await?.iter().map(|(name, value)| (name, value)));
+        self.credentials.learn(&self.rooms.secrets);
         let Some(latest) = self.rooms.store.latest_version().await? else { return Ok(()) };
         for service in self.rooms.store.services().await?.iter().filter(|service| !service.is_removed()) {
             let Some(active) = self.rooms.store.active_release(&service.name).await? else { continue };
@@ -257,6 +276,8 @@ impl Task {
             return Ok(());
         }
         self.unpin_changed(&stored.stack).await?;
+        stored.stack.service.iter().for_each(|entry| self.rooms.secrets.learn(&entry.env));
+        self.credentials.learn(&self.rooms.secrets);
         let services = stored.stack.service.len();
         tracing::info!(%version, services, "applying");
         self.rooms.journal.host(What::ConfigPublished { version, services });
@@ -401,6 +422,7 @@ impl Task {
             orders.cancel.cancel();
         }
         self.rooms.source.prune(name).await?;
+        self.rooms.supervisor.remove_logs(name.as_str())?;
         self.rooms.store.prune_service(name).await?;
         self.rooms.journal.service(name, None, What::ServicePruned {});
         self.rooms.reports.send_modify(|reports| drop(reports.remove(name)));
@@ -472,12 +494,14 @@ impl Task {
             past_restarts: &past_restarts,
             naming: &self.rooms.naming,
             reports: &self.reports.borrow(),
+            running: &running::current(&self.running.borrow(), &self.reports.borrow(), &views.borrow()),
             views: &views.borrow(),
             edge: &edge.borrow(),
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
         let mut status = status::status(&seen);
         status.limitations.extend(self.rooms.hosts.notes());
+        mask_status(&mut status, &self.rooms.secrets.current());
         Ok(status)
     }
 

@@ -187,6 +187,7 @@ mod tests {
             release: None,
             probes: Vec::new(),
             log_tail: Vec::new(),
+            why: Default::default(),
             since_unix_ms: 0,
         }
     }

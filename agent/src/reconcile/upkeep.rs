@@ -21,19 +21,15 @@ const NAMES_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) fn start(rooms: &Rooms, cancel: &CancellationToken) {
     let store = rooms.store.clone();
-    lifecycle::spawn_essential(
-        "store watch",
-        cancel.clone(),
-        stop_with(cancel.clone(), async move {
-            store.stopped().await;
-        }),
-    );
-    let hints = follow_hints(rooms.edge.unreachable(), rooms.supervisor.clone());
-    lifecycle::spawn_essential("edge hints", cancel.clone(), stop_with(cancel.clone(), hints));
-    let logs = sweep_logs(rooms.supervisor.clone());
-    lifecycle::spawn_essential("log sweep", cancel.clone(), stop_with(cancel.clone(), logs));
-    let names = follow_machine_names(rooms.clone());
-    lifecycle::spawn_essential("names", cancel.clone(), stop_with(cancel.clone(), names));
+    spawn("store watch", cancel, async move { store.stopped().await });
+    spawn("edge hints", cancel, follow_hints(rooms.edge.unreachable(), rooms.supervisor.clone()));
+    spawn("log sweep", cancel, sweep_logs(rooms.supervisor.clone()));
+    spawn("names", cancel, follow_machine_names(rooms.clone()));
+}
+
+/// Starts work that goes on until the manager ends.
+pub(super) fn spawn(name: &'static str, cancel: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+    lifecycle::spawn_essential(name, cancel.clone(), stop_with(cancel.clone(), work));
 }
 
 async fn stop_with(cancel: CancellationToken, work: impl Future<Output = ()>) {

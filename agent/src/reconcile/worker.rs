@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentd_protocol::api::{DeployPhase, Problem, What};
+use agentd_protocol::api::{DeployPhase, Problem, What, Why};
 use agentd_protocol::edge::Absent;
 use agentd_protocol::ids::{Commit, InstanceId, ReleaseNumber, ServiceName, Version};
 use agentd_protocol::shim::state::{LastExit, Phase};
@@ -20,6 +20,7 @@ use super::attempt::{self, Attempt, Underway};
 use super::environment::Naming;
 use super::hosts::HostsFile;
 use super::journal::Journal;
+use super::mask::{KnownSecrets, mask};
 use super::routing::{Entry, RouteWish, Routing};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
@@ -49,6 +50,8 @@ pub(super) struct Rooms {
     pub(super) path: Arc<str>,
     pub(super) journal: Journal,
     pub(super) reports: Arc<watch::Sender<Reports>>,
+    /// What no problem, event or log line may tell.
+    pub(super) secrets: Arc<KnownSecrets>,
 }
 
 pub(super) type Reports = BTreeMap<ServiceName, Report>;
@@ -444,20 +447,37 @@ impl Worker {
     }
 
     pub(super) fn problem(&self, phase: DeployPhase, cause: String) -> Problem {
-        Problem {
-            service: Some(self.name.clone()),
-            phase,
-            cause,
-            commit: None,
-            release: None,
-            probes: Vec::new(),
-            log_tail: Vec::new(),
-            since_unix_ms: unix_ms(),
-        }
+        problem_of(&self.name, &self.rooms, phase, cause)
     }
 
     pub(super) fn release_dir(&self, release: &StoredRelease) -> PathBuf {
         self.rooms.source.release_dir(&self.name, &release.dir_name)
+    }
+}
+
+/// A problem that tells no secret, to be filled in.
+pub(super) fn problem_of(service: &ServiceName, rooms: &Rooms, phase: DeployPhase, cause: String) -> Problem {
+    Problem {
+        service: Some(service.clone()),
+        phase,
+        cause: mask(&cause, &rooms.secrets.current()).into_owned(),
+        commit: None,
+        release: None,
+        probes: Vec::new(),
+        log_tail: Vec::new(),
+        why: Why { next: next_step(phase), ..Why::default() },
+        since_unix_ms: unix_ms(),
+    }
+}
+
+/// Where to look when it is not the program that failed.
+fn next_step(phase: DeployPhase) -> Vec<String> {
+    match phase {
+        DeployPhase::Document => vec!["agentctl plan".to_owned()],
+        DeployPhase::Fetch | DeployPhase::Route | DeployPhase::Drain => {
+            vec!["agentctl logs agentd --since 10m".to_owned()]
+        }
+        DeployPhase::Build | DeployPhase::Start | DeployPhase::Health | DeployPhase::Run => Vec::new(),
     }
 }
 

@@ -86,7 +86,8 @@ pub(super) fn environment(
 }
 
 impl Credential {
-    fn file(&self) -> &Path {
+    /// Where the secret is.
+    pub fn file(&self) -> &Path {
         match self {
             Self::SshKey { key_file, .. } => key_file,
             Self::Token { token_file, .. } => token_file,

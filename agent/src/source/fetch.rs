@@ -21,6 +21,8 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// Wait for a git that a killed manager left behind; it ends by itself when its server is slow (60 s) or its pipes close.
 const LOCK_DEADLINE: Duration = Duration::from_secs(3 * 60);
 const LOCK_POLL: Duration = Duration::from_millis(100);
+/// Generations fetched of a commit: what a failed deploy shows of what changed, and one to tell that there is more.
+const EXACT_DEPTH: u32 = 6;
 /// Commits fetched behind a branch when the server refuses to give one by its id.
 const BRANCH_DEPTH: u32 = 50;
 /// git's own word for "all of it" (git-fetch(1), `--unshallow`), which also works on complete repositories.
@@ -253,7 +255,7 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     fn arguments(&self, step: Step) -> Vec<std::ffi::OsString> {
         let (depth, refspecs) = match step {
-            Step::Exact => (1, vec![format!("+{}:{}", self.commit, commit_ref(self.commit))]),
+            Step::Exact => (EXACT_DEPTH, vec![format!("+{}:{}", self.commit, commit_ref(self.commit))]),
             Step::Branch(_) => (BRANCH_DEPTH, vec![self.reference.unwrap_or("HEAD").to_owned()]),
             Step::Everything => {
                 let all = ["+refs/heads/*:refs/agentd/heads/*", "+refs/tags/*:refs/agentd/tags/*"];

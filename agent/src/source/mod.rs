@@ -24,6 +24,7 @@ mod error;
 mod fetch;
 mod git;
 mod git_key;
+mod history;
 mod inspect;
 mod mirror;
 mod releases;

@@ -176,7 +176,7 @@ async fn two_callers_share_one_failure() {
 /// A server of the old protocol gives only what its refs point at: the branch's history is fetched, then everything.
 #[tokio::test]
 async fn servers_that_refuse_ids_are_asked_for_branches() {
-    const OLD_SERVER: &str = r#"case " $* " in *" --depth=1 "*)
+    const OLD_SERVER: &str = r#"case " $* " in *" --depth=6 "*)
     echo "error: Server does not allow request for unadvertised object" >&2; exit 1 ;;
 esac
 for word; do case "$word" in --depth=*) echo "$word" >>"$LOG" ;; esac; done

@@ -62,6 +62,7 @@ pub(crate) fn problem() -> Problem {
         release: None,
         probes: Vec::new(),
         log_tail: vec!["no rule to make target".into()],
+        why: Default::default(),
         since_unix_ms: 1,
     }
 }

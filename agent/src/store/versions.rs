@@ -6,7 +6,7 @@ use agentd_protocol::ids::{ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::convert::{Fault, now_unix_ms, parsed, plain, signed, some_row, unsigned, unsigned_or_null};
+use super::convert::{Fault, now_unix_ms, parsed, plain, rows, signed, some_row, unsigned, unsigned_or_null};
 use super::published::{join_stack, split_stack};
 use super::{Digest, Error, Store};
 
@@ -117,6 +117,19 @@ impl Store {
         .await
     }
 
+    /// Every variable and value of every version and release there is; for masking.
+    pub async fn env_values(&self) -> Result<Vec<(String, String)>, Error> {
+        self.read("read the values of variables", |connection| {
+            let objects: Vec<String> = rows(connection, "SELECT json FROM env_objects", [], |row| plain(row, "json"))?;
+            let mut values = Vec::new();
+            for object in objects {
+                collect(serde_json::from_str(&object)?, &mut values);
+            }
+            Ok(values)
+        })
+        .await
+    }
+
     pub async fn mark_applied(&self, version: Version) -> Result<(), Error> {
         self.write("mark a version as applied", move |transaction| {
             some_row(transaction.execute(
@@ -125,6 +138,20 @@ impl Store {
             )?)
         })
         .await
+    }
+}
+
+/// A release's object maps names to values, a version's maps services to such objects.
+fn collect(object: BTreeMap<String, serde_json::Value>, values: &mut Vec<(String, String)>) {
+    for (name, value) in object {
+        match value {
+            serde_json::Value::String(value) => values.push((name, value)),
+            serde_json::Value::Object(inner) => collect(inner.into_iter().collect(), values),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::Array(_) => {}
+        }
     }
 }
 

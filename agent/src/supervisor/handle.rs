@@ -324,6 +324,21 @@ impl Supervisor {
         logs::tail(&dir, lines).map_err(|source| Error::Logs { dir, source })
     }
 
+    /// The logs there are of a service, oldest first; those of instances that are gone stay for a while.
+    pub fn log_folders(&self, service: &str) -> Result<Vec<logs::LogFolder>, Error> {
+        let dir = self.0.room.layout.logs().join(spec::folder_name(service)?);
+        logs::folders(&dir).map_err(|source| Error::Logs { dir, source })
+    }
+
+    /// Every log of a service that has no instances any more.
+    pub fn remove_logs(&self, service: &str) -> Result<(), Error> {
+        let dir = self.0.room.layout.logs().join(spec::folder_name(service)?);
+        match std::fs::remove_dir_all(&dir) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Logs { dir, source }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Removes old folders of instances that are gone; tells how many.
     pub fn sweep_logs(&self) -> Result<usize, Error> {
         let alive: BTreeSet<String> = self.0.room.views.borrow().keys().map(InstanceId::to_string).collect();

@@ -15,6 +15,7 @@ use nix::unistd::{Gid, Uid, chown, mkfifo};
 
 use super::Error;
 use super::launch::Record;
+use super::logs;
 
 const LABEL_FILE: &str = "label";
 /// Count of restarts somebody asked for, in decimal; absent for none.
@@ -62,6 +63,10 @@ impl Layout {
 
     pub(super) fn create(&self, record: &Record, spec: &Spec) -> Result<(), Error> {
         make_dir(&record.log_dir, 0o750)?;
+        // The log outlives this folder, and with it must last what it is the log of.
+        let path = record.log_dir.join(logs::LABEL_FILE);
+        let label = serde_json::to_vec(&record.label).map_err(|error| at(&path)(error.into()))?;
+        write_atomic(&path, &label, 0o640, Durability::Crash).map_err(at(&path))?;
         let unfinished = self.instances_dir().join(format!("{UNFINISHED}{}", record.id));
         make_dir(&unfinished, 0o700)?;
         let path = unfinished.join(SPEC_FILE);

@@ -1,8 +1,9 @@
 //! The whole stack on a page (pure): the verdict in a sentence, a line for each service, and what explains the rest.
 
-use agentd_protocol::api::{Host, Probe, ProbeOutcome, Problem, ServiceState, ServiceStatus, Status, Verdict};
+use agentd_protocol::api::{Host, ServiceState, ServiceStatus, Status, Verdict};
 
 use super::{is_troubled, word};
+use crate::problem::{self, subject};
 use crate::screen::{Line, Screen, Style};
 use crate::table::{Cell, Narrow, table};
 use crate::words::{ago, bytes, compact, harmless, many, percent, span};
@@ -29,7 +30,7 @@ pub(super) fn page(status: &Status, screen: Screen) -> Vec<Line> {
     lines.extend(troubles(status));
     for problem in &status.stack.problems {
         lines.push(Line::default());
-        lines.extend(explain(problem, status.at_unix_ms));
+        lines.extend(problem::short(problem, status.at_unix_ms));
     }
     lines.push(Line::default());
     lines.extend(status.limitations.iter().map(|text| Line::new(Style::Dim, format!("note: {text}"))));
@@ -162,47 +163,6 @@ fn row(service: &ServiceStatus, now: u64) -> [Cell; 11] {
         },
         Cell::new(Style::Bad, error.unwrap_or_default()),
     ]
-}
-
-fn subject(problem: &Problem) -> &str {
-    problem.service.as_ref().map_or("stack", |name| name.as_str())
-}
-
-/// What failed, with the last probes and the last lines of the log.
-pub(super) fn explain(problem: &Problem, now: u64) -> Vec<Line> {
-    let commit = problem.commit.as_ref().map(|commit| format!(" at {}", commit.short())).unwrap_or_default();
-    let head =
-        format!("{}{commit} ({}, {}): ", subject(problem), word(&problem.phase), ago(now, problem.since_unix_ms));
-    let mut causes = problem.cause.lines();
-    let first = Line::new(Style::Strong, head).with(Style::Plain, harmless(causes.next().unwrap_or_default()));
-    let mut lines = vec![first];
-    lines.extend(causes.map(|text| Line::from(format!("  {}", harmless(text)))));
-    let same = |one: &Probe, other: &Probe| one.outcome == other.outcome;
-    lines.extend(problem.probes.chunk_by(same).map(|alike| Line::from(format!("  probe: {}", probes(alike)))));
-    lines.extend(problem.log_tail.iter().map(|text| Line::from(format!("  | {}", harmless(text)))));
-    lines
-}
-
-/// Of probes that ended alike.
-fn probes(alike: &[Probe]) -> String {
-    let Some(last) = alike.last() else { return String::new() };
-    match alike.len() {
-        1 => format!("{} ({} ms)", outcome_of(&last.outcome), last.latency_ms),
-        count => {
-            format!("{}, {count} times in a row (the last took {} ms)", outcome_of(&last.outcome), last.latency_ms)
-        }
-    }
-}
-
-fn outcome_of(outcome: &ProbeOutcome) -> String {
-    match outcome {
-        ProbeOutcome::Passed { status: Some(status) } => format!("passed, status {status}"),
-        ProbeOutcome::Passed { status: None } => "passed".to_owned(),
-        ProbeOutcome::Status { status } => format!("status {status}"),
-        ProbeOutcome::Refused => "connection refused".to_owned(),
-        ProbeOutcome::TimedOut => "timed out".to_owned(),
-        ProbeOutcome::Failed { error } => harmless(error),
-    }
 }
 
 fn host_line(host: &Host) -> String {

@@ -2,8 +2,9 @@
 
 use agentd_protocol::api::{InstanceStatus, ServiceStatus, Status};
 
-use super::page::{explain, style};
+use super::page::style;
 use super::word;
+use crate::problem;
 use crate::screen::{Line, Screen, Style};
 use crate::table::{Cell, Narrow, table};
 use crate::words::{ago, bytes, compact, harmless, percent, span};
@@ -38,7 +39,7 @@ pub(super) fn page(status: &Status, service: &ServiceStatus, screen: Screen) -> 
     }
     for problem in status.stack.problems.iter().filter(|problem| problem.service.as_ref() == Some(&service.name)) {
         lines.push(Line::default());
-        lines.extend(explain(problem, now));
+        lines.extend(problem::full(problem, now));
     }
     lines
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use agentd_protocol::api::DeployPhase;
-use agentd_tests::World;
+use agentd_tests::{World, web};
 
 use super::{good, healthy, says, service, trouble, undisturbed};
 
@@ -23,7 +23,10 @@ fn write(world: &World, text: &str, mode: u32) {
 
 /// A service `bad` with an env_file, beside the healthy one.
 fn stack(world: &World) {
-    let repo = world.web_repo("bad", "b1");
+    let repo = world.repo("bad");
+    let tells = "print(\"it is\", os.environ[\"FILE_SECRET\"], os.environ[\"ENTRY_SECRET\"], flush=True)\n\nmain()";
+    let (start, _) = web("b1").rsplit_once("main()").map(|(start, end)| (start.to_owned(), end.to_owned())).unwrap();
+    repo.commit(&[("web.py", &(start + tells))]);
     let more = format!(
         "strip_prefix = true\nenv = {{ ENTRY_SECRET = \"{ENTRY_SECRET}\" }}\nenv_file = \"{}\"",
         env_file(world).display()
@@ -38,6 +41,8 @@ fn mended(world: &World) {
     assert_eq!(world.get("/bad/env").json()["FILE_SECRET"], SECRET);
     undisturbed(world);
     untold(world);
+    let logs = world.ctl(&["logs", "bad"]);
+    says(&logs.stdout, &["it is [masked FILE_SECRET] [masked ENTRY_SECRET]"]);
 }
 
 fn good_text() -> String {
@@ -60,6 +65,10 @@ fn untold(world: &World) {
         &["plan", stack],
         &["check", stack],
         &["check", "--json", stack],
+        &["logs", "bad"],
+        &["logs", "bad", "--json"],
+        &["logs", "agentd", "--since", "1h"],
+        &["logs", "edge"],
     ] {
         let ran = world.ctl(arguments);
         told.push(("agentctl", ran.stdout + &ran.stderr));
@@ -137,6 +146,26 @@ fn a_file_that_breaks_later_fails_the_restart_and_not_the_service() {
         instances.len() == 1 && instances[0].ready && instances[0].pid != pid
     });
     mended(&world);
+    world.down();
+}
+
+#[test]
+fn a_program_that_tells_its_secrets_as_it_dies_is_not_quoted_with_them() {
+    let mut world = healthy();
+    let repo = world.repo("bad");
+    let dies =
+        "import os, sys\nsys.exit('cannot log in with ' + os.environ['FILE_SECRET'] + os.environ['ENTRY_SECRET'])\n";
+    repo.commit(&[("dies.py", dies)]);
+    write(&world, &good_text(), 0o600);
+    let more = format!(
+        "run = \"python3 dies.py\"\nenv = {{ ENTRY_SECRET = \"{ENTRY_SECRET}\" }}\nenv_file = \"{}\"",
+        env_file(&world).display()
+    );
+    world.stack(&(good(&world) + &service("bad", &repo.url(), &more)));
+    let problem = trouble(&world, &["before it was ready"]);
+    let quoted = "cannot log in with [masked FILE_SECRET][masked ENTRY_SECRET]";
+    assert!(problem.log_tail.iter().any(|line| line == quoted), "{problem:?}");
+    untold(&world);
     world.down();
 }
 
