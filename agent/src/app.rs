@@ -218,6 +218,7 @@ impl App {
         let listening = listen(&supervisor, &place).await?;
         let Listening { external, internal, dns } = listening;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
+        let more = no_names.into_iter().chain(place.waits_for_down(listening));
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
@@ -237,10 +238,7 @@ impl App {
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
-                limitations: limitations(
-                    run_user.as_ref(),
-                    no_names.into_iter().chain(place.waits_for_down(listening)),
-                ),
+                limitations: limitations(run_user.as_ref(), more),
                 document: document_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),

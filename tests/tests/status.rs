@@ -87,7 +87,7 @@ fn the_page_says_what_runs_where_and_what_it_uses() {
     assert_eq!((api[1].as_str(), api[4].as_str(), api[5].as_str()), ("ready", "2/2", "0"));
     assert!(api[7].ends_with('%') && api[8].ends_with('M'), "{api:?}");
     assert_eq!((api[9].as_str(), api[10].as_str()), (format!("http://127.0.0.1:{}/", world.port).as_str(), "-"));
-    assert_eq!(row("inner ")[9], "(http://inner.svc.internal:8081)");
+    assert_eq!(row("inner ")[9], format!("(http://inner.svc.internal:{})", world.internal_port));
     assert_eq!(row("burner ")[9], "-");
     assert!(page.stdout.lines().any(|line| line.starts_with("host: ")), "{page:?}");
     world.down();
@@ -105,7 +105,7 @@ fn one_service_is_shown_in_detail() {
         "api: ready for ",
         ", 1 of 1 ready",
         api.commit.as_ref().unwrap().as_str(),
-        "http://api.svc.internal:8081",
+        &format!("http://api.svc.internal:{}", world.internal_port),
         "1 that nobody asked for",
         instance.id.as_str(),
         &instance.pid.unwrap().to_string(),
