@@ -6,14 +6,13 @@ use std::time::Duration;
 use agentd_protocol::api::{EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, NEWEST_EVENT_HEADER, Severity};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{EventId, ServiceName};
-use agentd_sys::clock::real_ns;
-use agentd_sys::local::utc_offset_s;
+use jiff::tz::TimeZone;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Client, Error, chain};
 use crate::out::Out;
 use crate::screen::{Line, Screen, Style};
-use crate::time;
+use crate::time::{self, When, now_unix_ms};
 use crate::words::harmless;
 
 /// How long a manager that went away is waited for: a restart takes seconds.
@@ -40,8 +39,8 @@ pub(crate) struct Args {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(EVENTS_MAX)))]
     lines: Option<u32>,
     /// Only what happened since: a duration (90s, 10m, 2h) or an RFC 3339 time
-    #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<u64>,
+    #[arg(long, value_name = "WHEN")]
+    since: Option<When>,
     /// Only this service's
     #[arg(long, value_name = "NAME")]
     service: Option<ServiceName>,
@@ -50,19 +49,11 @@ pub(crate) struct Args {
     json: bool,
 }
 
-fn since(text: &str) -> Result<u64, String> {
-    time::since(text, now_ms())
-}
-
-fn now_ms() -> u64 {
-    real_ns() / 1_000_000
-}
-
 pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<Exit, Error> {
     let page = Page { json: args.json, screen: Screen::of_stdout() };
     let limit = args.lines.unwrap_or(if args.since.is_some() { EVENTS_MAX } else { EVENTS_DEFAULT });
     let mut query = format!("limit={limit}");
-    if let Some(since) = args.since {
+    if let Some(since) = args.since.map(|when| when.unix_ms(now_unix_ms())) {
         query.push_str(&format!("&since={since}"));
     }
     let only = args.service.as_ref().map(|name| format!("&service={name}")).unwrap_or_default();
@@ -174,7 +165,7 @@ impl Page {
         if self.json {
             return serde_json::to_string(event).expect("an event is plain JSON");
         }
-        let when = time::shown(event.at_unix_ms, now_ms(), utc_offset_s);
+        let when = time::local(event.at_unix_ms, now_unix_ms(), &TimeZone::system());
         line(event, &when).shown(self.screen)
     }
 }

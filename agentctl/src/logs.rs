@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use agentd_protocol::api::{LogLine, LogQuery, LogRecord, LogStream};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::ServiceName;
-use agentd_protocol::rfc3339;
 
 use crate::client::{Client, Error};
 use crate::out::Out;
+use crate::time::{self, When, now_unix_ms};
 
 /// Lines shown when nobody says how many, or since when.
 const LINES: u32 = 100;
@@ -49,8 +49,8 @@ pub(crate) struct Args {
     #[arg(short = 'n', long, value_name = "N")]
     lines: Option<u32>,
     /// Since so long ago (30s, 10m, 2h, 1d) or since a moment (2026-11-21T08:00:00Z)
-    #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<Since>,
+    #[arg(long, value_name = "WHEN")]
+    since: Option<When>,
     /// The output of the newest build, or of that release's, in place of the instances'
     #[arg(long, value_name = "RELEASE", num_args = 0..=1)]
     #[expect(clippy::option_option, reason = "the flag, and the value it may have")]
@@ -67,32 +67,6 @@ pub(crate) struct Args {
     /// One JSON object a line, with time, instance and stream
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Since {
-    Ago(Duration),
-    UnixMs(u64),
-}
-
-fn since(text: &str) -> Result<Since, String> {
-    if let Some(unix_ns) = rfc3339::parse_ns(text) {
-        return Ok(Since::UnixMs(unix_ns / 1_000_000));
-    }
-    let ago = || {
-        let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit())?);
-        let unit_s = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 60 * 60,
-            "d" => 24 * 60 * 60,
-            _ => return None,
-        };
-        number.parse::<u64>().ok()?.checked_mul(unit_s).map(Duration::from_secs)
-    };
-    ago()
-        .map(Since::Ago)
-        .ok_or_else(|| "give a time span like 30s, 10m, 2h or 1d, or a moment like 2026-11-21T08:00:00Z".to_owned())
 }
 
 fn first_letters(text: &str) -> Result<String, String> {
@@ -120,7 +94,7 @@ pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<E
             return Ok(Exit::NotFound);
         }
     };
-    let mut query = query(args, unix_ms());
+    let mut query = query(args, now_unix_ms());
     let mut shown = Shown::new(args);
     loop {
         match tell(client, &name, &query, &mut shown, out).await? {
@@ -140,16 +114,13 @@ pub(crate) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<E
             }
         }
         query.lines = None;
-        query.since_unix_ms = Some(shown.last_unix_ms.unwrap_or_else(unix_ms).saturating_sub(OVERLAP_MS));
+        query.since_unix_ms = Some(shown.last_unix_ms.unwrap_or_else(now_unix_ms).saturating_sub(OVERLAP_MS));
         shown.again();
     }
 }
 
 fn query(args: &Args, now_ms: u64) -> LogQuery {
-    let since_unix_ms = args.since.map(|since| match since {
-        Since::Ago(ago) => now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
-        Since::UnixMs(unix_ms) => unix_ms,
-    });
+    let since_unix_ms = args.since.map(|when| when.unix_ms(now_ms));
     let lines = args.lines.or((since_unix_ms.is_none() && args.build.is_none()).then_some(LINES));
     LogQuery {
         lines,
@@ -289,7 +260,7 @@ impl Shown {
     fn text(&self, line: &LogLine) -> String {
         let mut text = String::new();
         if self.timestamps {
-            text += &rfc3339::format_ms(line.at_unix_ms);
+            text += &time::utc(line.at_unix_ms);
             text.push(' ');
         }
         if self.instances.len() > 1 {
@@ -304,10 +275,6 @@ impl Shown {
 
 fn json(line: &LogLine) -> String {
     serde_json::to_string(line).expect("a line is plain JSON")
-}
-
-fn unix_ms() -> u64 {
-    agentd_sys::clock::real_ns() / 1_000_000
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ pub mod exit_code;
 #[cfg(feature = "documents")]
 pub mod keys;
 #[cfg(feature = "documents")]
-pub mod rfc3339;
 #[cfg(feature = "documents")]
 pub mod stack;
 #[cfg(feature = "documents")]

@@ -8,7 +8,6 @@ pub mod causes;
 pub mod clock;
 pub mod files;
 pub mod listeners;
-pub mod local;
 pub mod namespaces;
 pub mod process;
 pub mod seqpacket;

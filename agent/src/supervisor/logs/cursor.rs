@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use agentd_protocol::rfc3339;
+use jiff::Timestamp;
 use agentd_protocol::shim::log::{
     INDEX_RECORD_BYTES, IndexRecord, Mark, Source, index_name, segment_name, segment_number,
 };
@@ -228,7 +228,7 @@ impl Cursor {
     fn read_times(&mut self, lines: &mut [Line]) {
         for line in lines {
             let stamp = line.text.split(' ').next().unwrap_or_default();
-            line.unix_ns = rfc3339::parse_ns(stamp).unwrap_or(self.extent.unix_ns);
+            line.unix_ns = unix_ns(stamp).unwrap_or(self.extent.unix_ns);
             self.extent.unix_ns = line.unix_ns;
         }
     }
@@ -241,6 +241,11 @@ impl Cursor {
             self.read_times(&mut lines[before..]);
         }
     }
+}
+
+/// Of a time as the manager writes it.
+fn unix_ns(stamp: &str) -> Option<u64> {
+    u64::try_from(stamp.parse::<Timestamp>().ok()?.as_nanosecond()).ok()
 }
 
 fn records(index: &[u8]) -> impl Iterator<Item = IndexRecord> {
