@@ -32,7 +32,9 @@ impl FromStr for When {
         match text.parse::<Timestamp>() {
             // Before 1970 there is nothing to show.
             Ok(moment) => Ok(Self::At { unix_ms: u64::try_from(moment.as_millisecond()).unwrap_or(0) }),
-            Err(_) => Err("neither a duration such as 90s, 10m or 2h nor a time such as 2026-01-31T14:00:00Z".to_owned()),
+            Err(_) => {
+                Err("neither a duration such as 90s, 10m or 2h nor a time such as 2026-01-31T14:00:00Z".to_owned())
+            }
         }
     }
 }

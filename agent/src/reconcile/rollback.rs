@@ -2,15 +2,24 @@
 
 use agentd_protocol::ids::ReleaseNumber;
 
-use crate::store::{DeployEnd, StoredDeploy};
+use crate::store::{DeployEnd, StoredDeploy, StoredRelease};
+
+/// Where a rollback from `active` goes among `releases`: to another program, since the same one under an older number
+/// would be no change. `deploys` are newest first.
+pub(super) fn target(
+    active: Option<&StoredRelease>,
+    releases: &[StoredRelease],
+    deploys: &[StoredDeploy],
+) -> Option<ReleaseNumber> {
+    let same = active.map(|active| active.program_digest);
+    let others = releases.iter().filter(|release| release.is_built() && Some(release.program_digest) != same);
+    let others: Vec<ReleaseNumber> = others.map(|release| release.number).collect();
+    earlier(&others, active.map(|active| active.number), deploys)
+}
 
 /// The newest built release before the active one whose last deploy, where one is remembered, got it ready. `deploys`
 /// are newest first.
-pub(super) fn earlier(
-    built: &[ReleaseNumber],
-    active: Option<ReleaseNumber>,
-    deploys: &[StoredDeploy],
-) -> Option<ReleaseNumber> {
+fn earlier(built: &[ReleaseNumber], active: Option<ReleaseNumber>, deploys: &[StoredDeploy]) -> Option<ReleaseNumber> {
     let never_ready = |number: ReleaseNumber| {
         let ends = deploys.iter().filter(|deploy| deploy.to == number).filter_map(|deploy| deploy.end.as_ref());
         let mut ends = ends.filter(|end| **end != DeployEnd::Superseded);

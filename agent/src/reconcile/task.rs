@@ -403,11 +403,7 @@ impl Task {
             None => {
                 let active = self.rooms.store.active_release(name).await?;
                 let deploys = self.rooms.store.deploys(name, DEPLOYS_LOOKED_AT).await?;
-                // The same program under an older number would be no change.
-                let same = active.as_ref().map(|active| active.program_digest);
-                let others = releases.iter().filter(|r| r.is_built() && Some(r.program_digest) != same);
-                let others: Vec<ReleaseNumber> = others.map(|r| r.number).collect();
-                rollback::earlier(&others, active.map(|active| active.number), &deploys)
+                rollback::target(active.as_ref(), &releases, &deploys)
                     .ok_or_else(|| Error::NothingEarlier(name.clone()))
             }
         }
@@ -485,6 +481,8 @@ impl Task {
         let past_restarts = self.rooms.store.past_restarts().await?;
         let applied = self.rooms.store.last_applied().await?.map(|stored| stored.version);
         let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
+        // Each is borrowed once: a second borrow would wait for a writer that waits for the first.
+        let (views, edge, reports) = (views.borrow(), edge.borrow(), self.reports.borrow());
         let seen = status::Seen {
             now_unix_ms: unix_ms(),
             facts: &self.facts,
@@ -493,10 +491,10 @@ impl Task {
             services: &services,
             past_restarts: &past_restarts,
             naming: &self.rooms.naming,
-            reports: &self.reports.borrow(),
-            running: &running::current(&self.running.borrow(), &self.reports.borrow(), &views.borrow()),
-            views: &views.borrow(),
-            edge: &edge.borrow(),
+            reports: &reports,
+            running: &running::current(&self.running.borrow(), &reports, &views),
+            views: &views,
+            edge: &edge,
             keeper_pid: self.rooms.supervisor.keeper_pid(),
         };
         let mut status = status::status(&seen);

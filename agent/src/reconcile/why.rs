@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agentd_protocol::api::{Changes, DeployPhase, Problem, ProgramExit, Why};
-use agentd_protocol::ids::{InstanceId, ReleaseNumber, ServiceName};
+use agentd_protocol::ids::{InstanceId, ServiceName};
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::stack::Service;
 use agentd_sys::causes::chain;
@@ -127,9 +127,7 @@ async fn last_good(
     }
     let releases = store.releases(service).await?;
     let deploys = store.deploys(service, DEPLOYS_LOOKED_AT).await?;
-    let others = releases.iter().filter(|r| r.is_built() && r.program_digest != target.program_digest);
-    let others: Vec<ReleaseNumber> = others.map(|release| release.number).collect();
-    let good = rollback::earlier(&others, Some(target.number), &deploys);
+    let good = rollback::target(Some(target), &releases, &deploys);
     let good = releases.into_iter().find(|release| Some(release.number) == good);
     Ok(good.map(|good| (good, Serves::Target)))
 }
@@ -169,6 +167,8 @@ fn changed_keys(before: &Service, after: &Service) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use agentd_protocol::ids::ReleaseNumber;
+
     use super::super::testing::{commit, entry, name};
     use super::*;
     use crate::store::{Digest, ReleaseState};

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use agentd_protocol::shim::log::{
     INDEX_RECORD_BYTES, IndexRecord, Mark, Source, index_name, segment_name, segment_number,
 };
+use jiff::Timestamp;
 
 use super::lines::{Assembler, Extent, Head, Line, split};
 
