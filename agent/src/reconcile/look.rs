@@ -14,8 +14,9 @@ impl Handle {
     pub fn routes(&self) -> Routes {
         let hosts = self.rooms.hosts.for_instances();
         let published = self.rooms.routing.published();
-        let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
-        let routes = routes(&published, &views.borrow(), &edge.borrow());
+        // Copies, as two borrows at once may each wait for the other's writer.
+        let (views, edge) = (self.rooms.supervisor.view().borrow().clone(), self.rooms.edge.view().borrow().clone());
+        let routes = routes(&published, &views, &edge);
         Routes { hosts_file: hosts.map(|path| path.display().to_string()), ..routes }
     }
 }

@@ -46,8 +46,9 @@ pub(super) async fn watch(rooms: Rooms, mut reports: watch::Receiver<Reports>, p
     let mut views = rooms.supervisor.view();
     let mut known: BTreeMap<ServiceName, Trouble> = BTreeMap::new();
     loop {
-        let troubles = troubles(&reports.borrow_and_update(), &views.borrow_and_update());
-        let seen = views.borrow().clone();
+        // Copies, as two borrows at once may each wait for the other's writer.
+        let (told, seen) = (reports.borrow_and_update().clone(), views.borrow_and_update().clone());
+        let troubles = troubles(&told, &seen);
         for (service, trouble) in &troubles {
             if known.get(service) == Some(trouble) {
                 continue;

@@ -480,9 +480,10 @@ impl Task {
         let services = self.rooms.store.services().await?;
         let past_restarts = self.rooms.store.past_restarts().await?;
         let applied = self.rooms.store.last_applied().await?.map(|stored| stored.version);
-        let (views, edge) = (self.rooms.supervisor.view(), self.rooms.edge.view());
-        // Each is borrowed once: a second borrow would wait for a writer that waits for the first.
-        let (views, edge, reports) = (views.borrow(), edge.borrow(), self.reports.borrow());
+        // Copies: a borrow that is held while another is taken waits for a writer who may wait for it.
+        let views = self.rooms.supervisor.view().borrow().clone();
+        let edge = self.rooms.edge.view().borrow().clone();
+        let (reports, problems) = (self.reports.borrow().clone(), self.running.borrow().clone());
         let seen = status::Seen {
             now_unix_ms: unix_ms(),
             facts: &self.facts,
@@ -492,7 +493,7 @@ impl Task {
             past_restarts: &past_restarts,
             naming: &self.rooms.naming,
             reports: &reports,
-            running: &running::current(&self.running.borrow(), &reports, &views),
+            running: &running::current(&problems, &reports, &views),
             views: &views,
             edge: &edge,
             keeper_pid: self.rooms.supervisor.keeper_pid(),
