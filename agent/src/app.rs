@@ -215,8 +215,7 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let listening = listen(&supervisor, &place).await?;
-        let Listening { external, internal, dns } = listening;
+        let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let more = no_names.into_iter().chain(place.waits_for_down(listening));
         let (document, document_seen) = watch::channel(None);

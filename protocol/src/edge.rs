@@ -114,6 +114,8 @@ pub enum FromEdge {
         build: String,
         pid: u32,
         generation: Option<Generation>,
+        /// Every backend that may have a request or get one: those of the snapshot in force, and removed ones in use.
+        backends: Vec<(InstanceId, Incarnation)>,
     },
     Applied {
         generation: Generation,

@@ -189,13 +189,12 @@ fn a_service_that_stops_answering_says_so() {
     let broken = world.home.join("state/services/api/data/broken");
     std::fs::write(&broken, "").unwrap();
     world.until("the service is failing", |world| world.service("api").state == ServiceState::Failing);
-    let api = world.service("api");
-    let error = api.last_error.unwrap();
-    assert!(error.starts_with("runs, but ") && error.contains("answers 500"), "{error}");
-    assert!(api.last_error_unix_ms.is_some());
+    let error = world.service("api").last_error.unwrap();
+    assert!(error.starts_with("was ready and fails now: ") && error.contains("answers 500"), "{error}");
+    world.until("its time is told", |world| world.service("api").last_error_unix_ms.is_some());
     let page = world.ctl(&["status"]);
     assert_eq!(page.code, 6);
-    assert!(page.stdout.lines().next().unwrap().contains("api: runs, but "), "{page:?}");
+    assert!(page.stdout.lines().next().unwrap().contains("api: was ready and fails now: "), "{page:?}");
     std::fs::remove_file(&broken).unwrap();
     world.applied();
     world.down();

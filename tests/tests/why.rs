@@ -51,7 +51,8 @@ fn a_missing_module_and_what_changed_since_the_last_good_release() {
     repo(&world).git(&["commit", "--quiet", "--all", "--message", "use flask, token hunter2-secret"]);
     world.stack(&service(&world, &format!("{HEALTH}\nenv = {{ NEW_TOKEN = \"hunter2-secret\" }}")));
     let words = [
-        "(start): ended",
+        "(start, ",
+        "ended",
         "exit code 1",
         "why: the Python module `no_such_flask` is not installed",
         "> File \"",
@@ -122,7 +123,7 @@ fn exit_codes_signals_and_missing_programs() {
 fn a_build_that_fails() {
     let mut world = good();
     world.stack(&service(&world, "build = \"echo one; echo error: no rule to make it >&2; exit 2\""));
-    let words = ["(build): the build failed: exit code 2", "> error: no rule to make it", "keys: build", "| one"];
+    let words = ["(build, ", "the build failed: exit code 2", "> error: no rule to make it", "keys: build", "| one"];
     let (problem, _) = trouble(&world, DeployPhase::Build, &words);
     let release = problem.release.unwrap();
     assert_eq!(problem.why.next, [format!("agentctl logs api --build {release}")]);
@@ -137,7 +138,7 @@ fn a_health_check_that_fails_and_a_program_that_listens_elsewhere() {
     let broken = "run = \"touch $DATA_DIR/broken && exec python3 web.py\"\n";
     let short = HEALTH.replace("8s", "2s");
     world.stack(&service(&world, &format!("{broken}{short}")));
-    let words = ["(health): not ready", "answers 500", "calls itself unhealthy", "last probes:", "status 500 ("];
+    let words = ["(health, ", "not ready", "answers 500", "calls itself unhealthy", "last probes:", "status 500"];
     trouble(&world, DeployPhase::Health, &words);
     let port = agentd_tests::free_port();
     world.stack(&service(&world, &format!("{HEALTH}\nenv = {{ PORT = \"{port}\" }}")));
@@ -157,7 +158,7 @@ fn a_crash_loop_after_a_good_deploy_has_the_same_screen_and_ends_with_a_rollback
     // The connection is cut: 502, or an error of the client.
     let _ = world.try_get("/api/die");
     let words = [
-        "(run): ",
+        "(run, ",
         "exit code 1",
         "> error: cannot go on",
         "changed since release 1, which was good:",

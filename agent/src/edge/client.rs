@@ -1,6 +1,6 @@
 //! The manager's side: publishes snapshots, and knows what the edge said last. Runs in the manager.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -30,8 +30,6 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 const ORDERS_QUEUE: usize = 16;
 /// Reports a slow listener may fall behind; it probes all backends then.
 const UNREACHABLE_QUEUE: usize = 64;
-/// Removed backends remembered, the oldest removal forgotten first.
-const LEAVING_MAX: usize = 4096;
 /// Readable by the edge's user; a snapshot holds no secret.
 const SNAPSHOT_MODE: u32 = 0o644;
 
@@ -44,8 +42,14 @@ pub struct EdgeView {
     pub edge: Option<EdgeProcess>,
     /// In force at the edge, as far as it told; kept while it is not connected.
     pub generation: Option<Generation>,
-    /// No longer in the snapshot and without a request. A backend that returns to a snapshot leaves the set.
-    pub idle: BTreeSet<BackendKey>,
+    /// What the connected edge may have given a request to: what it said when we met, and what it was sent since.
+    pub in_use: BTreeSet<BackendKey>,
+}
+
+impl EdgeView {
+    fn is_idle(&self, backend: &BackendKey) -> bool {
+        self.edge.is_some() && !self.in_use.contains(backend)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +93,6 @@ impl EdgeClient {
             unreachable: client.unreachable.clone(),
             newest: None,
             waiting: None,
-            leaving: BTreeMap::new(),
-            last_pid: None,
             drained: false,
         };
         lifecycle::spawn_essential("edge client", cancel.clone(), task.run(cancel));
@@ -118,7 +120,7 @@ impl EdgeClient {
     /// Waits until a backend that is no longer in the snapshot has no request left.
     pub async fn wait_idle(&self, backend: &BackendKey, deadline: Duration) -> Idleness {
         let mut view = self.view.clone();
-        let idle = view.wait_for(|view| view.idle.contains(backend));
+        let idle = view.wait_for(|view| view.is_idle(backend));
         match tokio::time::timeout(deadline, idle).await {
             Ok(Ok(_)) => Idleness::Idle,
             // The client has ended: nothing will be heard any more.
@@ -135,9 +137,6 @@ struct Task {
     unreachable: broadcast::Sender<BackendKey>,
     newest: Option<Newest>,
     waiting: Option<Waiting>,
-    /// Removed backends, with the generation that removed them.
-    leaving: BTreeMap<BackendKey, Generation>,
-    last_pid: Option<u32>,
     /// The edge that is connected has said that it ends.
     drained: bool,
 }
@@ -207,7 +206,7 @@ impl Task {
         let outcome = match frame {
             Err(error) => Err(error),
             Ok(frame) => {
-                self.note_removed(&snapshot);
+                self.view.send_modify(|view| view.in_use.extend(backends(&snapshot)));
                 let sent = match link {
                     // Before its Hello the edge is not known to speak our version; Hello sends the newest.
                     Some(link) if self.view.borrow().edge.is_some() => link.send_frame(&frame).await,
@@ -239,35 +238,13 @@ impl Task {
         written.map_err(|source| Error::WriteSnapshot { path: self.snapshot_file.clone(), source })
     }
 
-    fn note_removed(&mut self, snapshot: &Snapshot) {
-        let now = backends(snapshot);
-        if let Some(before) = &self.newest {
-            let removed = before.backends.difference(&now).cloned();
-            self.leaving.extend(removed.map(|backend| (backend, snapshot.generation)));
-        }
-        self.leaving.retain(|backend, _| !now.contains(backend));
-        while self.leaving.len() > LEAVING_MAX {
-            let oldest = self.leaving.iter().min_by_key(|(_, generation)| **generation).map(|(key, _)| key.clone());
-            oldest.and_then(|key| self.leaving.remove(&key));
-        }
-        let leaving = &self.leaving;
-        self.view.send_if_modified(|view| {
-            let before = view.idle.len();
-            view.idle.retain(|backend| leaving.contains_key(backend) || !now.contains(backend));
-            while view.idle.len() > LEAVING_MAX {
-                view.idle.pop_first();
-            }
-            view.idle.len() != before
-        });
-    }
-
     async fn hear(&mut self, frame: BytesMut, link: &mut Link) -> Result<(), Error> {
         match decode(frame).await? {
-            FromEdge::Hello { protocol, build, pid, generation } => {
+            FromEdge::Hello { protocol, build, pid, generation, backends } => {
                 if protocol != PROTOCOL {
                     tracing::error!(protocol, ours = PROTOCOL, "the edge speaks another version; it must be replaced");
                 }
-                self.met(EdgeProcess { pid, build }, generation);
+                self.met(EdgeProcess { pid, build }, generation, backends.into_iter().collect());
                 if let Some(newest) = &self.newest {
                     link.send_frame(&newest.frame).await?;
                 }
@@ -280,9 +257,13 @@ impl Task {
                 tracing::error!(%generation, reason, "the edge refused a snapshot; it routes by the one before");
                 self.answer_to(generation, Err(Error::Rejected { generation, reason }));
             }
-            FromEdge::Idle { instance, incarnation } => self.view.send_modify(|view| {
-                view.idle.insert((instance, incarnation));
-            }),
+            FromEdge::Idle { instance, incarnation } => {
+                let backend = (instance, incarnation);
+                // Sent before the edge had the snapshot in which the backend came back.
+                if self.newest.as_ref().is_none_or(|newest| !newest.backends.contains(&backend)) {
+                    self.view.send_if_modified(|view| view.in_use.remove(&backend));
+                }
+            }
             FromEdge::Unreachable { instance, incarnation } => {
                 // Nobody listens while no service is supervised.
                 let _ = self.unreachable.send((instance, incarnation));
@@ -295,17 +276,14 @@ impl Task {
         Ok(())
     }
 
-    /// A new process never gave a request to a backend that its first snapshot did not have.
-    fn met(&mut self, edge: EdgeProcess, generation: Option<Generation>) {
+    fn met(&mut self, edge: EdgeProcess, generation: Option<Generation>, mut in_use: BTreeSet<BackendKey>) {
         tracing::info!(pid = edge.pid, build = edge.build, ?generation, "connected to the edge");
         self.drained = false;
-        let is_new = self.last_pid.replace(edge.pid).is_some_and(|pid| pid != edge.pid);
-        let unused = |removed_in: &Generation| is_new && generation.is_none_or(|generation| generation >= *removed_in);
-        let idle = self.leaving.iter().filter(|(_, removed_in)| unused(removed_in)).map(|(backend, _)| backend.clone());
+        in_use.extend(self.newest.iter().flat_map(|newest| newest.backends.iter().cloned()));
         self.view.send_modify(|view| {
             view.edge = Some(edge);
             view.generation = generation;
-            view.idle.extend(idle);
+            view.in_use = in_use;
         });
     }
 

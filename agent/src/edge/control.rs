@@ -128,6 +128,7 @@ impl Control {
             build: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             generation: self.routing.registry.table().load().snapshot.as_ref().map(|snapshot| snapshot.generation),
+            backends: self.routing.registry.in_use(),
         };
         tell(manager, &hello).await?;
         for (instance, incarnation) in self.routing.registry.known_idle() {

@@ -126,6 +126,12 @@ impl Registry {
         fresh
     }
 
+    /// Those of the snapshot in force, and removed ones in use.
+    pub fn in_use(&self) -> Vec<BackendKey> {
+        let draining = self.draining.iter().map(|backend| backend.key());
+        self.backends.keys().chain(draining).cloned().collect()
+    }
+
     /// All that are removed and idle, for a manager that was not there to hear it.
     pub fn known_idle(&self) -> impl Iterator<Item = &BackendKey> {
         self.idle.iter()

@@ -80,6 +80,12 @@ pub(super) fn current(problems: &RunProblems, reports: &Reports, views: &Views) 
         .collect()
 }
 
+/// The sentence of it alone, for the moment before the whole problem is put together.
+pub(super) fn cause_of(service: &ServiceName, reports: &Reports, views: &Views) -> Option<String> {
+    let trouble = troubles(reports, views).remove(service)?;
+    views.get(&trouble.instance).map(|view| cause(trouble.kind, view))
+}
+
 /// The services in trouble, and their worst instance. One whose deploy has just failed for the release that serves has
 /// its problem already.
 fn troubles(reports: &Reports, views: &Views) -> BTreeMap<ServiceName, Trouble> {

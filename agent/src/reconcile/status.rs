@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::environment::{self, Naming};
 use super::gate::describe;
 use super::routing::Views;
-use super::running::RunProblems;
+use super::running::{self, RunProblems};
 use super::worker::{Doing, Report, Reports, Settled, release_of};
 use crate::edge::EdgeView;
 use crate::store::{PastRestarts, StoredService, StoredVersion};
@@ -225,7 +225,10 @@ fn error_of(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblem
     let reported = seen.reports.get(&service.name).and_then(|report| report.problem.as_ref());
     let mut unresolved = document.services.iter().filter(|problem| problem.service.as_ref() == Some(&service.name));
     let problem = reported.or(seen.running.get(&service.name)).or(unresolved.next());
-    problem.map(|problem| (problem.cause.clone(), problem.since_unix_ms)).unzip()
+    match problem {
+        Some(problem) => (Some(problem.cause.clone()), Some(problem.since_unix_ms)),
+        None => (running::cause_of(&service.name, seen.reports, seen.views), None),
+    }
 }
 
 fn since_of(readiness: Readiness) -> Option<u64> {
