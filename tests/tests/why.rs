@@ -113,7 +113,7 @@ fn exit_codes_signals_and_missing_programs() {
     }
     let signal = "run = \"kill -SEGV $$; true\"";
     world.stack(&service(&world, signal));
-    let (problem, _) = trouble(&world, DeployPhase::Start, &["SIGSEGV"]);
+    let (problem, _) = trouble(&world, DeployPhase::Start, &["before it was ready: killed by SIGSEGV"]);
     assert!(matches!(problem.why.exit, Some(ProgramExit::Signal { ref name, .. }) if name == "SIGSEGV"), "{problem:?}");
     assert_eq!(world.get("/api").json()["version"], "v1");
     world.down();
@@ -143,7 +143,7 @@ fn a_health_check_that_fails_and_a_program_that_listens_elsewhere() {
     let port = agentd_tests::free_port();
     world.stack(&service(&world, &format!("{HEALTH}\nenv = {{ PORT = \"{port}\" }}")));
     let meaning = format!("it listens on port {port} and not on 2");
-    trouble(&world, DeployPhase::Health, &[&meaning, "connection refused ("]);
+    trouble(&world, DeployPhase::Health, &[&meaning, "connection refused"]);
     world.down();
 }
 
