@@ -34,7 +34,8 @@ const SUFFIX: &str = "svc.internal";
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     pub stack: PathBuf,
-    pub home: PathBuf,
+    /// `None`: the agent of the machine.
+    pub home: Option<PathBuf>,
     pub run_as: Option<String>,
     pub public: bool,
 }
@@ -138,7 +139,7 @@ pub fn static_site(options: static_site::Options) -> Result<(), Error> {
 
 /// `agentd run`
 pub fn run(options: &RunOptions) -> Result<(), Error> {
-    let home = Home::dev(&options.home)?;
+    let home = Home::open(options.home.as_deref())?;
     let _lock = lock(&home)?;
     logging::to_stderr_and(&home.agent_log_file())?;
     let runtime =
@@ -170,7 +171,7 @@ async fn leave_nothing(supervisor: &Supervisor) {
 }
 
 fn lock(home: &Home) -> Result<Lock, Error> {
-    let shown = home.root.display().to_string();
+    let shown = home.places.shown();
     Lock::take(&home.lock_file()).map_err(|refused| match refused {
         NotLocked::Held { pid } => Error::Locked { home: shown, pid },
         NotLocked::Io(source) => Error::Lock { home: shown, source },
@@ -231,7 +232,7 @@ impl App {
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                home: home.root.display().to_string(),
+                home: home.places.shown(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
                 external,
                 internal,
@@ -255,7 +256,7 @@ impl App {
             ending: cancel.clone(),
         };
         serve(api, &home)?;
-        tracing::info!(home = %home.root.display(), %external, %internal, %dns, "agentd runs");
+        tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
 
@@ -322,7 +323,7 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
         services_dir: home.state_dir.join("services"),
         auth: settings.credentials(),
         file_owner: run_user.map(|chosen| (chosen.user.uid, chosen.user.gid)),
-        known_hosts_file: home.root.join("known_hosts"),
+        known_hosts_file: home.known_hosts_file(),
         git_keys_dir: home.git_keys_dir(),
         git_program: PathBuf::from("git"),
     };
@@ -417,7 +418,7 @@ fn follow(
     let (versions, queue) = mpsc::channel(VERSIONS_MAX);
     let config = sync::FileConfig { path: absolute(&options.stack)?, read };
     let publisher = sync::FilePublisher::start(config, refs, store.clone(), versions, cancel.clone())?;
-    tracing::info!(stack = %options.stack.display(), home = %home.root.display(), "following the stack file");
+    tracing::info!(stack = %options.stack.display(), home = %home.places.shown(), "following the stack file");
     let reconcile = reconcile.clone();
     let bridge = Bridge { store, port, document, status: publisher.status.clone() };
     lifecycle::spawn_essential("versions", cancel.clone(), bridge.run(queue, reconcile, publisher));

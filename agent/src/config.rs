@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use agentd_protocol::places::Places;
 use agentd_protocol::shim::spec::User;
 use serde::Deserialize;
 
@@ -43,31 +44,46 @@ pub enum Error {
     Unreachable { user: String, path: PathBuf },
 }
 
-/// The folders of one agent.
+/// The folders of one agent, made and writable.
 #[derive(Debug, Clone)]
 pub struct Home {
-    pub root: PathBuf,
+    pub places: Places,
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
     pub log_dir: PathBuf,
 }
 
 impl Home {
-    /// Everything under one folder, made where missing. Folders services must pass through are 0711, the rest 0700.
-    pub fn dev(root: &Path) -> Result<Self, Error> {
+    /// Makes what is missing; `None` is the agent of the machine. Folders services must pass through are 0711, the rest
+    /// 0700; the settings of the machine are readable.
+    pub fn open(home: Option<&Path>) -> Result<Self, Error> {
         let failed = |path: &Path, source| Error::Home { path: path.to_owned(), source };
-        std::fs::create_dir_all(root).map_err(|source| failed(root, source))?;
-        let root = root.canonicalize().map_err(|source| failed(root, source))?;
-        let home = Self { state_dir: root.join("state"), run_dir: root.join("run"), log_dir: root.join("log"), root };
-        for (dir, mode) in [(&home.state_dir, 0o711), (&home.run_dir, 0o711), (&home.log_dir, 0o700)] {
+        let places = match home {
+            Some(root) => {
+                std::fs::create_dir_all(root).map_err(|source| failed(root, source))?;
+                Places::below(&root.canonicalize().map_err(|source| failed(root, source))?)
+            }
+            None => Places::system(),
+        };
+        for (dir, mode) in [
+            (&places.settings_dir, 0o755),
+            (&places.state_dir, 0o711),
+            (&places.run_dir, 0o711),
+            (&places.log_dir, 0o700),
+        ] {
             let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
             made.and_then(|()| writable(dir)).map_err(|source| failed(dir, source))?;
         }
-        Ok(home)
+        let (state_dir, run_dir, log_dir) = (places.state_dir.clone(), places.run_dir.clone(), places.log_dir.clone());
+        Ok(Self { places, state_dir, run_dir, log_dir })
     }
 
     pub fn settings_file(&self) -> PathBuf {
-        self.root.join("agentd.toml")
+        self.places.settings_dir.join("agentd.toml")
+    }
+
+    pub fn known_hosts_file(&self) -> PathBuf {
+        self.places.settings_dir.join("known_hosts")
     }
 
     pub fn database_file(&self) -> PathBuf {
@@ -83,7 +99,7 @@ impl Home {
     }
 
     pub fn git_keys_dir(&self) -> PathBuf {
-        self.root.join("git-keys")
+        self.places.settings_dir.join("git-keys")
     }
 
     pub fn edge_dir(&self) -> PathBuf {
@@ -261,6 +277,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(matches!(Home::dev(&file.join("home")), Err(Error::Home { .. })));
+        assert!(matches!(Home::open(Some(&file.join("home"))), Err(Error::Home { .. })));
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod dns;
 pub mod edge;
 pub mod edge_launch;
+pub mod firewall;
 pub mod lifecycle;
 pub mod logging;
 pub mod proxy;

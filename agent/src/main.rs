@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use agentd::app::{self, RunOptions};
 use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
+use agentd_protocol::places::Places;
 use agentd_sys::causes::chain;
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
@@ -26,12 +27,15 @@ struct Cli {
 enum Verb {
     /// Runs the manager on one home. Ending it leaves every service running; `agentctl down` stops them.
     Run {
-        /// The desired state, TOML or JSON; watched for changes.
-        #[arg(long)]
-        stack: PathBuf,
+        /// The desired state, TOML or JSON; watched for changes [default with --system: /etc/agentd/stack.toml]
+        #[arg(long, required_unless_present = "system")]
+        stack: Option<PathBuf>,
         /// Folder for everything this agent keeps.
-        #[arg(long)]
-        home: PathBuf,
+        #[arg(long, required_unless_present = "system")]
+        home: Option<PathBuf>,
+        /// The agent of the machine: its files under /etc, /var and /run, its firewall and names.
+        #[arg(long, conflicts_with = "home")]
+        system: bool,
         /// User that builds and services run as when started as root.
         #[arg(long, value_name = "USER")]
         run_as: Option<String>,
@@ -59,7 +63,10 @@ enum Verb {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Run { stack, home, run_as, public } => app::run(&RunOptions { stack, home, run_as, public }),
+        Verb::Run { stack, home, system: _, run_as, public } => {
+            let stack = stack.unwrap_or_else(|| Places::system().stack_file());
+            app::run(&RunOptions { stack, home, run_as, public })
+        }
         Verb::Edge { snapshot } => app::edge(snapshot),
         Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
     };

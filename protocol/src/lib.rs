@@ -7,6 +7,7 @@
 //! feature, which every program but the shim turns on.
 
 pub mod ids;
+pub mod places;
 pub mod shim;
 
 #[cfg(feature = "documents")]
@@ -18,6 +19,7 @@ pub mod exit_code;
 #[cfg(feature = "documents")]
 pub mod keys;
 #[cfg(feature = "documents")]
+pub mod security;
 #[cfg(feature = "documents")]
 pub mod stack;
 #[cfg(feature = "documents")]

@@ -1,0 +1,34 @@
+//! What somebody decided to let in. No fact of the host is in here: the same policy means the same thing everywhere.
+
+use std::collections::BTreeSet;
+
+use agentd_protocol::security::Mode;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    pub mode: Mode,
+    /// Ports of the proxy; let in by `daemon-port` alone (A1).
+    pub proxy_tcp: BTreeSet<u16>,
+    /// Networks that may reach SSH, of the document and of the host's owner; in `daemon-port` alone (A2).
+    pub ssh: Vec<IpNet>,
+    /// Interfaces on which SSH may be reached in both closed modes (A2, T1).
+    pub ssh_interfaces: BTreeSet<String>,
+    /// Interfaces on which everything passes (P9).
+    pub trusted_interfaces: BTreeSet<String>,
+}
+
+impl Policy {
+    /// Nothing is shut, nothing is named.
+    pub fn open() -> Self {
+        Self {
+            mode: Mode::Open,
+            proxy_tcp: BTreeSet::new(),
+            ssh: Vec::new(),
+            ssh_interfaces: BTreeSet::new(),
+            trusted_interfaces: BTreeSet::new(),
+        }
+    }
+}
