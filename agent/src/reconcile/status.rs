@@ -363,6 +363,7 @@ mod tests {
             schema: SCHEMA,
             stack: StackSection { name: name("s"), poll_interval: Span::from_secs(15) },
             proxy: Proxy { port: 8080, health_path: None },
+            security: None,
             service: vec![entry("api", 'a')],
         };
         let latest = StoredVersion {
