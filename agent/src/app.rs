@@ -1,5 +1,7 @@
 //! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
 
+mod outside;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,13 +19,14 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
-use crate::edge_launch::{self, EdgePlace, Listening};
+use crate::edge_launch::{self, EdgePlace, Listening, Reach};
 use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
 use crate::{config, edge, lifecycle, logging, static_site};
+use outside::Outside;
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -67,6 +70,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("the proxy's port cannot be opened to the outside; look at what else listens on it")]
+    Outside(#[source] std::io::Error),
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -112,6 +117,7 @@ impl Error {
             Self::Document(_) => Exit::Invalid,
             Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
             Self::Runtime(_)
+            | Self::Outside(_)
             | Self::Source(_)
             | Self::Supervisor(_)
             | Self::Shim(_)
@@ -150,9 +156,9 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
-async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<(Listening, Outside), Error> {
     match edge_launch::ensure(supervisor, place).await {
-        Ok(listening) => Ok(listening),
+        Ok((listening, sockets)) => Ok((listening, Outside::new(listening.external, sockets))),
         Err(error) => {
             leave_nothing(supervisor).await;
             Err(error.into())
@@ -192,10 +198,7 @@ impl App {
     async fn build(options: &RunOptions, home: Home) -> Result<Self, Error> {
         let cancel = CancellationToken::new();
         let settings = Settings::read(&home.settings_file())?;
-        let run_user = RunUser::choose(options.run_as.as_deref())?;
-        if let Some(user) = &run_user {
-            user.check_reaches(&home.state_dir)?;
-        }
+        let run_user = run_user(options, &home)?;
         let store = Store::open(&home.database_file())?;
         let stack = first_stack(&options.stack, &store).await?;
         let epoch = store.next_epoch().await?;
@@ -215,10 +218,11 @@ impl App {
             cancel.clone(),
         )
         .await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
+        let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings);
+        let (listening @ Listening { internal, dns, .. }, outside) = listen(&supervisor, &place).await?;
+        outside.set(Reach::Everybody)?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let more = no_names.into_iter().chain(place.waits_for_down(listening));
+        let more = no_names.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
@@ -234,7 +238,7 @@ impl App {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.places.shown(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
-                external,
+                external: outside.address.subscribe(),
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
@@ -246,7 +250,7 @@ impl App {
         })
         .await?;
         let refs = Arc::new(GitRefs(source));
-        follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
+        follow(options, &home, store, Arc::clone(&refs), listening.external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let api = Api {
             reconcile: reconcile.clone(),
@@ -256,7 +260,7 @@ impl App {
             ending: cancel.clone(),
         };
         serve(api, &home)?;
-        tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
+        tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }
 
@@ -283,6 +287,14 @@ impl App {
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
+}
+
+fn run_user(options: &RunOptions, home: &Home) -> Result<Option<RunUser>, Error> {
+    let user = RunUser::choose(options.run_as.as_deref())?;
+    if let Some(user) = &user {
+        user.check_reaches(&home.state_dir)?;
+    }
+    Ok(user)
 }
 
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.

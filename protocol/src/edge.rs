@@ -18,6 +18,10 @@ pub const PROTOCOL: u32 = 2;
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Names of the edge's descriptors (see [`crate::shim`]).
 pub const LISTEN_EXTERNAL: &str = "listen.external";
+/// The same port on every address. Bound with the others, listened on only while outside traffic may come: any process
+/// that holds it opens and shuts it for all (listen(2), shutdown(2)), and can see which it is (SO_ACCEPTCONN).
+pub const LISTEN_PUBLIC_V4: &str = "listen.public-v4";
+pub const LISTEN_PUBLIC_V6: &str = "listen.public-v6";
 pub const LISTEN_INTERNAL: &str = "listen.internal";
 pub const LISTEN_DNS_UDP: &str = "listen.dns-udp";
 pub const LISTEN_DNS_TCP: &str = "listen.dns-tcp";

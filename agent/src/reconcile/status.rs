@@ -26,7 +26,8 @@ pub struct Facts {
     pub version: String,
     pub home: String,
     pub started_unix_ms: u64,
-    pub external: SocketAddr,
+    /// Moves with the host's security mode.
+    pub external: watch::Receiver<SocketAddr>,
     pub internal: SocketAddr,
     pub dns: SocketAddr,
     pub suffix: String,
@@ -105,7 +106,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         edge: Edge {
             pid: seen.edge.edge.as_ref().map(|edge| edge.pid),
             generation: seen.edge.generation,
-            external: Some(seen.facts.external),
+            external: Some(*seen.facts.external.borrow()),
             internal: Some(seen.facts.internal),
             dns: Some(seen.facts.dns),
             suffix: seen.facts.suffix.clone(),
@@ -200,7 +201,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         ready,
         wanted,
         restarts: restarts(seen, service, &serving),
-        url: entry.and_then(|entry| url(entry, seen.facts.external)),
+        url: entry.and_then(|entry| url(entry, *seen.facts.external.borrow())),
         internal_url: entry
             .filter(|entry| entry.kind != Kind::Worker)
             .map(|entry| environment::url(&entry.name, seen.naming)),
@@ -352,7 +353,7 @@ mod tests {
             version: String::new(),
             home: String::new(),
             started_unix_ms: 0,
-            external: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            external: watch::channel(SocketAddr::from(([127, 0, 0, 1], 8080))).1,
             internal: SocketAddr::from(([127, 0, 0, 1], 8081)),
             dns: SocketAddr::from(([127, 0, 0, 1], 5354)),
             suffix: "svc.internal".into(),

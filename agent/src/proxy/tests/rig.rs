@@ -51,8 +51,10 @@ impl Rig {
         let (address, internal) = (outside.local_addr().unwrap(), within.local_addr().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (proxy, unreachable) = Proxy::new(Arc::clone(&table), limits);
-        lifecycle::spawn("test accept", proxy.clone().accept(outside, Entrance::External));
-        lifecycle::spawn("test accept", proxy.clone().accept(within, Entrance::Internal));
+        for (listener, entrance) in [(outside, Entrance::External), (within, Entrance::Internal)] {
+            let listener = listener.into_std().unwrap();
+            lifecycle::spawn("test accept", proxy.clone().accept(listener, entrance));
+        }
         Self { address, internal, registry: Registry::new(table), proxy, unreachable, generation: 0 }
     }
 
