@@ -26,6 +26,7 @@ use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
 use super::running::{self, RunProblems};
+use super::sequence;
 use super::status;
 use super::status_file::{self, Sources};
 use super::transitions::{self, Standing};
@@ -325,6 +326,11 @@ impl Task {
         let wanted = Wanted {
             ticket: self.ticket,
             version: latest.version,
+            after: match run {
+                RunWish::Run | RunWish::RunFresh => sequence::before_start(&latest.stack.service, entry.as_ref()),
+                // One service alone, by its operator's wish: whoever needs it is not asked.
+                RunWish::Stop => Arc::new([]),
+            },
             entry: entry.map(Arc::new),
             services: Arc::new(latest.stack.service.iter().map(|entry| entry.name.clone()).collect()),
             run,
@@ -428,14 +434,15 @@ impl Task {
     fn stop_all(&mut self) -> Vec<(ServiceName, Ticket)> {
         self.course = Course::GoingDown;
         let mut tickets = Vec::new();
+        let stack = self.latest.as_ref().map_or(&[][..], |latest| &latest.stack.service);
+        let limit = COMMAND_SLACK + sequence::stop_limit(stack);
         for (name, orders) in &self.workers {
             self.ticket += 1;
-            let mut limit = COMMAND_SLACK;
             orders.wanted.send_modify(|wanted| {
                 wanted.ticket = self.ticket;
-                if let Some(entry) = &wanted.entry {
+                wanted.after = sequence::before_stop(stack, name);
+                if wanted.entry.is_some() {
                     wanted.run = RunWish::Stop;
-                    limit += entry.drain.0 + entry.stop.timeout.0;
                 }
             });
             tickets.push((name.clone(), Ticket { number: self.ticket, limit }));
