@@ -156,9 +156,9 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
-async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<(Listening, Outside), Error> {
+async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<edge_launch::Edge, Error> {
     match edge_launch::ensure(supervisor, place).await {
-        Ok((listening, sockets)) => Ok((listening, Outside::new(listening.external, sockets))),
+        Ok(edge) => Ok(edge),
         Err(error) => {
             leave_nothing(supervisor).await;
             Err(error.into())
@@ -219,9 +219,13 @@ impl App {
         )
         .await?;
         let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings);
-        let (listening @ Listening { internal, dns, .. }, outside) = listen(&supervisor, &place).await?;
+        let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
+        let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         outside.set(Reach::Everybody)?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
+        if !retiring.is_empty() {
+            lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
+        }
         let more = no_names.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
@@ -250,7 +254,7 @@ impl App {
         })
         .await?;
         let refs = Arc::new(GitRefs(source));
-        follow(options, &home, store, Arc::clone(&refs), listening.external.port(), document, &reconcile, &cancel)?;
+        follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let api = Api {
             reconcile: reconcile.clone(),

@@ -1,8 +1,10 @@
 //! The edge is the first service the supervisor runs: its listeners are bound once, here, and live in shim and keeper
 //! from then on; a later manager finds it running.
 
+mod handover;
 mod public;
 
+pub use handover::retire;
 pub use public::{PublicSockets, Reach};
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use agentd_protocol::edge::{
     LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL, LISTEN_PUBLIC_V4,
     LISTEN_PUBLIC_V6,
 };
+use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::StopSignal;
@@ -32,6 +35,9 @@ const BACKLOG: i32 = 4096;
 /// The edge drains its requests itself when asked to stop; streams are cut after this.
 const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 const SERVICE: &str = "edge";
+/// What a new edge inherits of the one before.
+const SOCKETS: &[&str] =
+    &[LISTEN_EXTERNAL, LISTEN_PUBLIC_V4, LISTEN_PUBLIC_V6, LISTEN_INTERNAL, LISTEN_DNS_UDP, LISTEN_DNS_TCP];
 const CONTROL_SOCKET: &str = "edge.sock";
 const PROXY_KEY: &str = "proxy.port in the stack file";
 
@@ -116,17 +122,28 @@ impl EdgePlace {
 /// Descriptors with their names, as they are held.
 type Held = Vec<(String, OwnedFd)>;
 
+/// The edge that serves from now on, and those that are to end once it does.
+#[derive(Debug)]
+pub struct Edge {
+    pub listening: Listening,
+    pub public: PublicSockets,
+    pub retiring: Vec<InstanceId>,
+}
+
 /// Finds the running edge or starts one. Tells where it listens: one that was found keeps the ports it was started with,
-/// whatever document and settings say by now.
-pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<(Listening, PublicSockets), Error> {
+/// whatever document and settings say by now. One of another program than ours gets a successor on the same sockets.
+pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Edge, Error> {
+    let edges = running(supervisor);
+    let current = edges.iter().find(|view| handover::is_our_program(view)).or(edges.first());
     let mut found = Held::new();
-    if let Some(view) = running(supervisor) {
-        found = held(supervisor, &view).await;
+    if let Some(view) = current {
+        found = held(supervisor, view).await;
         if let Some(listening) = listens_on(&found) {
-            if matches!(view.phase, Phase::Down) {
-                supervisor.start_again(&view.id).await?;
+            if !handover::is_our_program(view) {
+                return succeed(supervisor, place, found, &edges).await;
             }
-            return Ok((listening, PublicSockets::of(&found)));
+            let retiring = edges.iter().filter(|edge| edge.id != view.id).map(|edge| edge.id.clone()).collect();
+            return Ok(Edge { listening, public: PublicSockets::of(&found), retiring });
         }
         if outer(&found).is_none() {
             tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
@@ -136,16 +153,39 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<(Liste
     }
     // Before the old edge ends: a port that is taken leaves it serving.
     let sockets = bind_missing(found, place)?;
-    if running(supervisor).is_some() {
+    if !running(supervisor).is_empty() {
         tracing::warn!(
             "the edge was started by an older agentd and knows no names; it drains, then a new one takes over"
         );
         stop(supervisor).await?;
     }
+    begin(supervisor, place, sockets, Vec::new()).await
+}
+
+/// A second edge on the sockets of the first: both accept until the first is told to end.
+async fn succeed(
+    supervisor: &Supervisor,
+    place: &EdgePlace,
+    mut sockets: Held,
+    edges: &[InstanceView],
+) -> Result<Edge, Error> {
+    tracing::info!("the edge that was found does not run our program; one of ours takes over on its sockets");
+    sockets.retain(|(name, _)| SOCKETS.contains(&name.as_str()));
+    // Managers reach the new edge from here on; the old one routes by what it was told last.
+    sockets.push((LISTEN_CONTROL.to_owned(), control(place)?));
+    begin(supervisor, place, sockets, edges.iter().map(|edge| edge.id.clone()).collect()).await
+}
+
+async fn begin(
+    supervisor: &Supervisor,
+    place: &EdgePlace,
+    sockets: Held,
+    retiring: Vec<InstanceId>,
+) -> Result<Edge, Error> {
     let listening = listens_on(&sockets).expect("all sockets are there");
     let public = PublicSockets::of(&sockets);
     supervisor.launch(launch(sockets, place)?).await?;
-    Ok((listening, public))
+    Ok(Edge { listening, public, retiring })
 }
 
 fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
@@ -173,15 +213,19 @@ fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
     })
 }
 
-/// Stops the edge and lets its listeners go.
+/// Stops every edge and lets their listeners go.
 pub async fn stop(supervisor: &Supervisor) -> Result<(), Error> {
-    if let Some(view) = running(supervisor) {
-        if view.phase != Phase::Down {
-            supervisor.stop(&view.id, None).await?;
-        }
-        supervisor.remove(&view.id).await?;
+    for view in running(supervisor) {
+        end(supervisor, &view).await?;
     }
     Ok(())
+}
+
+async fn end(supervisor: &Supervisor, view: &InstanceView) -> Result<(), Error> {
+    if view.phase != Phase::Down {
+        supervisor.stop(&view.id, None).await?;
+    }
+    Ok(supervisor.remove(&view.id).await?)
 }
 
 /// What shim or keeper still hold for the edge.
@@ -254,8 +298,8 @@ enum Wanted {
     Control,
 }
 
-fn running(supervisor: &Supervisor) -> Option<InstanceView> {
-    supervisor.view().borrow().values().find(|view| matches!(view.label, Label::Edge)).cloned()
+fn running(supervisor: &Supervisor) -> Vec<InstanceView> {
+    supervisor.view().borrow().values().filter(|view| matches!(view.label, Label::Edge)).cloned().collect()
 }
 
 fn listen(address: SocketAddr, transport: Transport, key: &'static str, outside: Outside) -> Result<OwnedFd, Error> {

@@ -53,7 +53,12 @@ const TABLE: &[Row] = &[
     Row { place: "agent/tests/", rooms: All, crates: &[PROTOCOL, SYS, DOCUMENT] },
     Row { place: "agent/build.rs", rooms: These(&[]), crates: &[] },
     // Wiring that would make app.rs too long to read.
-    Row { place: "agent/src/edge_launch", rooms: These(&["config", "supervisor"]), crates: &[PROTOCOL, SYS] },
+    Row {
+        place: "agent/src/edge_launch",
+        // A new edge takes over when the client hears that it routes.
+        rooms: These(&["config", "supervisor", "edge::EdgeView"]),
+        crates: &[PROTOCOL, SYS],
+    },
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
     // The host's settings hold the credentials as source wants them; a second type for them would be a copy.
     Row { place: "agent/src/config.rs", rooms: These(&["source::Credential"]), crates: &[PROTOCOL, SYS, DOCUMENT] },
