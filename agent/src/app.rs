@@ -94,6 +94,8 @@ pub enum Error {
     Sync(#[from] crate::sync::Error),
     #[error(transparent)]
     StaticSite(#[from] static_site::Error),
+    #[error(transparent)]
+    Firewall(#[from] crate::firewall_cli::Error),
 }
 
 /// A document that cannot be used, every problem on a line of its own.
@@ -126,7 +128,8 @@ impl Error {
             | Self::EdgeLaunch(_)
             | Self::Api(_)
             | Self::Sync(_)
-            | Self::StaticSite(_) => Exit::Failed,
+            | Self::StaticSite(_)
+            | Self::Firewall(_) => Exit::Failed,
         }
     }
 }

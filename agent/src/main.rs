@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd::app::{self, RunOptions};
+use agentd::firewall_cli::{self, FirewallVerb};
 use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::places::Places;
@@ -43,6 +44,9 @@ enum Verb {
         #[arg(long)]
         public: bool,
     },
+    /// The firewall by itself, without a manager.
+    #[command(subcommand)]
+    Firewall(FirewallVerb),
     /// Runs the data plane. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
     Edge {
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
             app::run(&RunOptions { stack, home, run_as, public })
         }
+        Verb::Firewall(verb) => firewall_cli::run(&verb).map_err(app::Error::from),
         Verb::Edge { snapshot } => app::edge(snapshot),
         Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
     };

@@ -10,10 +10,15 @@
 //! them and the kernel, and changes nothing that is right.
 
 pub mod facts;
+pub mod inspect;
+mod links;
 pub mod nft;
 pub mod policy;
 pub mod ruleset;
+mod sockets;
 
-pub use facts::{Facts, Session};
+pub use facts::{BreakGlass, Facts, Session};
+pub use inspect::Found;
+pub use nft::Nft;
 pub use policy::Policy;
-pub use ruleset::{Revision, Ruleset};
+pub use ruleset::{Amendment, Revision, Ruleset, Stamp};

@@ -59,6 +59,8 @@ const TABLE: &[Row] = &[
         rooms: These(&["config", "supervisor", "edge::EdgeView"]),
         crates: &[PROTOCOL, SYS],
     },
+    Row { place: "agent/src/edge_launch.rs", rooms: These(&["config", "supervisor"]), crates: &[PROTOCOL, SYS] },
+    Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
     // The host's settings hold the credentials as source wants them; a second type for them would be a copy.
     Row { place: "agent/src/config.rs", rooms: These(&["source::Credential"]), crates: &[PROTOCOL, SYS, DOCUMENT] },
