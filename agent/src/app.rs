@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use agentd_document::Format;
 use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
+use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::shim::hosts::{Advice, advice};
@@ -20,9 +21,11 @@ use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
 use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
-use crate::store::Store;
+use crate::store::{EVENTS_KEPT, EventQuery, Store};
 use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
+use crate::tunnel::{self, Told, Tunnel};
+use crate::tunnel_launch::{self, TunnelPlace};
 use crate::{config, edge, lifecycle, logging, static_site};
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
@@ -84,6 +87,8 @@ pub enum Error {
     #[error(transparent)]
     EdgeLaunch(#[from] edge_launch::Error),
     #[error(transparent)]
+    Tunnel(#[from] tunnel::Error),
+    #[error(transparent)]
     Api(#[from] crate::api::Error),
     #[error(transparent)]
     Sync(#[from] crate::sync::Error),
@@ -118,6 +123,7 @@ impl Error {
             | Self::Reconcile(_)
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
+            | Self::Tunnel(_)
             | Self::Api(_)
             | Self::Sync(_)
             | Self::StaticSite(_) => Exit::Failed,
@@ -182,6 +188,7 @@ fn lock(home: &Home) -> Result<Lock, Error> {
 struct App {
     supervisor: Supervisor,
     reconcile: reconcile::Handle,
+    tunnel: tunnel_launch::Running,
     /// Ends every task; services run on.
     cancel: CancellationToken,
     /// Set by `agentctl down`.
@@ -219,12 +226,16 @@ impl App {
         let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let more = no_names.into_iter().chain(place.waits_for_down(listening));
+        let more = more.chain(shared_secret(settings.tunnel(), run_user.as_ref()));
+        let watching = watch_tunnel(settings.tunnel(), external.port(), &store, &cancel).await?;
+        let tunnel_seen = watching.as_ref().map_or_else(|| watch::channel(None).1, |tunnel| tunnel.status.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
+            client_address: settings.tunnel().map_or(ForwardedBy::Nobody, |_| ForwardedBy::Cloudflare),
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
@@ -240,11 +251,13 @@ impl App {
                 suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref(), more),
                 document: document_seen,
+                tunnel: tunnel_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
+        let tunnel = run_tunnel(&settings, watching, &supervisor, &home, external.port(), &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
@@ -257,7 +270,7 @@ impl App {
         };
         serve(api, &home)?;
         tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
-        Ok(Self { supervisor, reconcile, cancel, down })
+        Ok(Self { supervisor, reconcile, tunnel, cancel, down })
     }
 
     /// Until a signal (services run on) or `agentctl down` (they do not).
@@ -276,6 +289,8 @@ impl App {
 
     async fn take_down(&self) -> Result<(), Error> {
         tracing::info!("taking everything down");
+        // First: Cloudflare then asks elsewhere, where there is an elsewhere.
+        self.tunnel.down().await?;
         self.reconcile.down().await?;
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;
@@ -283,6 +298,57 @@ impl App {
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
+}
+
+/// Watches the tunnel, where there is one; what was said of it last is no news.
+async fn watch_tunnel(
+    tunnel: Option<&Tunnel>,
+    origin_port: u16,
+    store: &Store,
+    cancel: &CancellationToken,
+) -> Result<Option<tunnel::Handle>, Error> {
+    let (metrics, managed) = match tunnel {
+        None => return Ok(None),
+        Some(Tunnel::Watched { metrics }) => (*metrics, None),
+        Some(Tunnel::Managed(managed)) => (managed.metrics, Some(managed.clone())),
+    };
+    let newest = store.events(EventQuery { limit: EVENTS_KEPT, ..EventQuery::default() }).await?;
+    let told = newest.iter().rev().find_map(|event| Told::of(&event.what));
+    let watched = tunnel::Watched { metrics, origin_port, managed, told };
+    Ok(Some(tunnel::start(watched, cancel.clone())?))
+}
+
+/// Runs its program where it is ours to run, and notes what becomes of it.
+fn run_tunnel(
+    settings: &Settings,
+    watching: Option<tunnel::Handle>,
+    supervisor: &Supervisor,
+    home: &Home,
+    origin_port: u16,
+    reconcile: &reconcile::Handle,
+    cancel: &CancellationToken,
+) -> tunnel_launch::Running {
+    let told = watching.map(|tunnel::Handle { mut events, restarts, trouble, .. }| {
+        let journal = reconcile.journal().clone();
+        lifecycle::spawn("tunnel events", async move {
+            while let Some(what) = events.recv().await {
+                journal.host(what);
+            }
+        });
+        (restarts, trouble)
+    });
+    let managed = match settings.tunnel() {
+        Some(Tunnel::Managed(managed)) => Some(managed.clone()),
+        Some(Tunnel::Watched { .. }) | None => None,
+    };
+    let place = TunnelPlace { dir: home.tunnel_dir(), search_path: search_path(None), origin_port };
+    tunnel_launch::start(supervisor.clone(), managed, place, told, cancel)
+}
+
+fn shared_secret(tunnel: Option<&Tunnel>, run_user: Option<&RunUser>) -> Option<String> {
+    let Some(Tunnel::Managed(_)) = tunnel else { return None };
+    let user = run_user.map_or_else(|| "the user who started agentd".to_owned(), |chosen| format!("`{}`", chosen.name));
+    Some(format!("services run as {user}, as cloudflared does: they can take the tunnel's secret out of its memory"))
 }
 
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
