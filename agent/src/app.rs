@@ -239,7 +239,11 @@ impl App {
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
-            credentials: reconcile::CredentialFiles { files: settings.credentials(), keys_dir: home.git_keys_dir() },
+            credentials: reconcile::CredentialFiles {
+                files: settings.credentials(),
+                keys_dir: home.git_keys_dir(),
+                tunnel_file: managed(settings.tunnel()).map(|managed| managed.identity.file().clone()),
+            },
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -337,16 +341,19 @@ fn run_tunnel(
         });
         (restarts, trouble)
     });
-    let managed = match settings.tunnel() {
-        Some(Tunnel::Managed(managed)) => Some(managed.clone()),
-        Some(Tunnel::Watched { .. }) | None => None,
-    };
     let place = TunnelPlace { dir: home.tunnel_dir(), search_path: search_path(None), origin_port };
-    tunnel_launch::start(supervisor.clone(), managed, place, told, cancel)
+    tunnel_launch::start(supervisor.clone(), managed(settings.tunnel()).cloned(), place, told, cancel)
+}
+
+fn managed(tunnel: Option<&Tunnel>) -> Option<&tunnel::Managed> {
+    match tunnel {
+        Some(Tunnel::Managed(managed)) => Some(managed),
+        Some(Tunnel::Watched { .. }) | None => None,
+    }
 }
 
 fn shared_secret(tunnel: Option<&Tunnel>, run_user: Option<&RunUser>) -> Option<String> {
-    let Some(Tunnel::Managed(_)) = tunnel else { return None };
+    managed(tunnel)?;
     let user = run_user.map_or_else(|| "the user who started agentd".to_owned(), |chosen| format!("`{}`", chosen.name));
     Some(format!("services run as {user}, as cloudflared does: they can take the tunnel's secret out of its memory"))
 }

@@ -43,7 +43,8 @@ pub(super) fn drift(answer: &[u8], wanted: &Wanted) -> Option<String> {
     let answer: Answer = serde_json::from_slice(answer).ok()?;
     let rules = answer.config.ingress.unwrap_or_default();
     let leads_here = |rule: &&Rule| is_here(&rule.service, wanted.origin_port);
-    let harmless = |rule: &&Rule| leads_here(rule) || rule.service.is_empty() || rule.service.starts_with("http_status:");
+    let harmless =
+        |rule: &&Rule| leads_here(rule) || rule.service.is_empty() || rule.service.starts_with("http_status:");
     let elsewhere = rules.iter().filter(|rule| !harmless(rule)).map(|rule| shown(&rule.service));
     let known = |name: &str| wanted.hostnames.iter().flatten().any(|known| known.eq_ignore_ascii_case(name));
     let others = rules.iter().filter(leads_here).filter(|rule| wanted.hostnames.is_some() && !known(&rule.hostname));
@@ -109,7 +110,8 @@ mod tests {
 
     #[test]
     fn other_origins_and_hosts_are_named_without_their_secrets() {
-        let text = said(&format!(r#"{OURS},{{"hostname":"s.test","service":"ssh://me:hush@localhost:22\u001b"}}"#), None);
+        let text =
+            said(&format!(r#"{OURS},{{"hostname":"s.test","service":"ssh://me:hush@localhost:22\u001b"}}"#), None);
         assert_eq!(text.unwrap(), "leads to ssh://localhost:22, which no setting of this host asks for");
         let text = said(OURS, Some(&["b.test"])).unwrap();
         assert!(text.starts_with("takes requests for a.test,"), "{text}");

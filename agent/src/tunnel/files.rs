@@ -129,7 +129,8 @@ mod tests {
             let file = file(dir.path(), "c.json", text, 0o600);
             secret(&Identity::Credentials { tunnel: UUID.into(), file, hostnames: Vec::new() })
         };
-        let good = format!("{{\"AccountTag\":\"a\",\"TunnelSecret\":\"hush\",\"TunnelID\":\"{}\"}}", UUID.to_uppercase());
+        let good =
+            format!("{{\"AccountTag\":\"a\",\"TunnelSecret\":\"hush\",\"TunnelID\":\"{}\"}}", UUID.to_uppercase());
         assert_eq!(read(&good).unwrap(), good.as_bytes());
         for text in ["{", "{}", "{\"TunnelID\":\"other\",\"TunnelSecret\":\"hush\"}"] {
             let error = read(text).unwrap_err();

@@ -7,8 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 /// Where cloudflared answers by itself when nobody says.
-const METRICS_DEFAULT: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 20_241);
+const METRICS_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 20_241);
 /// Of one name on a certificate (RFC 1035 §2.3.4).
 const HOSTNAME_BYTES_MAX: usize = 253;
 const HOSTNAMES_MAX: usize = 100;
@@ -52,7 +51,9 @@ impl Protocol {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tunnel {
     /// The user runs the program; it answers here.
-    Watched { metrics: SocketAddr },
+    Watched {
+        metrics: SocketAddr,
+    },
     Managed(Managed),
 }
 

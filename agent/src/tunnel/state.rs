@@ -29,9 +29,15 @@ const NETWORK_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Observation {
     /// Nobody answers, and it is known that no program runs.
-    Dead { cause: String },
-    Silent { cause: String },
-    Answers { connections: u32 },
+    Dead {
+        cause: String,
+    },
+    Silent {
+        cause: String,
+    },
+    Answers {
+        connections: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -313,7 +319,10 @@ mod tests {
     fn it_connects_and_one_missed_look_is_no_loss() {
         let mut run = Run::new(None);
         assert_eq!(run.silent(), TunnelState::Connecting);
-        assert_eq!([run.has(0), run.has(1), run.has(4)].map(|state| state == TunnelState::Connecting), [true, false, false]);
+        assert_eq!(
+            [run.has(0), run.has(1), run.has(4)].map(|state| state == TunnelState::Connecting),
+            [true, false, false]
+        );
         let since = run.watch.since_unix_ms;
         assert_eq!([run.has(0), run.has(4), run.silent(), run.has(3)], [TunnelState::Connected; 4]);
         assert_eq!((run.watch.since_unix_ms, run.said), (since, vec!["tunnel.connected".to_owned()]));

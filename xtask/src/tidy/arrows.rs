@@ -62,7 +62,11 @@ const TABLE: &[Row] = &[
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
     // The host's settings hold the credentials as source wants them, and the tunnel as its room does; a second type for
     // them would be a copy.
-    Row { place: "agent/src/config.rs", rooms: These(&["source::Credential", "tunnel::Section", "tunnel::Tunnel"]), crates: &[PROTOCOL, SYS, DOCUMENT] },
+    Row {
+        place: "agent/src/config.rs",
+        rooms: These(&["source::Credential", "tunnel::Section", "tunnel::Tunnel"]),
+        crates: &[PROTOCOL, SYS, DOCUMENT],
+    },
     // Leaves.
     Row { place: "agent/src/lifecycle/", rooms: These(&[]), crates: &[] },
     Row { place: "agent/src/store/", rooms: LEAF, crates: &[PROTOCOL, SYS] },

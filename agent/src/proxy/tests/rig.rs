@@ -55,7 +55,15 @@ impl Rig {
         let (proxy, unreachable) = Proxy::new(Arc::clone(&table), limits);
         lifecycle::spawn("test accept", proxy.clone().accept(outside, Entrance::External));
         lifecycle::spawn("test accept", proxy.clone().accept(within, Entrance::Internal));
-        Self { address, internal, registry: Registry::new(table), proxy, unreachable, client_address: ForwardedBy::Nobody, generation: 0 }
+        Self {
+            address,
+            internal,
+            registry: Registry::new(table),
+            proxy,
+            unreachable,
+            client_address: ForwardedBy::Nobody,
+            generation: 0,
+        }
     }
 
     /// A rig whose `/` goes to the given backends, of which each is an instance named by its position.
