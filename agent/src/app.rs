@@ -1,12 +1,14 @@
 //! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
 
 mod outside;
+mod tunnels;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
 use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
+use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::shim::hosts::{Advice, advice};
@@ -25,7 +27,7 @@ use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging, static_site};
+use crate::{config, edge, lifecycle, logging, static_site, tunnel, tunnel_launch};
 use outside::Outside;
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
@@ -89,6 +91,8 @@ pub enum Error {
     #[error(transparent)]
     EdgeLaunch(#[from] edge_launch::Error),
     #[error(transparent)]
+    Tunnel(#[from] tunnel::Error),
+    #[error(transparent)]
     Api(#[from] crate::api::Error),
     #[error(transparent)]
     Sync(#[from] crate::sync::Error),
@@ -126,6 +130,7 @@ impl Error {
             | Self::Reconcile(_)
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
+            | Self::Tunnel(_)
             | Self::Api(_)
             | Self::Sync(_)
             | Self::StaticSite(_)
@@ -191,6 +196,7 @@ fn lock(home: &Home) -> Result<Lock, Error> {
 struct App {
     supervisor: Supervisor,
     reconcile: reconcile::Handle,
+    tunnel: tunnel_launch::Running,
     /// Ends every task; services run on.
     cancel: CancellationToken,
     /// Set by `agentctl down`.
@@ -230,16 +236,24 @@ impl App {
             lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
         }
         let more = no_names.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
+        let more = more.chain(tunnels::shared_secret(settings.tunnel(), run_user.as_ref()));
+        let watching = tunnels::watch(settings.tunnel(), external.port(), &store, &cancel).await?;
+        let tunnel_seen = watching.as_ref().map_or_else(|| watch::channel(None).1, |tunnel| tunnel.status.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
+            client_address: settings.tunnel().map_or(ForwardedBy::Nobody, |_| ForwardedBy::Cloudflare),
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
-            credentials: reconcile::CredentialFiles { files: settings.credentials(), keys_dir: home.git_keys_dir() },
+            credentials: reconcile::CredentialFiles {
+                files: settings.credentials(),
+                keys_dir: home.git_keys_dir(),
+                tunnel_file: tunnels::managed(settings.tunnel()).map(|managed| managed.identity.file().clone()),
+            },
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -251,11 +265,13 @@ impl App {
                 suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref(), more),
                 document: document_seen,
+                tunnel: tunnel_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
+        let tunnel = tunnels::run(&settings, watching, &supervisor, &home, external.port(), &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
@@ -268,7 +284,7 @@ impl App {
         };
         serve(api, &home)?;
         tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
-        Ok(Self { supervisor, reconcile, cancel, down })
+        Ok(Self { supervisor, reconcile, tunnel, cancel, down })
     }
 
     /// Until a signal (services run on) or `agentctl down` (they do not).
@@ -287,6 +303,8 @@ impl App {
 
     async fn take_down(&self) -> Result<(), Error> {
         tracing::info!("taking everything down");
+        // First: Cloudflare then asks elsewhere, where there is an elsewhere.
+        self.tunnel.down().await?;
         self.reconcile.down().await?;
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;

@@ -40,6 +40,27 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Lower case, without dots at its ends.
     pub suffix: String,
+    /// Left out while it is nobody, which an edge of before knows no other of.
+    #[serde(default, skip_serializing_if = "ForwardedBy::is_nobody")]
+    pub client_address: ForwardedBy,
+}
+
+/// Whose word on a client's address is believed, on the external listener and from loopback alone. A loopback port has
+/// no owner: any process of this host can forge such a word, so services may log by it, and must not authorise by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedBy {
+    /// The client is the peer of the connection.
+    #[default]
+    Nobody,
+    /// A tunnel's program on this host: CF-Connecting-IP is the client.
+    Cloudflare,
+}
+
+impl ForwardedBy {
+    fn is_nobody(&self) -> bool {
+        *self == Self::Nobody
+    }
 }
 
 /// One external route. An exact host beats any host, then the longest path wins, on segment boundaries.
@@ -147,10 +168,9 @@ pub enum FromEdge {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_snapshot_survives_its_json() {
+    fn snapshot() -> Snapshot {
         let name = ServiceName::new("api").unwrap();
-        let snapshot = Snapshot {
+        Snapshot {
             generation: Generation(3),
             health_path: Some("/-/healthy".into()),
             routes: vec![Route { host: None, path: "/api".into(), strip_prefix: false, service: name.clone() }],
@@ -164,8 +184,21 @@ mod tests {
                 absent: Absent::Starting,
             }],
             suffix: "svc.internal".into(),
-        };
+            client_address: ForwardedBy::Cloudflare,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_survives_its_json() {
+        let snapshot = snapshot();
         let json = serde_json::to_string(&ToEdge::Snapshot { snapshot: snapshot.clone() }).unwrap();
         assert_eq!(serde_json::from_str::<ToEdge>(&json).unwrap(), ToEdge::Snapshot { snapshot });
+    }
+    #[test]
+    fn without_a_tunnel_it_reads_as_it_did_before_there_were_any() {
+        let nobody = Snapshot { client_address: ForwardedBy::Nobody, ..snapshot() };
+        let json = serde_json::to_string(&nobody).unwrap();
+        assert!(!json.contains("client_address"), "{json}");
+        assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), nobody);
     }
 }

@@ -26,6 +26,9 @@ use crate::lifecycle;
 
 /// The proxy's own loop over backends; more than our hooks ever ask for.
 const PROXY_TRIES_MAX: usize = 6;
+/// Silence between two requests of one client. More than the 90 s for which a tunnel's program or a load balancer keeps
+/// an idle connection: who sends a POST on one that we close at the same moment cannot send it again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Idle connections to all backends together, of each entrance.
 const POOL_CONNECTIONS_MAX: usize = 256;
 /// Unreachable backends not yet reported.
@@ -55,7 +58,7 @@ impl Default for Limits {
         Self {
             connections_max: 4096,
             head: HeadLimits {
-                idle_timeout: Duration::from_secs(60),
+                idle_timeout: IDLE_TIMEOUT,
                 head_timeout: Duration::from_secs(10),
                 head_bytes_max: 64 * 1024,
             },

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
 
 use agentd_protocol::api::{
-    Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, Verdict,
+    Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, TunnelStatus, Verdict,
 };
 use agentd_protocol::ids::Version;
 use agentd_protocol::shim::state::Phase;
@@ -34,6 +34,8 @@ pub struct Facts {
     pub limitations: Vec<String>,
     /// From sync; `None` until it has read the file once.
     pub document: watch::Receiver<Option<DocumentProblems>>,
+    /// From who watches it; `None` without one.
+    pub tunnel: watch::Receiver<Option<TunnelStatus>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,6 +115,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         },
         services,
         limitations: seen.facts.limitations.clone(),
+        tunnel: seen.facts.tunnel.borrow().clone(),
         host: None,
     }
 }
@@ -359,6 +362,7 @@ mod tests {
             suffix: "svc.internal".into(),
             limitations: Vec::new(),
             document: receiver,
+            tunnel: watch::channel(None).1,
         };
         let stack = Stack {
             schema: SCHEMA,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{Plan, Status, What};
-use agentd_protocol::edge::Absent;
+use agentd_protocol::edge::{Absent, ForwardedBy};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -57,6 +57,8 @@ pub struct Setup {
     pub supervisor: Supervisor,
     pub edge: EdgeClient,
     pub naming: Naming,
+    /// Whom the edge is to believe.
+    pub client_address: ForwardedBy,
     /// What instances see in the place of /etc/hosts.
     pub hosts: HostsFile,
     /// PATH of every build and instance.
@@ -113,7 +115,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let journal = Journal::start(setup.store.clone(), Arc::clone(&secrets), setup.cancel.clone());
     let (views, suffix) = (setup.supervisor.view(), setup.naming.suffix.clone());
     let (routing, mut publisher) =
-        Routing::new(views, setup.edge.clone(), setup.store.clone(), journal.clone(), &suffix);
+        Routing::new(views, setup.edge.clone(), setup.store.clone(), journal.clone(), &suffix, setup.client_address);
     let rooms = Rooms {
         store: setup.store,
         source: setup.source,
@@ -135,6 +137,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         edge: rooms.edge.view(),
         document: setup.facts.document.clone(),
         applied: applied_seen,
+        tunnel: setup.facts.tunnel.clone(),
     };
     let logs = Logs::new(&rooms, setup.agent_log, setup.cancel.clone());
     let (run_problems, running) = watch::channel(RunProblems::new());

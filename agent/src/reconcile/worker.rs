@@ -361,7 +361,7 @@ impl Worker {
     }
 
     fn owns(&self, view: &InstanceView) -> bool {
-        view.service == self.name.as_str() && !matches!(view.label, Label::Edge)
+        view.service == self.name.as_str() && !matches!(view.label, Label::Edge | Label::Tunnel { .. })
     }
 
     pub(super) fn ids_of(&self, release: ReleaseNumber) -> BTreeSet<InstanceId> {
@@ -393,7 +393,7 @@ impl Worker {
                 Label::Instance { release } if Some(*release) != active.map(|active| active.number) => {
                     left.push(view.clone());
                 }
-                Label::Instance { .. } | Label::Edge => {}
+                Label::Instance { .. } | Label::Edge | Label::Tunnel { .. } => {}
             }
         }
         if left.is_empty() {
@@ -491,7 +491,7 @@ fn next_step(phase: DeployPhase) -> Vec<String> {
 pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
     match view.label {
         Label::Instance { release } => Some(release),
-        Label::Build { .. } | Label::Edge => None,
+        Label::Build { .. } | Label::Edge | Label::Tunnel { .. } => None,
     }
 }
 
@@ -499,7 +499,7 @@ pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
 fn build_of(view: &InstanceView) -> Option<ReleaseNumber> {
     match &view.label {
         Label::Build { key } => key.parse().ok().map(ReleaseNumber),
-        Label::Instance { .. } | Label::Edge => None,
+        Label::Instance { .. } | Label::Edge | Label::Tunnel { .. } => None,
     }
 }
 

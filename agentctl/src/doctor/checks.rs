@@ -1,5 +1,6 @@
 //! What the facts mean (pure): one check a line, each with its cause and cure.
 
+use agentd_protocol::api::{TunnelState, TunnelStatus};
 use agentd_protocol::shim::hosts::{Advice, advice, forbidden};
 use serde::Serialize;
 
@@ -222,9 +223,27 @@ fn manager(manager: &Manager) -> Vec<Check> {
                 Some(pid) => ok("proxy", format!("pid {pid}")),
                 None => problem("proxy", "does not answer agentd: no change reaches it", "see log/edge in the home"),
             });
+            checks.extend(status.tunnel.iter().flat_map(tunnel));
             checks
         }
     }
+}
+
+fn tunnel(found: &TunnelStatus) -> Vec<Check> {
+    let cause = || found.cause.clone().unwrap_or_else(|| "no cause is known yet".to_owned());
+    let log = if found.managed { "`agentctl logs tunnel`" } else { "the log of cloudflared" };
+    let how = match found.state {
+        TunnelState::Connected => match &found.cause {
+            None => ok("tunnel", format!("connected, connections: {}", found.connections)),
+            Some(cause) => note("tunnel", format!("connected, but: {cause}"), "correct [tunnel] in agentd.toml"),
+        },
+        TunnelState::Connecting => note("tunnel", "not connected yet", format!("wait a minute, then see {log}")),
+        TunnelState::Degraded => note("tunnel", format!("degraded: {}", cause()), format!("see {log}")),
+        TunnelState::Down => problem("tunnel", format!("down: {}", cause()), format!("see {log}")),
+    };
+    let cure = "change it at Cloudflare, or use tunnel, credentials_file and hostnames instead of token_file";
+    let drift = found.config_drift.as_ref().map(|drift| note("tunnel", drift.clone(), cure));
+    std::iter::once(how).chain(drift).collect()
 }
 
 fn one_port(port: &Port, manager: &Manager) -> Check {
