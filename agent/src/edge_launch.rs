@@ -29,7 +29,7 @@ const CONTROL_SOCKET: &str = "edge.sock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME down`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
+    #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME shutdown`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { port: u16, key: &'static str, owner: Option<String> },
     #[error("cannot listen on {address}")]
     Listen {
@@ -80,7 +80,9 @@ impl EdgePlace {
         let other = ports.into_iter().filter(|(_, wanted, found)| wanted.port() != found.port());
         let said = other.map(|(key, wanted, found)| {
             let (wanted, found) = (wanted.port(), found.port());
-            format!("{key} {wanted} takes effect at the next start after `agentctl down`; the edge listens on {found}")
+            format!(
+                "{key} {wanted} takes effect at the next start after `agentctl shutdown`; the edge listens on {found}"
+            )
         });
         said.collect()
     }

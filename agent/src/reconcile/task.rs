@@ -80,7 +80,7 @@ struct Orders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Course {
     Converging,
-    /// `agentctl down` was asked: nothing is started any more.
+    /// `agentctl shutdown` was asked: nothing is started any more.
     GoingDown,
 }
 
@@ -222,7 +222,9 @@ impl Task {
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let cancel = self.cancel.clone();
+        let pulse = lifecycle::pulse("reconcile");
         loop {
+            pulse.beat();
             tokio::select! {
                 () = cancel.cancelled() => return,
                 command = commands.recv() => match command {
@@ -238,6 +240,7 @@ impl Task {
                         self.try_apply(version).await;
                     }
                 }
+                () = pulse.due() => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 # a time wait for each other. The tree is of this machine's own release and mirror: programs built here must run in it.
 set -eu
 
-packages=systemd,systemd-sysv,dbus,nftables,ufw,iproute2,iputils-ping,procps,git,ca-certificates,python3-minimal,openssh-server,curl
+packages=systemd,systemd-sysv,dbus,nftables,ufw,iproute2,iputils-ping,procps,git,ca-certificates,python3,openssh-server,curl
 
 [ "$(id -u)" = 0 ] || { echo "base.sh: the root tree of the test hosts needs root" >&2; exit 1; }
 . /etc/os-release

@@ -8,9 +8,13 @@
 mod boot;
 mod cgroup;
 mod command;
+mod load;
+mod package;
 
 pub use boot::{Host, Uplink};
 pub use command::LIMIT;
+pub use load::{Load, Outcome};
+pub use package::Package;
 
 /// The host's addresses and those of the machine outside, its gateway.
 pub const HOST_V4: &str = "198.51.100.2";
