@@ -1,5 +1,7 @@
 //! The system service on a real systemd host: package, units, restarts, upgrades, shutdown, removal.
 
+use std::io::Write;
+
 use agentd_tests::host::{HOST_V4, HOST_V6, Host, Load, Outcome, Package, Uplink};
 use agentd_tests::web;
 
@@ -111,4 +113,111 @@ fn no_request_is_lost_while_the_manager_restarts_dies_and_is_upgraded() {
     host.must("journalctl --unit agentd --grep 'services, edge and keeper run on'");
     all_answered(&load.end());
     host.must("systemctl start agentd");
+}
+
+#[test]
+fn services_end_before_the_network_and_come_back_without_it() {
+    let mut host = serving(&Package::build(""));
+    host.must("systemctl enable --quiet agentd");
+    host.stop();
+    host.boot_with(Uplink::Down);
+    ended_before_the_network(&host);
+    answers(&host);
+    assert!(!reaches(&host, HOST_V4, 22), "the uplink is down");
+
+    // Without the manager there is no drain, and still an order.
+    host.must("systemctl stop agentd");
+    host.stop();
+    host.boot();
+    ended_before_the_network(&host);
+    answers(&host);
+
+    host.cut_power();
+    host.boot();
+    assert_eq!(host.run(&format!("cat {DATA}/asked-to-end")).stdout, "", "nobody asked");
+    answers(&host);
+}
+
+/// Compares when the service was asked to end with when the uplink was taken down, and forgets both.
+fn ended_before_the_network(host: &Host) {
+    let seconds = |text: String| text.trim().parse::<f64>().unwrap_or_else(|error| panic!("{error}: `{text}`"));
+    let service = seconds(host.must(&format!("head -n 1 {DATA}/asked-to-end && rm {DATA}/asked-to-end")));
+    let network = seconds(host.must("cat /var/log/uplink-stopped"));
+    assert!(service < network, "SIGTERM at {service}, the network went at {network}");
+}
+
+#[test]
+fn a_shutdown_lasts_until_somebody_starts_agentd() {
+    let host = serving(&Package::build(""));
+    // A keeper that dies leaves its services in the scope; the next one joins them.
+    let keeper = "$(pgrep --exact agentd-keeper)";
+    let before = host.must(&format!("cat /proc/{keeper}/cgroup"));
+    assert!(before.contains("/agentd-apps.scope"), "{before}");
+    host.must(&format!("pgrep --exact agentd-keeper >/root/keeper; kill -KILL {keeper}"));
+    host.until("another keeper runs", &format!("[ {keeper} != $(cat /root/keeper) ]"));
+    assert_eq!(host.must(&format!("cat /proc/{keeper}/cgroup")), before);
+    answers(&host);
+
+    // Root and the group's members may call.
+    host.must("useradd --groups agentd member && useradd stranger");
+    host.must("runuser -u member -- agentctl status");
+    let refused = host.run("runuser -u stranger -- agentctl status");
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("--groups agentd"), "{refused:?}");
+
+    host.must("agentctl shutdown");
+    host.until("the unit has ended", "[ $(systemctl show -p ActiveState --value agentd) = inactive ]");
+    assert_eq!(host.run("pgrep agentd").stdout, "", "nothing of agentd runs");
+    assert_eq!(host.must("systemctl show -p Result --value agentd").trim(), "success");
+    let missed = host.run("agentctl status");
+    assert_eq!(missed.code, 4);
+    assert!(missed.stderr.contains("systemctl start agentd"), "{missed:?}");
+    host.must("systemctl start agentd");
+    answers(&host);
+    host.must("agentctl doctor");
+}
+
+#[test]
+fn nothing_is_left_after_removal() {
+    let host = Host::new();
+    let before = traces(&host);
+    let package = Package::build("");
+    package.install(&host);
+    // Nothing starts without a stack file.
+    assert_eq!(host.run("systemctl start agentd; systemctl is-active agentd").stdout.trim(), "inactive");
+    assert_ne!(traces(&host), before, "the comparison sees the package");
+    place_stack(&host);
+    host.must("systemctl enable --quiet --now agentd");
+    answers(&host);
+    scores(&host);
+    host.must("dpkg --remove agentd 2>&1");
+    assert_eq!(host.run("pgrep agentd; ls -d /sys/fs/cgroup/system.slice/agentd*").stdout, "");
+    host.must("[ -e /etc/agentd/stack.toml ] && [ -e /var/lib/agentd/agentd.db ]");
+    host.must("dpkg --purge agentd 2>&1");
+    let after = traces(&host);
+    let new: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
+    let gone: Vec<&str> = before.lines().filter(|line| !after.contains(line)).collect();
+    assert_eq!((new, gone), (Vec::new(), Vec::new()));
+}
+
+/// Everything a package could leave: units, users, rules, and every file that is no journal, cache or list of packages.
+fn traces(host: &Host) -> String {
+    host.must(
+        "systemctl list-unit-files --no-legend --no-pager; systemctl list-units --all --no-legend --plain --no-pager \
+         'agentd*'; cat /etc/passwd /etc/group /etc/shadow /etc/gshadow; nft list ruleset; cat /etc/hosts; \
+         find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /srv -o -path /tmp \
+         -o -path /var/lib/dpkg -o -path /var/log/journal -o -path /var/log/dpkg.log -o -path /var/cache \
+         -o -path /var/lib/systemd \\) -prune -o -print | sort; ls -d /run/agentd* || true",
+    )
+}
+
+/// What systemd itself says of the units, lower is better (reference: docker 9.6).
+fn scores(host: &Host) {
+    for (unit, threshold) in [("agentd", 80), ("agentd-firewall", 30), ("agentd-drain", 30)] {
+        let said = host.must(&format!(
+            "systemd-analyze security --offline=true --threshold={threshold} --no-pager {unit}.service | tail -n 1"
+        ));
+        writeln!(std::io::stderr(), "{}", said.trim()).unwrap();
+    }
+    host.must("systemd-analyze verify /usr/lib/systemd/system/agentd*.service");
 }

@@ -124,8 +124,9 @@ impl Host {
             .unwrap()
     }
 
-    /// A new pair: the old one went with the namespace of the host's last boot.
+    /// A new pair: the old one goes with the namespace of the host's last boot, in the kernel's own time.
     fn plug_in(&self, init: u32, uplink: Uplink) {
+        self.must_outside("! ip link show wire >/dev/null 2>&1 || ip link delete wire || ! ip link show wire");
         let outside = self.outside.id();
         let pair = format!("ip link add uplink type veth peer name wire netns {outside}");
         let made = command::shell(init, Inside::Network, &pair);
