@@ -28,7 +28,7 @@ Exit codes:
   7  another agentd runs on this home (agentd run)
   8  the home cannot be used: not writable, or its database is unreadable or newer (agentd run)
   9  a port or address is taken; the message names its owner (agentd run)
- 10  shut down on request (agentd run --system)";
+  10  shut down on request (agentd run --system)";
 
 pub(crate) const STOP: &str = "\
 Example:

@@ -1,5 +1,6 @@
 //! The system service on a real systemd host: package, units, restarts, upgrades, shutdown, removal.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use agentd_tests::host::{HOST_V4, HOST_V6, Host, Load, Outcome, Package, Uplink};
@@ -54,6 +55,15 @@ fn manager(host: &Host) -> String {
     host.must("systemctl show --property MainPID --value agentd")
 }
 
+/// Waits until another manager serves than before.
+fn replaced(host: &Host, how: impl FnOnce() -> String) {
+    let before = manager(host);
+    how();
+    let pid = "$(systemctl show --property MainPID --value agentd)";
+    let serves = format!("systemctl is-active --quiet agentd && [ {pid} != {} ] && agentctl status", before.trim());
+    host.until("another manager serves", &serves);
+}
+
 fn all_answered(outcome: &Outcome) {
     assert!(outcome.failures.is_empty() && outcome.answered > 100, "{outcome:?}");
 }
@@ -83,30 +93,22 @@ fn no_request_is_lost_while_the_manager_restarts_dies_and_is_upgraded() {
     assert!(before.lines().count() >= 4, "keeper, two shims, proxy and service: {before}");
     let load = Load::start(&host, URL);
 
-    let mut last = manager(&host);
-    let mut restarted = |how: &str| {
-        host.must(how);
-        host.until(
-            "another manager runs",
-            &format!(
-                "systemctl is-active --quiet agentd && [ \"$(systemctl show -p MainPID --value agentd)\" != {} ]",
-                last.trim()
-            ),
-        );
-        host.until("it answers", "agentctl status >/dev/null");
-        last = manager(&host);
-    };
-    restarted("systemctl restart agentd");
-    restarted("kill -KILL $(systemctl show --property MainPID --value agentd)");
-    restarted("kill -TERM $(systemctl show --property MainPID --value agentd)");
+    let main_pid = "$(systemctl show --property MainPID --value agentd)";
+    replaced(&host, || host.must("systemctl restart agentd"));
+    replaced(&host, || host.must(&format!("kill -KILL {main_pid}")));
+    replaced(&host, || host.must(&format!("kill -TERM {main_pid}")));
     let next = Package::build("+2");
-    next.install(&host);
-    restarted("true");
+    replaced(&host, || next.install(&host));
     // The same program under another version: nothing to restart.
+    let same = manager(&host);
     next.again("+3").install(&host);
-    assert_eq!(manager(&host), last);
+    assert_eq!(manager(&host), same);
+    // One that hangs is ended by its watchdog.
+    host.put("/run/systemd/system/agentd.service.d/quick.conf", "[Service]\nWatchdogSec=2s\n");
+    replaced(&host, || host.must("systemctl daemon-reload && systemctl restart agentd"));
+    replaced(&host, || host.must(&format!("kill -STOP {main_pid}")));
+    host.must("journalctl --unit agentd --grep 'Watchdog timeout'");
 
-    // What the keeper was killed for is born in the scope again.
     assert_eq!(workload(&host), before, "pids of everything that runs");
     host.must("systemctl stop agentd");
     assert_eq!(workload(&host), before);
@@ -195,9 +197,9 @@ fn nothing_is_left_after_removal() {
     host.must("[ -e /etc/agentd/stack.toml ] && [ -e /var/lib/agentd/agentd.db ]");
     host.must("dpkg --purge agentd 2>&1");
     let after = traces(&host);
-    let new: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
-    let gone: Vec<&str> = before.lines().filter(|line| !after.contains(line)).collect();
-    assert_eq!((new, gone), (Vec::new(), Vec::new()));
+    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
+    let difference: Vec<_> = after.symmetric_difference(&before).collect();
+    assert!(difference.is_empty(), "{difference:#?}");
 }
 
 /// Everything a package could leave: units, users, rules, and every file that is no journal, cache or list of packages.

@@ -12,13 +12,14 @@ const UNIT: &str = "agentd-apps.scope";
 /// A shell that joins the scope, then becomes the program: what the keeper starts at once is born in there too.
 const JOIN: &str = "busctl --quiet call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
                     org.freedesktop.systemd1.Manager AttachProcessesToUnit ssau \"$0\" '' 1 $$ && exec \"$@\"";
-/// At a shutdown the scope goes before the network does, and whatever the drain left has so long to end.
+/// At a shutdown the scope goes after the drain and before the network, and whatever the drain left has so long to end.
 const PROPERTIES: &[&str] = &[
     "Description=Services of agentd",
     "Delegate=yes",
     "TasksMax=infinity",
     "OOMPolicy=continue",
     "After=network.target",
+    "Before=agentd-drain.service",
     "TimeoutStopSec=90s",
 ];
 
