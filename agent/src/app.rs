@@ -11,6 +11,7 @@ use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
 use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::places::Layout;
 use agentd_protocol::shim::hosts::{Advice, advice};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -25,7 +26,7 @@ use crate::edge_launch::{self, EdgePlace, Listening, Reach};
 use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
-use crate::supervisor::{self, Supervisor, private_hosts};
+use crate::supervisor::{self, Scope, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
 use crate::{config, edge, lifecycle, logging, static_site, tunnel, tunnel_launch};
 use outside::Outside;
@@ -152,10 +153,11 @@ pub fn static_site(options: static_site::Options) -> Result<(), Error> {
 }
 
 /// `agentd run`
-pub fn run(options: &RunOptions) -> Result<(), Error> {
+pub fn run(options: &RunOptions) -> Result<Exit, Error> {
     let home = Home::open(options.home.as_deref())?;
     let _lock = lock(&home)?;
     logging::to_stderr_and(&home.agent_log_file())?;
+    lifecycle::service::status("starting");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
@@ -194,12 +196,13 @@ fn lock(home: &Home) -> Result<Lock, Error> {
 
 /// A running manager.
 struct App {
+    layout: Layout,
     supervisor: Supervisor,
     reconcile: reconcile::Handle,
     tunnel: tunnel_launch::Running,
     /// Ends every task; services run on.
     cancel: CancellationToken,
-    /// Set by `agentctl down`.
+    /// Set by `agentctl shutdown`.
     down: CancellationToken,
 }
 
@@ -223,6 +226,7 @@ impl App {
                 events_kept: store.shim_events_recorded().await?,
                 ports: settings.instance_ports(),
                 run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
+                scope: Scope::of(home.places.layout),
             },
             cancel.clone(),
         )
@@ -283,26 +287,38 @@ impl App {
             ending: cancel.clone(),
         };
         serve(api, &home)?;
+        lifecycle::service::start_watchdog(cancel.clone());
+        lifecycle::service::ready();
         tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
-        Ok(Self { supervisor, reconcile, tunnel, cancel, down })
+        Ok(Self { layout: home.places.layout, supervisor, reconcile, tunnel, cancel, down })
     }
 
-    /// Until a signal (services run on) or `agentctl down` (they do not).
-    async fn wait(self) -> Result<(), Error> {
+    /// Until a signal (services run on) or `agentctl shutdown` (they do not).
+    async fn wait(self) -> Result<Exit, Error> {
         let ended = lifecycle::termination();
-        tokio::select! {
+        let exit = tokio::select! {
             signal = ended => {
                 tracing::info!(signal, "the manager ends; services, edge and keeper run on");
                 self.reconcile.leaving(reconcile::Leaving::Signal(signal)).await;
+                Exit::Ok
             }
-            () = self.down.cancelled() => self.take_down().await?,
-        }
+            () = self.down.cancelled() => {
+                self.take_down().await?;
+                // The unit starts us again after any other end.
+                match self.layout {
+                    Layout::Home => Exit::Ok,
+                    Layout::System => Exit::ShutDown,
+                }
+            }
+        };
+        lifecycle::service::stopping();
         self.cancel.cancel();
-        Ok(())
+        Ok(exit)
     }
 
     async fn take_down(&self) -> Result<(), Error> {
         tracing::info!("taking everything down");
+        lifecycle::service::status("taking everything down");
         // First: Cloudflare then asks elsewhere, where there is an elsewhere.
         self.tunnel.down().await?;
         self.reconcile.down().await?;
@@ -369,7 +385,7 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
 
 /// From here on people can ask.
 fn serve(api: Api, home: &Home) -> Result<(), Error> {
-    let (callers, cancel) = (api::bind(&home.run_dir)?, api.ending.clone());
+    let (callers, cancel) = (api::bind(home)?, api.ending.clone());
     let serving = api::serve(callers, api, cancel.clone());
     lifecycle::spawn_essential("api", cancel, async move {
         if let Err(error) = serving.await {
@@ -508,7 +524,7 @@ impl Bridge {
         }
         let port = other_port.map(|port| {
             format!(
-                "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
+                "proxy.port {port} takes effect at the next start after `agentctl shutdown`; the edge listens on {}",
                 self.port
             )
         });

@@ -43,7 +43,7 @@ const PROXY_KEY: &str = "proxy.port in the stack file";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME down`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
+    #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME shutdown`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { port: u16, key: &'static str, owner: Option<String> },
     #[error("cannot listen on {address}")]
     Listen {
@@ -102,7 +102,9 @@ impl EdgePlace {
         let other = ports.into_iter().filter(|(_, wanted, found)| wanted.port() != found.port());
         let said = other.map(|(key, wanted, found)| {
             let (wanted, found) = (wanted.port(), found.port());
-            format!("{key} {wanted} takes effect at the next start after `agentctl down`; the edge listens on {found}")
+            format!(
+                "{key} {wanted} takes effect at the next start after `agentctl shutdown`; the edge listens on {found}"
+            )
         });
         let shut = "requests from outside are taken from loopback only until `agentctl down` and a new start: the edge \
                     was started without sockets for them";

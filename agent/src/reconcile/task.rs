@@ -83,7 +83,7 @@ struct Orders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Course {
     Converging,
-    /// `agentctl down` was asked: nothing is started any more.
+    /// `agentctl shutdown` was asked: nothing is started any more.
     GoingDown,
 }
 
@@ -226,7 +226,9 @@ impl Task {
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let cancel = self.cancel.clone();
+        let pulse = lifecycle::pulse("reconcile");
         loop {
+            pulse.beat();
             tokio::select! {
                 () = cancel.cancelled() => return,
                 command = commands.recv() => match command {
@@ -242,6 +244,7 @@ impl Task {
                         self.try_apply(version).await;
                     }
                 }
+                () = pulse.due() => {}
             }
         }
     }

@@ -1,10 +1,12 @@
 //! What the facts mean (pure): one check a line, each with its cause and cure.
 
 use agentd_protocol::api::{TunnelState, TunnelStatus};
+use agentd_protocol::places::{Layout, Places};
 use agentd_protocol::shim::hosts::{Advice, advice, forbidden};
 use serde::Serialize;
 
 use super::facts::{Clock, Disk, Facts, Folder, Home, Inotify, Life, Manager, Names, Port, PortState};
+use crate::place;
 use crate::words::bytes;
 
 /// pidfd_open and close_range in the form we use.
@@ -62,7 +64,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks.push(inotify(&facts.inotify));
     checks.extend(facts.open_files_max.map(open_files));
     checks.push(clock(&facts.clock));
-    checks.extend(manager(&facts.manager));
+    checks.extend(manager(&facts.manager, &facts.home.places));
     checks.extend(facts.ports.iter().map(|port| one_port(port, &facts.manager)));
     checks.push(instance_ports(facts));
     checks.extend(names(&facts.names));
@@ -184,10 +186,14 @@ fn clock(clock: &Clock) -> Check {
     }
 }
 
-fn manager(manager: &Manager) -> Vec<Check> {
+fn manager(manager: &Manager, places: &Places) -> Vec<Check> {
     match manager {
         Manager::Away { keeper: None } => {
-            vec![note("agentd", "does not run on this home", "`agentd run --stack FILE --home DIR` starts it")]
+            let said = match places.layout {
+                Layout::Home => "does not run on this home",
+                Layout::System => "does not run on this system",
+            };
+            vec![note("agentd", said, format!("{} starts it", place::start(places)))]
         }
         Manager::Away { keeper: Some(pid) } => {
             let said = format!("does not run; its services run on under keeper {pid}");
@@ -200,7 +206,7 @@ fn manager(manager: &Manager) -> Vec<Check> {
         Manager::Silent { pid, cause } => {
             let who = pid.map_or_else(|| "a process".to_owned(), |pid| format!("pid {pid}"));
             let said = format!("{who} holds the home, but: {cause}");
-            vec![problem("agentd", said, "see log/agentd.log in the home")]
+            vec![problem("agentd", said, format!("see {}", places.log_dir.join("agentd.log").display()))]
         }
         Manager::Answers { status, keeper } => {
             let ours = env!("CARGO_PKG_VERSION");
@@ -310,6 +316,8 @@ fn limitations(manager: &Manager) -> Vec<Check> {
 mod tests {
     use agentd_protocol::shim::hosts;
 
+    use std::path::Path;
+
     use super::*;
 
     const HOST: hosts::Facts = hosts::Facts {
@@ -325,6 +333,7 @@ mod tests {
             kernel: "5.10.0-32-amd64".into(),
             git: Ok("git version 2.47.3".into()),
             home: Home {
+                places: Places::below(Path::new("/srv/agentd")),
                 root: "/srv/agentd".into(),
                 folder: Folder::Usable,
                 closed_to: None,
