@@ -23,7 +23,7 @@ use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging, static_site};
+use crate::{config, edge, firewall_launch, lifecycle, logging, static_site};
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -38,6 +38,8 @@ pub struct RunOptions {
     pub home: Option<PathBuf>,
     pub run_as: Option<String>,
     pub public: bool,
+    /// A home keeps the firewall of its network namespace.
+    pub enforce_security: bool,
 }
 
 /// Why the program ends other than asked to. Each has its exit code.
@@ -248,8 +250,10 @@ impl App {
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
+        let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel);
         let api = Api {
             reconcile: reconcile.clone(),
+            firewall,
             new_git_key: git_keys(&home),
             resolve_refs: resolve_refs(refs),
             down: down.clone(),

@@ -10,6 +10,8 @@ pub mod dns;
 pub mod edge;
 pub mod edge_launch;
 pub mod firewall;
+pub mod firewall_cli;
+pub mod firewall_launch;
 pub mod lifecycle;
 pub mod logging;
 pub mod proxy;

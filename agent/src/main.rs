@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd::app::{self, RunOptions};
+use agentd::firewall_cli::{self, FirewallVerb};
 use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::places::Places;
@@ -42,12 +43,20 @@ enum Verb {
         /// Listen on every address of the host, not on loopback only.
         #[arg(long)]
         public: bool,
+        /// With --home: keeps the firewall of the network namespace this runs in, as --system does for the machine.
+        #[arg(long, requires = "home")]
+        enforce_security: bool,
     },
     /// Runs the data plane. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
     Edge {
         #[arg(long)]
         snapshot: PathBuf,
+    },
+    /// Rules of the firewall without a manager: for boot, and for the console.
+    Firewall {
+        #[command(subcommand)]
+        verb: FirewallVerb,
     },
     /// Serves the files of a static service. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
@@ -63,10 +72,11 @@ enum Verb {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Run { stack, home, system: _, run_as, public } => {
+        Verb::Run { stack, home, system: _, run_as, public, enforce_security } => {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
-            app::run(&RunOptions { stack, home, run_as, public })
+            app::run(&RunOptions { stack, home, run_as, public, enforce_security })
         }
+        Verb::Firewall { verb } => return firewall_cli::run(&verb).into(),
         Verb::Edge { snapshot } => app::edge(snapshot),
         Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
     };

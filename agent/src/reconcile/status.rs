@@ -113,6 +113,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         services,
         limitations: seen.facts.limitations.clone(),
         host: None,
+        security: None,
     }
 }
 

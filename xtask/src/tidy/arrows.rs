@@ -54,6 +54,13 @@ const TABLE: &[Row] = &[
     Row { place: "agent/build.rs", rooms: These(&[]), crates: &[] },
     // Wiring that would make app.rs too long to read.
     Row { place: "agent/src/edge_launch.rs", rooms: These(&["config", "supervisor"]), crates: &[PROTOCOL, SYS] },
+    Row {
+        place: "agent/src/firewall_launch.rs",
+        rooms: These(&["app", "config", "firewall", "reconcile"]),
+        crates: &[PROTOCOL, SYS],
+    },
+    // `agentd firewall`, for boot and watchdog: the room's plain half and nothing else.
+    Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
     // The host's settings hold the credentials as source wants them; a second type for them would be a copy.
     Row { place: "agent/src/config.rs", rooms: These(&["source::Credential"]), crates: &[PROTOCOL, SYS, DOCUMENT] },
@@ -77,7 +84,7 @@ const TABLE: &[Row] = &[
     },
     Row { place: "agent/src/reconcile/", rooms: RECONCILE, crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/reconcile/plan", rooms: These(&[]), crates: &[PROTOCOL] },
-    Row { place: "agent/src/api/", rooms: These(&["lifecycle", "reconcile"]), crates: &[PROTOCOL, SYS] },
+    Row { place: "agent/src/api/", rooms: These(&["lifecycle", "reconcile", "firewall"]), crates: &[PROTOCOL, SYS] },
 ];
 
 /// Libraries that one place alone may name, so that replacing them stays the work of one room.
