@@ -32,7 +32,7 @@ impl Truth {
             unmanaged: None,
             mode: Mode::Open,
             exposure: Exposure::Unmanaged,
-            enforcement: "none".to_owned(),
+            enforcement: "not enforced".to_owned(),
             origin: None,
             ssh: Vec::new(),
             trial: None,

@@ -23,11 +23,14 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Needs CAP_NET_ADMIN in the network's namespace.
+    #[expect(unsafe_code, reason = "AsyncFd asks for a promise about the descriptor")]
     pub(super) fn subscribe() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP_NFTABLES))?;
-        Ok(Self { socket: AsyncFd::register(socket)? })
+        // SAFETY: an OwnedFd names one open descriptor until it is dropped, which AsyncFd does last.
+        let socket = unsafe { AsyncFd::register(socket)? };
+        Ok(Self { socket })
     }
 
     /// Returns when our table may have been changed. Cancel safe: what was not read is read next time.
