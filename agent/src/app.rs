@@ -91,6 +91,8 @@ pub enum Error {
     Sync(#[from] crate::sync::Error),
     #[error(transparent)]
     StaticSite(#[from] static_site::Error),
+    #[error(transparent)]
+    Firewall(#[from] crate::firewall_cli::Error),
 }
 
 /// A document that cannot be used, every problem on a line of its own.
@@ -123,6 +125,7 @@ impl Error {
             | Self::Api(_)
             | Self::Sync(_)
             | Self::StaticSite(_) => Exit::Failed,
+            Self::Firewall(error) => error.exit(),
         }
     }
 }

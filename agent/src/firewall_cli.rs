@@ -1,23 +1,56 @@
-//! `agentd firewall`: what boot, the watchdog and a person at the console run without a manager. Plain code: no tokio, no
-//! database, no network.
+//! `agentd firewall`: what boot, the watchdog and people at a console do with the firewall, without a manager.
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentd_protocol::exit_code::Exit;
-use agentd_sys::causes::chain;
-use clap::Subcommand;
+use agentd_protocol::security::Mode;
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use serde_json::json;
 
 use crate::firewall::files::Files;
 use crate::firewall::load::{Loaded, load};
-use crate::firewall::nft::{self, Nft};
 use crate::firewall::transaction::{self, Reverted, Transactions};
 use crate::firewall::watchdog::{OwnProcess, guard};
+use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
 
 /// State of the agent of the machine.
 const STATE_DIR: &str = "/var/lib/agentd";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Facts(#[from] facts::Error),
+    #[error(transparent)]
+    Nft(#[from] nft::Error),
+    #[error("cannot print")]
+    Print(#[source] io::Error),
+    #[error(transparent)]
+    Transaction(#[from] transaction::Error),
+    #[error("the confirmed rules cannot be loaded as they were; simpler ones of the same mode are in force")]
+    Simpler,
+    #[error(
+        "what was confirmed cannot be read; everything is shut but SSH; `agentctl security apply` of a mode sets it right"
+    )]
+    ShutButSsh,
+    #[error("the watchdog cannot be left behind")]
+    Detach(#[source] io::Error),
+}
+
+impl Error {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Simpler | Self::ShutButSsh => Exit::Degraded,
+            Self::Transaction(transaction::Error::Files(_)) => Exit::Home,
+            Self::Facts(_) | Self::Nft(_) | Self::Print(_) | Self::Transaction(_) | Self::Detach(_) => Exit::Failed,
+        }
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub enum FirewallVerb {
@@ -28,24 +61,32 @@ pub enum FirewallVerb {
     /// Waits for the deadline of a trial and rolls it back. Started by the manager, never by hand.
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
+    /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
+    Render(RenderOptions),
+    /// Applies what `render` prints.
+    #[command(hide = true)]
+    Apply(RenderOptions),
+    /// Prints what our table in the kernel says.
+    #[command(hide = true)]
+    Read,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Args)]
 pub struct Place {
     /// Folder of the agent's state.
     #[arg(long, default_value = STATE_DIR, value_name = "DIR")]
     state: PathBuf,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Args)]
 pub struct RollbackArgs {
-    /// As `agentctl security status` shows it.
+    /// As `agentctl security status --json` shows it.
     tx: Option<String>,
     #[command(flatten)]
     place: Place,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Args)]
 pub struct WatchdogArgs {
     tx: String,
     /// Goes on in a session of its own; the caller does not wait.
@@ -55,65 +96,66 @@ pub struct WatchdogArgs {
     place: Place,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Nft(#[from] nft::Error),
-    #[error(transparent)]
-    Transaction(#[from] transaction::Error),
-    #[error("the watchdog cannot be left behind")]
-    Detach(#[source] std::io::Error),
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  agentd firewall render --mode daemon-port --proxy-port 8080 --ssh 203.0.113.0/24")]
+pub struct RenderOptions {
+    /// open, daemon-port or tunnel
+    #[arg(long, value_parser = mode)]
+    mode: Mode,
+    /// Port of the proxy, for daemon-port; may be given again.
+    #[arg(long, value_name = "PORT")]
+    proxy_port: Vec<u16>,
+    /// Network that may reach SSH, for daemon-port; may be given again.
+    #[arg(long, value_name = "NETWORK")]
+    ssh: Vec<IpNet>,
+    /// Interface on which SSH may be reached; may be given again.
+    #[arg(long, value_name = "NAME")]
+    ssh_interface: Vec<String>,
+    /// Interface on which everything passes; may be given again.
+    #[arg(long, value_name = "NAME")]
+    trusted_interface: Vec<String>,
+    /// On trial, with this mode to return to; it shares ports and networks with the new one.
+    #[arg(long, value_name = "MODE", value_parser = mode, requires = "window")]
+    from: Option<Mode>,
+    /// Seconds until the kernel returns by itself.
+    #[arg(long, value_name = "SECONDS", requires = "from")]
+    window: Option<u64>,
 }
 
-pub fn run(verb: &FirewallVerb) -> Exit {
-    match act(verb) {
-        Ok((exit, said)) => {
-            say(said);
-            exit
-        }
-        Err(error) => {
-            say(&chain(&error));
-            match error {
-                Error::Transaction(transaction::Error::Files(_)) => Exit::Home,
-                Error::Nft(_) | Error::Transaction(_) | Error::Detach(_) => Exit::Failed,
-            }
-        }
-    }
+fn mode(word: &str) -> Result<Mode, &'static str> {
+    Mode::parse(word).ok_or("open, daemon-port or tunnel")
 }
 
-fn act(verb: &FirewallVerb) -> Result<(Exit, &'static str), Error> {
+pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
     match verb {
-        FirewallVerb::Load(place) => Ok(match load(&transactions(&place.state)?)? {
-            Loaded::Nothing => (Exit::Ok, "nothing is to be shut"),
-            Loaded::Confirmed(_) => (Exit::Ok, "the confirmed rules are loaded"),
-            Loaded::Minimal(_) => (Exit::Degraded, "the confirmed rules cannot be loaded as they were; simpler ones of the same mode are"),
-            Loaded::ShutButSsh => (
-                Exit::Degraded,
-                "what was confirmed cannot be read; everything is shut but SSH; `agentctl security apply` sets it right",
-            ),
+        FirewallVerb::Load(place) => match load(&transactions(&place.state)?)? {
+            Loaded::Nothing => print("nothing is to be shut"),
+            Loaded::Confirmed(mode) => print(&format!("the confirmed rules are loaded: {mode}")),
+            Loaded::Minimal(_) => Err(Error::Simpler),
+            Loaded::ShutButSsh => Err(Error::ShutButSsh),
+        },
+        FirewallVerb::Rollback(args) => print(match transactions(&args.place.state)?.revert(args.tx.as_deref())? {
+            Reverted::Nothing => "no such trial runs; nothing was changed",
+            Reverted::WasConfirmed => "the trial had been confirmed; its rules stay",
+            Reverted::Done => "the rules of before are back",
         }),
-        FirewallVerb::Rollback(args) => Ok((
-            Exit::Ok,
-            match transactions(&args.place.state)?.revert(args.tx.as_deref())? {
-                Reverted::Nothing => "no such trial runs; nothing was changed",
-                Reverted::WasConfirmed => "the trial had been confirmed; its rules stay",
-                Reverted::Done => "the rules of before are back",
-            },
-        )),
-        FirewallVerb::Watchdog(args) if args.detach => {
-            let mut own = Command::new("/proc/self/exe");
-            own.args(["firewall", "watchdog", &args.tx, "--state"]).arg(&args.place.state).current_dir("/");
-            own.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            // Not waited for: with our end it becomes init's.
-            own.spawn().map_err(Error::Detach)?;
-            Ok((Exit::Ok, "the watchdog is armed"))
-        }
-        FirewallVerb::Watchdog(args) => {
-            nix::unistd::setsid().map_err(|errno| Error::Detach(errno.into()))?;
-            guard(&transactions(&args.place.state)?, &args.tx)?;
-            Ok((Exit::Ok, "the trial is over"))
-        }
+        FirewallVerb::Watchdog(args) => watch(args),
+        FirewallVerb::Render(options) => print(&render(options)?.text()),
+        FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
+        FirewallVerb::Read => read(&Nft::find()?),
     }
+}
+
+fn watch(args: &WatchdogArgs) -> Result<(), Error> {
+    if args.detach {
+        let mut own = Command::new("/proc/self/exe");
+        own.args(["firewall", "watchdog", &args.tx, "--state"]).arg(&args.place.state).current_dir("/");
+        own.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not waited for: with our end it becomes init's.
+        return own.spawn().map(drop).map_err(Error::Detach);
+    }
+    nix::unistd::setsid().map_err(|errno| Error::Detach(errno.into()))?;
+    Ok(guard(&transactions(&args.place.state)?, &args.tx)?)
 }
 
 fn transactions(state_dir: &Path) -> Result<Transactions, Error> {
@@ -121,7 +163,44 @@ fn transactions(state_dir: &Path) -> Result<Transactions, Error> {
     Ok(Transactions::new(Arc::new(Nft::find()?), Arc::new(watchdog), Files::below(state_dir)))
 }
 
-fn say(text: &str) {
-    // Nobody is left to tell when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "agentd: {text}");
+fn render(options: &RenderOptions) -> Result<Ruleset, Error> {
+    let facts = facts::gather(&facts::Sources::host())?;
+    let policy = |mode| Policy {
+        mode,
+        proxy_tcp: options.proxy_port.iter().copied().collect(),
+        ssh: options.ssh.clone(),
+        ssh_interfaces: BTreeSet::from_iter(options.ssh_interface.clone()),
+        trusted_interfaces: BTreeSet::from_iter(options.trusted_interface.clone()),
+    };
+    Ok(match (options.from, options.window) {
+        (Some(from), Some(window)) => {
+            ruleset::trial(&policy(from), &policy(options.mode), &facts, Duration::from_secs(window))
+        }
+        (None, _) | (_, None) => ruleset::confirmed(&policy(options.mode), &facts),
+    })
+}
+
+fn read(nft: &Nft) -> Result<(), Error> {
+    let table = nft.table()?;
+    let found = inspect::read(table.as_ref());
+    let dropped = table.as_ref().map(inspect::dropped).unwrap_or_default();
+    let found_word = match &found {
+        inspect::Found::Absent => "absent".to_owned(),
+        inspect::Found::Confirmed { mode, revision } => format!("confirmed mode={mode} rev={revision}"),
+        inspect::Found::Trial { from, to, left } => format!("trial {from} to {to} left={}s", left.as_secs()),
+        inspect::Found::Altered { reason } => format!("altered: {reason}"),
+    };
+    print(
+        &json!({
+            "found": found_word,
+            "exposure": inspect::exposure(&found),
+            "dropped_in": dropped.input,
+            "dropped_forward": dropped.forward,
+        })
+        .to_string(),
+    )
+}
+
+fn print(line: &str) -> Result<(), Error> {
+    writeln!(io::stdout(), "{line}").map_err(Error::Print)
 }

@@ -47,16 +47,14 @@ enum Verb {
         #[arg(long, requires = "home")]
         enforce_security: bool,
     },
+    /// The firewall by itself, without a manager.
+    #[command(subcommand)]
+    Firewall(FirewallVerb),
     /// Runs the data plane. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
     Edge {
         #[arg(long)]
         snapshot: PathBuf,
-    },
-    /// Rules of the firewall without a manager: for boot, and for the console.
-    Firewall {
-        #[command(subcommand)]
-        verb: FirewallVerb,
     },
     /// Serves the files of a static service. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
@@ -76,7 +74,7 @@ fn main() -> ExitCode {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
             app::run(&RunOptions { stack, home, run_as, public, enforce_security })
         }
-        Verb::Firewall { verb } => return firewall_cli::run(&verb).into(),
+        Verb::Firewall(verb) => firewall_cli::run(&verb).map_err(app::Error::from),
         Verb::Edge { snapshot } => app::edge(snapshot),
         Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
     };

@@ -48,9 +48,9 @@ pub use refs::{REFS_MAX, RefAnswer, RefAnswers, RefQuestion, RefQuestions};
 pub use releases::{ReleaseState, ReleaseStatus, Releases};
 pub use routes::{Force, RoutedInstance, RoutedService, Routes};
 pub use security::{
-    Awaiting, Check, CheckName, Colour, Drops, NETWORKS_MAX, OPEN_MAX_MS, OpenSsh, Origin, SecurityBrief, SecurityConfirm,
-    SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan, SecurityStatus, Selftest, SshSession, TrialStatus,
-    WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS,
+    Awaiting, Check, CheckName, Colour, Drops, NETWORKS_MAX, OPEN_MAX_MS, OpenSsh, Origin, SecurityBrief,
+    SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan, SecurityStatus, Selftest, SshSession,
+    TrialStatus, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS,
 };
 pub use usage::Host;
 pub use why::{Changes, ProgramExit, Why};

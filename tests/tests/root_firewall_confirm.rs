@@ -39,7 +39,10 @@ impl Net {
             run("ip", &["netns", "add", namespace]);
             run("ip", &["-n", namespace, "link", "set", "lo", "up"]);
         }
-        run("ip", &["-n", &net.host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &net.outside]);
+        run(
+            "ip",
+            &["-n", &net.host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &net.outside],
+        );
         for (namespace, address) in [(&net.host, HOST), (&net.outside, OUTSIDE)] {
             run("ip", &["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
             run("ip", &["-n", namespace, "link", "set", "eth0", "up"]);
@@ -288,7 +291,12 @@ fn ending_and_starting_the_manager_changes_no_rule() {
     place.start();
     place.until("the manager has looked", |place| place.status().exposure == Exposure::None);
     let after = place.net.nft(&["-a", "list", "table", "inet", "agentd"]);
-    let rules = |text: &str| text.lines().filter(|line| line.contains("# handle") && !line.contains("counter")).map(str::to_owned).collect::<Vec<_>>();
+    let rules = |text: &str| {
+        text.lines()
+            .filter(|line| line.contains("# handle") && !line.contains("counter"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(rules(&before), rules(&after), "the same rules with the same handles (C4)");
     assert_eq!(place.status().repairs, 0);
 }
@@ -324,7 +332,8 @@ fn the_watchdog_is_a_process_of_its_own_with_one_thread() {
     place.good(&["apply", "--mode", "tunnel", "--window", "1h"]);
     let dogs = |place: &Place| {
         let is_dog = |pid: &u32| {
-            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains("watchdog"))
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("watchdog"))
         };
         place.world.processes().into_iter().filter(is_dog).collect::<Vec<_>>()
     };

@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn sessions_that_all_went_are_red_and_one_that_stayed_is_enough() {
-        let session = |port: u16| Session { local: ([192, 0, 2, 1], 22).into(), peer: ([198, 51, 100, 2], port).into() };
+        let session =
+            |port: u16| Session { local: ([192, 0, 2, 1], 22).into(), peer: ([198, 51, 100, 2], port).into() };
         let before = Before { ssh: [session(1), session(2)].into() };
         assert_eq!(sessions(&before, &[session(2)].into()).colour, Colour::Green);
         assert_eq!(sessions(&before, &[session(3)].into()).colour, Colour::Red);

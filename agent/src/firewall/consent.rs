@@ -135,7 +135,10 @@ mod tests {
         assert_eq!(phrase(&found).unwrap(), "block ssh from 198.51.100.20");
         assert_eq!(phrase(&stranded(&Policy::open(), &facts, &interfaces)), None);
         let tunnel = Policy { mode: Mode::Tunnel, ..policy.clone() };
-        assert_eq!(phrase(&stranded(&tunnel, &facts, &interfaces)).unwrap(), "block ssh from 198.51.100.20, 203.0.113.7");
+        assert_eq!(
+            phrase(&stranded(&tunnel, &facts, &interfaces)).unwrap(),
+            "block ssh from 198.51.100.20, 203.0.113.7"
+        );
         interfaces.insert("192.0.2.1".parse().unwrap(), "wg0".into());
         let private = Policy { ssh_interfaces: ["wg0".to_owned()].into(), ..tunnel };
         assert!(stranded(&private, &facts, &interfaces).is_empty());
@@ -150,7 +153,8 @@ mod tests {
         assert!(!is_among(&found, &[session("198.51.100.20:50002", "192.0.2.1:22")]), "a new connection");
         let link_local = connection(b"SSH_CONNECTION=fe80::1%eth0 5 fe80::2%eth0 22\0").unwrap();
         assert_eq!(link_local, session("[fe80::1]:5", "[fe80::2]:22"));
-        for bad in [&b""[..], b"SSH_CONNECTION=\0", b"SSH_CONNECTION=a b c d\0", b"SSH_CONNECTION=1.2.3.4 5 1.2.3.4\0"] {
+        for bad in [&b""[..], b"SSH_CONNECTION=\0", b"SSH_CONNECTION=a b c d\0", b"SSH_CONNECTION=1.2.3.4 5 1.2.3.4\0"]
+        {
             assert_eq!(connection(bad), None);
         }
     }

@@ -37,7 +37,9 @@ pub enum Error {
     },
     #[error("{path} has {bytes} bytes, too many to be ours; no rule was changed")]
     TooLarge { path: PathBuf, bytes: u64 },
-    #[error("{path} was written by another version of agentd (format {found}, this one knows {FORMAT}); no rule was changed")]
+    #[error(
+        "{path} was written by another version of agentd (format {found}, this one knows {FORMAT}); no rule was changed"
+    )]
     Foreign { path: PathBuf, found: u64 },
     #[error("{path} cannot be written; is the disk full or read-only?")]
     Write {

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use agentd_sys::causes::chain;
 use serde_json::Value;
 
 use super::nft::{self, Nft};
-use super::{Facts, Ruleset};
+use super::{Facts, Ruleset, facts};
 
 pub trait Kernel: Send + Sync + fmt::Debug {
     /// Whether it would take these rules; changes nothing.
@@ -32,6 +33,10 @@ impl Kernel for Nft {
     }
 
     fn facts(&self) -> Facts {
-        Facts::default()
+        let sources = facts::Sources::host();
+        facts::gather(&sources).unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "guests may not reach out");
+            facts::but_interfaces(&sources)
+        })
     }
 }

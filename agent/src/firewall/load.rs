@@ -57,7 +57,11 @@ pub fn load(transactions: &Transactions) -> Result<Loaded, Error> {
 fn candidates(active: &Active) -> Vec<(Ruleset, Loaded)> {
     let mode = active.policy.mode;
     let plain = ruleset::confirmed(&active.policy, &bare_facts());
-    stored(active).map(|rules| (rules, Loaded::Confirmed(mode))).into_iter().chain([(plain, Loaded::Minimal(mode))]).collect()
+    stored(active)
+        .map(|rules| (rules, Loaded::Confirmed(mode)))
+        .into_iter()
+        .chain([(plain, Loaded::Minimal(mode))])
+        .collect()
 }
 
 fn shut_but_ssh(transactions: &Transactions) -> Result<Loaded, Error> {

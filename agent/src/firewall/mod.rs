@@ -16,6 +16,7 @@ pub mod files;
 mod handle;
 pub mod inspect;
 pub mod kernel;
+mod links;
 pub mod load;
 pub mod nft;
 mod orders;
@@ -23,6 +24,7 @@ pub mod policy;
 mod repair;
 pub mod ruleset;
 pub mod selftest;
+mod sockets;
 mod task;
 pub mod transaction;
 pub mod truth;
@@ -32,8 +34,10 @@ pub mod wishes;
 
 pub use facts::{BreakGlass, Facts, Session};
 pub use handle::Handle;
+pub use inspect::Found;
+pub use nft::Nft;
 pub use policy::Policy;
-pub use ruleset::{Revision, Ruleset};
+pub use ruleset::{Amendment, Revision, Ruleset, Stamp};
 pub use task::{Note, Setup, start, unmanaged};
 pub use transaction::Transactions;
 pub use truth::Truth;
@@ -54,7 +58,9 @@ pub enum Error {
     Transaction(#[from] transaction::Error),
     #[error("{who}; {ssh}to end their sessions on purpose, add --phrase \"{phrase}\"")]
     Stranded { who: String, ssh: String, phrase: String },
-    #[error("nothing was changed, since this host does not work as it is: {red}; to go on all the same: --without-check {name}")]
+    #[error(
+        "nothing was changed, since this host does not work as it is: {red}; to go on all the same: --without-check {name}"
+    )]
     RedBefore { red: String, name: CheckName },
     #[error("the rules of before are back, since this host did not work with the new ones: {red}")]
     RedAfter { red: String },

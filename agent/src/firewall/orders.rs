@@ -52,9 +52,8 @@ impl Task {
         if asked.len() > NETWORKS_MAX {
             return Err(Error::TooManyNetworks(asked.len()));
         }
-        let (now, facts) = self
-            .blocking(|core| Ok::<_, Transaction>((core.policy()?, core.facts(&Moment::now())?)))
-            .await?;
+        let (now, facts) =
+            self.blocking(|core| Ok::<_, Transaction>((core.policy()?, core.facts(&Moment::now())?))).await?;
         let document = self.document();
         let security = document.as_ref().and_then(|document| document.security.clone());
         let mode = order.mode.or(security.as_ref().map(|security| security.mode)).unwrap_or(now.mode);
@@ -254,7 +253,8 @@ impl Task {
         let (networks, time) = (open.ssh.clone(), Duration::from_millis(open.for_ms));
         self.blocking(move |core| core.open_ssh(networks, time)).await?;
         let names: Vec<String> = open.ssh.iter().map(ToString::to_string).collect();
-        let message = format!("SSH is let in from {} for {} s; the kernel ends it", names.join(", "), open.for_ms / 1_000);
+        let message =
+            format!("SSH is let in from {} for {} s; the kernel ends it", names.join(", "), open.for_ms / 1_000);
         (self.note)(What::SecurityOpened { networks: names, for_ms: open.for_ms });
         self.look().await;
         Ok(message)
@@ -263,10 +263,14 @@ impl Task {
 
 /// The networks that would keep those in who are on SSH now: their own addresses, beside what was asked for.
 fn suggestion(weighed: &Weighed) -> String {
-    let peers: BTreeSet<String> = weighed.stranded.0.iter().map(|session| session.peer.ip().to_canonical().to_string()).collect();
+    let peers: BTreeSet<String> =
+        weighed.stranded.0.iter().map(|session| session.peer.ip().to_canonical().to_string()).collect();
     match weighed.wish.to.mode {
         Mode::DaemonPort => {
-            let ssh: Vec<String> = peers.iter().map(|peer| format!("--ssh {peer}/{}", if peer.contains(':') { 128 } else { 32 })).collect();
+            let ssh: Vec<String> = peers
+                .iter()
+                .map(|peer| format!("--ssh {peer}/{}", if peer.contains(':') { 128 } else { 32 }))
+                .collect();
             format!("let them in with {}, or ", ssh.join(" "))
         }
         Mode::Open | Mode::Tunnel => String::new(),
@@ -279,7 +283,8 @@ fn closes(to: &Policy) -> Vec<String> {
         return Vec::new();
     }
     let of = |transport, word: &'static str| {
-        let outside = listening(transport).into_iter().filter(|socket| !socket.address.ip().to_canonical().is_loopback());
+        let outside =
+            listening(transport).into_iter().filter(|socket| !socket.address.ip().to_canonical().is_loopback());
         outside.map(move |socket| (socket.address.port(), word, transport))
     };
     let ports: BTreeSet<(u16, &str)> =

@@ -107,7 +107,8 @@ mod tests {
     use agentd_protocol::api::Origin;
 
     use super::*;
-    use crate::firewall::Policy;
+    use crate::firewall::inspect::Alteration;
+    use crate::firewall::{Policy, Stamp};
 
     fn revision(text: &str) -> Revision {
         Revision(text.to_owned())
@@ -138,7 +139,7 @@ mod tests {
         assert_eq!(verdict(confirmed("stored"), Some(&tunnel)), Verdict::Refresh);
         assert!(matches!(verdict(confirmed("strange"), Some(&tunnel)), Verdict::Repair(_)));
         assert!(matches!(verdict(Found::Absent, Some(&tunnel)), Verdict::Repair(_)));
-        let altered = Found::Altered { reason: "x".into() };
+        let altered = Found::Altered { reason: Alteration::Changed };
         assert!(matches!(verdict(altered.clone(), Some(&tunnel)), Verdict::Repair(_)));
         assert_eq!(verdict(Found::Absent, Some(&active(Mode::Open))), Verdict::Right);
         assert_eq!(verdict(Found::Absent, None), Verdict::Right);
@@ -162,7 +163,8 @@ mod tests {
             sessions: Vec::new(),
         };
         let of = |found: &Found, pending: &Pending| judge(found, Some(pending), None, &revision("w"), None, &now);
-        let trial = Found::Trial { from: Mode::Open, to: Mode::Tunnel, left: None };
+        let stamp = |mode| Stamp { mode, revision: revision("r") };
+        let trial = Found::Trial { from: stamp(Mode::Open), to: stamp(Mode::Tunnel), left: Duration::from_secs(1) };
         assert_eq!(of(&trial, &pending), Verdict::OnTrial);
         assert!(matches!(of(&Found::Absent, &pending), Verdict::RevertTrial(_)));
         let over = Pending { deadline_boot_ms: 5, ..pending };

@@ -5,8 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentd_protocol::api::{Awaiting, What};
-use agentd_protocol::security::Exposure;
+use agentd_protocol::api::{Awaiting, Drops, What};
 use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use super::handle::{Handle, ORDERS_MAX, Order};
 use super::inspect::{self, Found};
 use super::repair::{Repairs, Verdict, judge};
 use super::transaction::{self, Transactions};
-use super::truth::{Truth, drops};
+use super::truth::Truth;
 use super::watch::Changes;
 use super::wishes::{Decision, Document, OwnerRules, decide};
 use super::{Revision, Ruleset, Session, consent};
@@ -150,10 +149,7 @@ impl Task {
     }
 
     /// Runs what may take as long as nft does.
-    pub(super) async fn blocking<T: Send + 'static>(
-        &self,
-        act: impl FnOnce(&Transactions) -> T + Send + 'static,
-    ) -> T {
+    pub(super) async fn blocking<T: Send + 'static>(&self, act: impl FnOnce(&Transactions) -> T + Send + 'static) -> T {
         let core = self.core.clone();
         lifecycle::spawn_blocking("firewall", move || act(&core)).await.expect("transactions do not panic")
     }
@@ -179,7 +175,14 @@ impl Task {
     async fn judge(&mut self, seen: Seen) {
         let now = Moment::now();
         self.adopt(&seen, &now);
-        let verdict = judge(&seen.found, seen.pending.as_ref(), seen.active.as_ref(), &seen.wanted.revision, self.expected.as_ref(), &now);
+        let verdict = judge(
+            &seen.found,
+            seen.pending.as_ref(),
+            seen.active.as_ref(),
+            &seen.wanted.revision,
+            self.expected.as_ref(),
+            &now,
+        );
         let altered = match &verdict {
             Verdict::Right | Verdict::OnTrial | Verdict::Refresh => None,
             Verdict::Repair(cause) | Verdict::Foreign(cause) | Verdict::RevertTrial(cause) => Some(cause.clone()),
@@ -196,7 +199,10 @@ impl Task {
             },
             Verdict::RevertTrial(cause) => {
                 if let Err(error) = self.revert(cause).await {
-                    tracing::error!(error = chain(&error), "a trial that is over cannot be reverted; the kernel's timer has");
+                    tracing::error!(
+                        error = chain(&error),
+                        "a trial that is over cannot be reverted; the kernel's timer has"
+                    );
                 }
             }
         }
@@ -260,13 +266,9 @@ impl Task {
     fn publish(&self, seen: &Seen, altered: Option<String>) {
         let policy = seen.active.as_ref().map(|active| &active.policy);
         let mode = policy.map_or(agentd_protocol::security::Mode::Open, |policy| policy.mode);
-        let exposure = match &seen.found {
-            Found::Absent => Exposure::Unmanaged,
-            Found::Confirmed { mode, .. } => mode.exposure(),
-            // The more open of what may be in force.
-            Found::Trial { from, to, .. } => (*from).min(*to).exposure(),
-            Found::Altered { .. } => Exposure::Unmanaged,
-        };
+        let exposure = inspect::exposure(&seen.found);
+        let dropped = seen.table.as_ref().map(inspect::dropped).unwrap_or_default();
+        let drops = Drops { input: dropped.input, forward: dropped.forward };
         let truth = Truth {
             unmanaged: None,
             mode,
@@ -281,7 +283,7 @@ impl Task {
             },
             opened: seen.opened.clone(),
             altered,
-            drops: drops(seen.table.as_ref()),
+            drops,
             repairs: 0,
             last: None,
         };

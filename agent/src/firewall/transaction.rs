@@ -35,7 +35,9 @@ pub enum Error {
     Table(#[source] nft::Error),
     #[error("nothing was changed: the watchdog that would undo it cannot be started")]
     Watchdog(#[source] watchdog::Error),
-    #[error("a trial runs already, with {left_s} s left: `agentctl security confirm` or `agentctl security revert` first")]
+    #[error(
+        "a trial runs already, with {left_s} s left: `agentctl security confirm` or `agentctl security revert` first"
+    )]
     TrialRuns { left_s: u64 },
     #[error("no trial runs, it may have ended by itself; `agentctl security status` says how")]
     NoTrial,

@@ -89,7 +89,8 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, watchdog) = (Arc::new(Fake::default()), Arc::new(FakeWatchdog::default()));
-        let mut core = Transactions::new(Arc::clone(&kernel) as _, Arc::clone(&watchdog) as _, Files::below(dir.path()));
+        let mut core =
+            Transactions::new(Arc::clone(&kernel) as _, Arc::clone(&watchdog) as _, Files::below(dir.path()));
         core.reached = die;
         Self { _dir: dir, kernel, watchdog, core }
     }

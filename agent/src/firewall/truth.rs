@@ -3,7 +3,6 @@
 use agentd_protocol::api::{Awaiting, Drops, OpenSsh, Origin, SecurityBrief, SecurityStatus, TrialStatus};
 use agentd_protocol::security::{Exposure, Mode};
 use ipnet::IpNet;
-use serde_json::Value;
 
 use super::files::{Moment, OpenedSsh, Pending};
 
@@ -71,14 +70,20 @@ impl Truth {
     pub fn brief(&self, now: &Moment) -> SecurityBrief {
         let status = self.status(now);
         let trial = status.trial.map(|trial| {
-            format!("{} on trial, {} s left: `agentctl security confirm` from a new connection", trial.to, trial.left_ms / 1_000)
+            format!(
+                "{} on trial, {} s left: `agentctl security confirm` from a new connection",
+                trial.to,
+                trial.left_ms / 1_000
+            )
         });
         let opened = status.open_ssh.map(|open| {
             let networks: Vec<String> = open.networks.iter().map(IpNet::to_string).collect();
             format!("SSH let in from {} for {} s more", networks.join(", "), open.left_ms / 1_000)
         });
         let awaiting = status.awaiting.map(|awaiting| match &self.unmanaged {
-            None => format!("the document asks for {}: {}; to agree: {}", awaiting.mode, awaiting.why, awaiting.command),
+            None => {
+                format!("the document asks for {}: {}; to agree: {}", awaiting.mode, awaiting.why, awaiting.command)
+            }
             Some(_) => format!("the document asks for {}, which is not enforced here", awaiting.mode),
         });
         let altered = status.altered.map(|reason| format!("the rules are not as confirmed: {reason}"));
@@ -105,21 +110,4 @@ pub fn trial_status(pending: &Pending, now: &Moment) -> TrialStatus {
         left_ms: pending.left_ms(now),
         origin: pending.by,
     }
-}
-
-/// The named counters of our table; other values are passed over.
-pub fn drops(table: Option<&Value>) -> Drops {
-    let mut drops = Drops::default();
-    let items = table.and_then(|table| table.get("nftables")).and_then(Value::as_array);
-    for counter in items.into_iter().flatten().filter_map(|item| item.get("counter")) {
-        let packets = counter.get("packets").and_then(Value::as_u64).unwrap_or(0);
-        match counter.get("name").and_then(Value::as_str) {
-            Some("c_in_drop") => drops.input += packets,
-            Some("c_in_invalid") => drops.invalid += packets,
-            Some("c_fwd_drop") => drops.forward += packets,
-            Some("c_fwd_dnat") => drops.published += packets,
-            Some(_) | None => {}
-        }
-    }
-    drops
 }

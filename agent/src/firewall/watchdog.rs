@@ -118,10 +118,7 @@ pub fn step(pending: Option<&Pending>, tx: &str, now: &Moment) -> Step {
 }
 
 /// Guards one trial to its end. An unreadable `pending.json` counts as one that is over its time.
-pub fn guard(
-    transactions: &super::transaction::Transactions,
-    tx: &str,
-) -> Result<(), super::transaction::Error> {
+pub fn guard(transactions: &super::transaction::Transactions, tx: &str) -> Result<(), super::transaction::Error> {
     let mut tries = 0;
     loop {
         let pending = transactions.files().pending()?;

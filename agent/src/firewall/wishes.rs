@@ -77,7 +77,8 @@ pub fn decide(
 ) -> Decision {
     let open = Policy::open();
     let now = active.map_or(&open, |active| &active.policy);
-    let local_choice = active.is_some_and(|active| active.origin == Origin::Local && active.document == document.security);
+    let local_choice =
+        active.is_some_and(|active| active.origin == Origin::Local && active.document == document.security);
     let Some(security) = document.security.as_ref().filter(|_| !local_choice) else {
         return follow_port(active, document);
     };

@@ -41,7 +41,9 @@ pub(super) fn checks(checks: &[Check]) -> Vec<Line> {
             Colour::Red => (Style::Bad, "red"),
             Colour::NotApplicable => (Style::Dim, "n/a"),
         };
-        Line::from(format!("  {:13} ", check.name)).with(style, format!("{word:5}")).with(Style::Plain, format!(" {}", harmless(&check.text)))
+        Line::from(format!("  {:13} ", check.name))
+            .with(style, format!("{word:5}"))
+            .with(Style::Plain, format!(" {}", harmless(&check.text)))
     };
     checks.iter().map(line).collect()
 }
@@ -66,20 +68,30 @@ pub(super) fn status(status: &SecurityStatus) -> Vec<Line> {
     }
     if let Some(trial) = &status.trial {
         let left = span(trial.left_ms);
-        lines.push(Line::new(Style::Busy, format!("on trial:    {} for {left} more, then {} again", trial.to, trial.from)));
+        lines.push(Line::new(
+            Style::Busy,
+            format!("on trial:    {} for {left} more, then {} again", trial.to, trial.from),
+        ));
         lines.push("  to keep it: agentctl security confirm   (from a NEW connection)".into());
     }
     if let Some(awaiting) = &status.awaiting {
-        lines.push(Line::new(Style::Busy, format!("the document asks for {}: {}", awaiting.mode, harmless(&awaiting.why))));
+        lines.push(Line::new(
+            Style::Busy,
+            format!("the document asks for {}: {}", awaiting.mode, harmless(&awaiting.why)),
+        ));
         lines.push(Line::from("  to agree: ").with(Style::Strong, awaiting.command.as_str()));
     }
     if let Some(open) = &status.open_ssh {
-        lines.push(Line::from(format!("SSH let in:  from {} for {} more", networks(&open.networks), span(open.left_ms))));
+        lines.push(Line::from(format!(
+            "SSH let in:  from {} for {} more",
+            networks(&open.networks),
+            span(open.left_ms)
+        )));
     }
     let drops = status.drops;
     lines.push(Line::from(format!(
-        "dropped:     {} to this host, {} without a connection, {} to be forwarded, {} to published ports",
-        drops.input, drops.invalid, drops.forward, drops.published
+        "dropped:     {} packets to this host, {} to be forwarded",
+        drops.input, drops.forward
     )));
     if status.repairs > 0 {
         lines.push(Line::from(format!("put back:    {} times since agentd started", status.repairs)));

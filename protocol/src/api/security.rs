@@ -81,9 +81,7 @@ pub struct OpenSsh {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Drops {
     pub input: u64,
-    pub invalid: u64,
     pub forward: u64,
-    pub published: u64,
 }
 
 /// One line of `agentctl status`.

@@ -59,7 +59,6 @@ const TABLE: &[Row] = &[
         rooms: These(&["app", "config", "firewall", "reconcile"]),
         crates: &[PROTOCOL, SYS],
     },
-    // `agentd firewall`, for boot and watchdog: the room's plain half and nothing else.
     Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
     // The host's settings hold the credentials as source wants them; a second type for them would be a copy.
