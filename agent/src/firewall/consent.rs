@@ -166,7 +166,14 @@ mod tests {
             .env("SSH_CONNECTION", "198.51.100.20 50001 192.0.2.1 22")
             .spawn()
             .unwrap();
-        let found = session_of(child.id());
+        // The kernel lets the parent go on before the new program's environment can be read.
+        let start = std::time::Instant::now();
+        let found = loop {
+            match session_of(child.id()) {
+                None if start.elapsed().as_secs() < 10 => std::thread::yield_now(),
+                found => break found,
+            }
+        };
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found, Some(session("198.51.100.20:50001", "192.0.2.1:22")));
