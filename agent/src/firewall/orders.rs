@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentd_protocol::api::{
     Check, NETWORKS_MAX, OPEN_MAX_MS, Origin, SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan,
-    SshSession, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS, What,
+    Selftest, SshSession, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS, What,
 };
 use agentd_protocol::security::Mode;
 use agentd_sys::causes::chain;
@@ -20,7 +20,7 @@ use super::task::{State, Task};
 use super::transaction::{Error as Transaction, Reverted, Wish};
 use super::truth::trial_status;
 use super::wishes::policy_of;
-use super::{Error, Facts, Policy};
+use super::{Error, Facts, Policy, selftest};
 
 /// Of a trial that checks confirm: the checks' own limits, twice.
 const DOCUMENT_WINDOW: Duration = Duration::from_secs(60);
@@ -161,7 +161,7 @@ impl Task {
         let pending = self.blocking(move |core| core.begin(&wish, consent, window)).await?;
         let (from, to) = (pending.from.mode, pending.to.mode);
         (self.note)(What::SecurityTrial { from, to, window_ms: pending.window_ms });
-        self.state = State::Trial(pending.clone());
+        self.state = State::Trial(Box::new(pending.clone()));
         self.look().await;
         let checks = self.checked(&before).await;
         let red = checks::red(&checks, without);
@@ -241,6 +241,10 @@ impl Task {
         }
         self.publish_again().await;
         Ok(if reverted == Reverted::WasConfirmed { to } else { from })
+    }
+
+    async fn selftest(&mut self) -> Result<Selftest, Error> {
+        Ok(self.blocking(|core| Ok::<_, Error>(selftest::run(&core.policy()?)?)).await?)
     }
 
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {

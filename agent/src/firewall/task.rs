@@ -91,7 +91,7 @@ pub fn start(setup: Setup) -> Handle {
 pub(super) enum State {
     /// The kernel is to have what was confirmed.
     Settled,
-    Trial(Pending),
+    Trial(Box<Pending>),
     AwaitingConsent(Awaiting),
 }
 
@@ -221,7 +221,7 @@ impl Task {
                 self.state = State::Settled;
             }
             (State::Settled | State::AwaitingConsent(_) | State::Trial(_), Some(pending)) => {
-                self.state = State::Trial(pending.clone());
+                self.state = State::Trial(Box::new(pending.clone()));
             }
             (State::Settled | State::AwaitingConsent(_), None) => {}
         }
