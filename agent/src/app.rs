@@ -28,7 +28,7 @@ use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Scope, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging, static_site, tunnel, tunnel_launch};
+use crate::{config, edge, firewall_launch, lifecycle, logging, static_site, tunnel, tunnel_launch};
 use outside::Outside;
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
@@ -44,6 +44,8 @@ pub struct RunOptions {
     pub home: Option<PathBuf>,
     pub run_as: Option<String>,
     pub public: bool,
+    /// A home keeps the firewall of its network namespace.
+    pub enforce_security: bool,
 }
 
 /// Why the program ends other than asked to. Each has its exit code.
@@ -134,8 +136,8 @@ impl Error {
             | Self::Tunnel(_)
             | Self::Api(_)
             | Self::Sync(_)
-            | Self::StaticSite(_)
-            | Self::Firewall(_) => Exit::Failed,
+            | Self::StaticSite(_) => Exit::Failed,
+            Self::Firewall(error) => error.exit(),
         }
     }
 }
@@ -279,8 +281,10 @@ impl App {
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
+        let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel);
         let api = Api {
             reconcile: reconcile.clone(),
+            firewall,
             new_git_key: git_keys(&home),
             resolve_refs: resolve_refs(refs),
             down: down.clone(),

@@ -2,14 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use agentd_protocol::exit_code::Exit;
 use agentd_protocol::security::Mode;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use serde_json::json;
 
+use crate::firewall::files::Files;
+use crate::firewall::load::{Loaded, load};
+use crate::firewall::transaction::{self, Reverted, Transactions};
+use crate::firewall::watchdog::{OwnProcess, guard};
 use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
+
+/// State of the agent of the machine.
+const STATE_DIR: &str = "/var/lib/agentd";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,10 +30,37 @@ pub enum Error {
     Nft(#[from] nft::Error),
     #[error("cannot print")]
     Print(#[source] io::Error),
+    #[error(transparent)]
+    Transaction(#[from] transaction::Error),
+    #[error("the confirmed rules cannot be loaded as they were; simpler ones of the same mode are in force")]
+    Simpler,
+    #[error(
+        "what was confirmed cannot be read; everything is shut but SSH; `agentctl security apply` of a mode sets it right"
+    )]
+    ShutButSsh,
+    #[error("the watchdog cannot be left behind")]
+    Detach(#[source] io::Error),
+}
+
+impl Error {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Simpler | Self::ShutButSsh => Exit::Degraded,
+            Self::Transaction(transaction::Error::Files(_)) => Exit::Home,
+            Self::Facts(_) | Self::Nft(_) | Self::Print(_) | Self::Transaction(_) | Self::Detach(_) => Exit::Failed,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
 pub enum FirewallVerb {
+    /// Loads the confirmed rules, before any interface is up. Forgets a trial that the last boot did not finish.
+    Load(Place),
+    /// Ends a trial: the rules of before come back. Without TX, whichever trial runs.
+    Rollback(RollbackArgs),
+    /// Waits for the deadline of a trial and rolls it back. Started by the manager, never by hand.
+    #[command(hide = true)]
+    Watchdog(WatchdogArgs),
     /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
     Render(RenderOptions),
     /// Applies what `render` prints.
@@ -31,6 +69,31 @@ pub enum FirewallVerb {
     /// Prints what our table in the kernel says.
     #[command(hide = true)]
     Read,
+}
+
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Folder of the agent's state.
+    #[arg(long, default_value = STATE_DIR, value_name = "DIR")]
+    state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// As `agentctl security status --json` shows it.
+    tx: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchdogArgs {
+    tx: String,
+    /// Goes on in a session of its own; the caller does not wait.
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Debug, Args)]
@@ -65,10 +128,39 @@ fn mode(word: &str) -> Result<Mode, &'static str> {
 
 pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
     match verb {
+        FirewallVerb::Load(place) => match load(&transactions(&place.state)?)? {
+            Loaded::Nothing => print("nothing is to be shut"),
+            Loaded::Confirmed(mode) => print(&format!("the confirmed rules are loaded: {mode}")),
+            Loaded::Minimal(_) => Err(Error::Simpler),
+            Loaded::ShutButSsh => Err(Error::ShutButSsh),
+        },
+        FirewallVerb::Rollback(args) => print(match transactions(&args.place.state)?.revert(args.tx.as_deref())? {
+            Reverted::Nothing => "no such trial runs; nothing was changed",
+            Reverted::WasConfirmed => "the trial had been confirmed; its rules stay",
+            Reverted::Done => "the rules of before are back",
+        }),
+        FirewallVerb::Watchdog(args) => watch(args),
         FirewallVerb::Render(options) => print(&render(options)?.text()),
         FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
         FirewallVerb::Read => read(&Nft::find()?),
     }
+}
+
+fn watch(args: &WatchdogArgs) -> Result<(), Error> {
+    if args.detach {
+        let mut own = Command::new("/proc/self/exe");
+        own.args(["firewall", "watchdog", &args.tx, "--state"]).arg(&args.place.state).current_dir("/");
+        own.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not waited for: with our end it becomes init's.
+        return own.spawn().map(drop).map_err(Error::Detach);
+    }
+    nix::unistd::setsid().map_err(|errno| Error::Detach(errno.into()))?;
+    Ok(guard(&transactions(&args.place.state)?, &args.tx)?)
+}
+
+fn transactions(state_dir: &Path) -> Result<Transactions, Error> {
+    let watchdog = OwnProcess::choose(state_dir == Path::new(STATE_DIR));
+    Ok(Transactions::new(Arc::new(Nft::find()?), Arc::new(watchdog), Files::below(state_dir)))
 }
 
 fn render(options: &RenderOptions) -> Result<Ruleset, Error> {

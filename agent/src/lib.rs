@@ -11,6 +11,7 @@ pub mod edge;
 pub mod edge_launch;
 pub mod firewall;
 pub mod firewall_cli;
+pub mod firewall_launch;
 pub mod lifecycle;
 pub mod logging;
 pub mod proxy;

@@ -43,6 +43,9 @@ enum Verb {
         /// Listen on every address of the host, not on loopback only.
         #[arg(long)]
         public: bool,
+        /// With --home: keeps the firewall of the network namespace this runs in, as --system does for the machine.
+        #[arg(long, requires = "home")]
+        enforce_security: bool,
     },
     /// The firewall by itself, without a manager.
     #[command(subcommand)]
@@ -67,9 +70,9 @@ enum Verb {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Run { stack, home, system: _, run_as, public } => {
+        Verb::Run { stack, home, system: _, run_as, public, enforce_security } => {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
-            app::run(&RunOptions { stack, home, run_as, public })
+            app::run(&RunOptions { stack, home, run_as, public, enforce_security })
         }
         Verb::Firewall(verb) => firewall_cli::run(&verb).map(|()| Exit::Ok).map_err(app::Error::from),
         Verb::Edge { snapshot } => app::edge(snapshot).map(|()| Exit::Ok),

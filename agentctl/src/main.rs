@@ -22,6 +22,7 @@ mod resolve;
 mod routes;
 mod schema;
 mod screen;
+mod security;
 mod service;
 mod shutdown;
 mod status;
@@ -89,6 +90,8 @@ enum Verb {
     /// Remove releases, data and logs of a service that has left the stack
     #[command(after_help = help::PRUNE)]
     Prune(service::Args),
+    /// Show and change what this host lets in
+    Security(security::Args),
     /// Check this host and this home: what stands in the way, and its cure
     Doctor(doctor::Args),
     /// Make a deploy key for private repositories
@@ -148,6 +151,7 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Prune(args) => service::run(&client, args, "prune", out).await,
             Verb::Rollback(args) => service::rollback(&client, args, out).await,
             Verb::GitKey(args) => git_key::run(&client, args, out).await,
+            Verb::Security(args) => security::run(&client, args, out).await,
             Verb::Shutdown(args) => shutdown::run(&client, args, out).await,
             Verb::Check(_)
             | Verb::Explain(_)

@@ -15,6 +15,13 @@
 //! | POST /v1/refs with [`RefQuestions`] | [`RefAnswers`]: what branches and tags point at now |
 //! | GET /v1/routes | [`Routes`]: the table by which the edge routes |
 //! | GET /v1/events?after=ID&limit=N&service=NAME&since=UNIX_MS&follow=1 | [`Event`]s, one a line, oldest first |
+//! | GET /v1/security | [`SecurityStatus`] |
+//! | POST /v1/security/plan with a [`SecurityOrder`] | [`SecurityPlan`] |
+//! | POST /v1/security/apply with a [`SecurityOrder`] | [`SecurityDone`]: a trial that is to be confirmed |
+//! | POST /v1/security/confirm with a [`SecurityConfirm`] | [`SecurityDone`] |
+//! | POST /v1/security/revert | [`SecurityDone`] |
+//! | POST /v1/security/open with a [`SecurityOpen`] | [`Accepted`]: SSH for a while |
+//! | POST /v1/security/selftest | [`Selftest`] |
 //! | POST /v1/git-keys/NAME | [`GitKey`]: a new deploy key |
 //! | POST /v1/down | [`Accepted`]: everything stops, keeper included, then the manager ends |
 
@@ -29,6 +36,7 @@ mod logs;
 mod refs;
 mod releases;
 mod routes;
+mod security;
 mod tunnel;
 mod usage;
 mod why;
@@ -40,6 +48,11 @@ pub use logs::{LogLine, LogQuery, LogRecord, LogSource, LogStream, NDJSON};
 pub use refs::{REFS_MAX, RefAnswer, RefAnswers, RefQuestion, RefQuestions};
 pub use releases::{ReleaseState, ReleaseStatus, Releases};
 pub use routes::{Force, RoutedInstance, RoutedService, Routes};
+pub use security::{
+    Awaiting, Check, CheckName, Colour, Drops, NETWORKS_MAX, OPEN_MAX_MS, OpenSsh, Origin, SecurityBrief,
+    SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan, SecurityStatus, Selftest, SshSession,
+    TrialStatus, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS,
+};
 pub use tunnel::{TunnelState, TunnelStatus};
 pub use usage::Host;
 pub use why::{Changes, ProgramExit, Why};
@@ -83,6 +96,9 @@ pub struct Status {
     pub tunnel: Option<TunnelStatus>,
     /// Only where somebody asked.
     pub host: Option<Host>,
+    /// Only where somebody asked.
+    #[serde(default)]
+    pub security: Option<SecurityBrief>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

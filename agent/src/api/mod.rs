@@ -9,6 +9,7 @@ mod logs;
 mod refs;
 mod releases;
 mod routes;
+mod security;
 
 pub use listener::{Callers, bind};
 pub use refs::ResolveRefs;

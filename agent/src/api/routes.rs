@@ -16,8 +16,8 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Callers, Error, ResolveRefs, events, refs, releases};
-use crate::reconcile;
+use super::{Callers, Error, ResolveRefs, events, refs, releases, security};
+use crate::{firewall, reconcile};
 
 /// The app's way to a new deploy key: the answer is the key, or a sentence for the operator.
 pub type MakeGitKey = Arc<dyn Fn(String) -> BoxFuture<'static, Result<(PathBuf, String), String>> + Send + Sync>;
@@ -30,6 +30,7 @@ pub struct Api {
     /// Makes a deploy key of that name; the file of its private half and the public one.
     pub new_git_key: MakeGitKey,
     pub resolve_refs: ResolveRefs,
+    pub firewall: firewall::Handle,
     /// Cancelled by `POST /v1/down`: the app then takes everything down and ends.
     pub down: CancellationToken,
     /// Cancelled when the manager ends: answers that go on for ever end with it.
@@ -53,10 +54,18 @@ pub async fn serve(callers: Callers, api: Api, cancel: CancellationToken) -> Res
         .route("/v1/services/{name}/releases", get(releases::releases))
         .route("/v1/refs", post(refs::refs))
         .route("/v1/git-keys/{name}", post(git_key))
+        .route("/v1/security", get(security::status))
+        .route("/v1/security/plan", post(security::plan))
+        .route("/v1/security/apply", post(security::apply))
+        .route("/v1/security/confirm", post(security::confirm))
+        .route("/v1/security/revert", post(security::revert))
+        .route("/v1/security/open", post(security::open))
+        .route("/v1/security/selftest", post(security::selftest))
         .route("/v1/down", post(down))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(DOCUMENT_BYTES_MAX))
         .with_state(api);
+    let router = router.into_make_service_with_connect_info::<security::Caller>();
     axum::serve(callers, router).with_graceful_shutdown(cancel.cancelled_owned()).await.map_err(Error::Serve)
 }
 
@@ -100,7 +109,10 @@ fn accepted(outcome: Result<(), reconcile::Error>, message: String) -> Answer<Ac
 }
 
 async fn status(State(api): State<Api>) -> Answer<Status> {
-    api.reconcile.status().await.map(Json).map_err(|error| failed(&error))
+    let mut status = api.reconcile.status().await.map_err(|error| failed(&error))?;
+    status.security = Some(api.firewall.brief());
+    status.limitations.extend(api.firewall.limitation());
+    Ok(Json(status))
 }
 
 async fn routes(State(api): State<Api>) -> Json<Routes> {

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{links, sockets};
 
 /// An established TCP connection of this host with another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Session {
     pub local: SocketAddr,
     pub peer: SocketAddr,
@@ -62,6 +63,11 @@ impl Sources {
     pub fn host() -> Self {
         Self { proc: "/proc".into(), sys: "/sys".into(), root: "/".into() }
     }
+}
+
+/// Without the interfaces of guests: they reach nobody, everything else is as it should be.
+pub fn but_interfaces(sources: &Sources) -> Facts {
+    Facts { ssh_ports: sockets::ssh_ports(sources), survivors: sockets::survivors(sources), ..Facts::default() }
 }
 
 /// As this network namespace is now. Break-glass is no fact of the host: whoever opens it says so.

@@ -9,16 +9,72 @@
 //! Survives a restart: the kernel's table; `active.json`, `pending.json`, `journal.json`. A manager that starts reads
 //! them and the kernel, and changes nothing that is right.
 
+pub mod checks;
+pub mod consent;
 pub mod facts;
+pub mod files;
+mod handle;
 pub mod inspect;
+pub mod kernel;
 mod links;
+pub mod load;
 pub mod nft;
+mod orders;
 pub mod policy;
+mod repair;
 pub mod ruleset;
+pub mod selftest;
 mod sockets;
+mod task;
+pub mod transaction;
+pub mod truth;
+mod watch;
+pub mod watchdog;
+pub mod wishes;
 
 pub use facts::{BreakGlass, Facts, Session};
+pub use handle::Handle;
 pub use inspect::Found;
 pub use nft::Nft;
 pub use policy::Policy;
 pub use ruleset::{Amendment, Revision, Ruleset, Stamp};
+pub use task::{Note, Setup, start, unmanaged};
+pub use transaction::Transactions;
+pub use truth::Truth;
+pub use wishes::{DocumentMay, OwnerRules};
+
+use std::net::SocketAddr;
+
+use agentd_protocol::api::CheckName;
+
+/// What a caller of [`Handle`] is told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("this agent leaves the firewall alone: {0}")]
+    Unmanaged(String),
+    #[error("the firewall's task has ended; the agent is about to restart")]
+    Ended,
+    #[error(transparent)]
+    Transaction(#[from] transaction::Error),
+    #[error("{who}; {ssh}to end their sessions on purpose, add --phrase \"{phrase}\"")]
+    Stranded { who: String, ssh: String, phrase: String },
+    #[error(
+        "nothing was changed, since this host does not work as it is: {red}; to go on all the same: --without-check {name}"
+    )]
+    RedBefore { red: String, name: CheckName },
+    #[error("the rules of before are back, since this host did not work with the new ones: {red}")]
+    RedAfter { red: String },
+    #[error(
+        "this session ({peer}) was there before the trial, so it proves nothing: log in anew and confirm from there, or \
+         at the console"
+    )]
+    OldSession { peer: SocketAddr },
+    #[error("{0} networks: name between 1 and 64")]
+    TooManyNetworks(usize),
+    #[error("a trial lasts between 2 s and 1 h")]
+    Window,
+    #[error("SSH is let in for between 1 ms and 24 h; for longer, name the network in the mode itself")]
+    OpenTime,
+    #[error(transparent)]
+    Selftest(#[from] selftest::Error),
+}

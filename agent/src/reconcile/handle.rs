@@ -114,6 +114,11 @@ impl Handle {
         &self.rooms.journal
     }
 
+    /// About the host as a whole, from a room that knows of no journal.
+    pub fn note_host(&self, what: What) {
+        self.rooms.journal.host(what);
+    }
+
     /// The manager's last word, on disk when this returns.
     pub async fn leaving(&self, why: Leaving) {
         self.rooms.journal.host(match why {

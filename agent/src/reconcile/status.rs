@@ -117,6 +117,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         limitations: seen.facts.limitations.clone(),
         tunnel: seen.facts.tunnel.borrow().clone(),
         host: None,
+        security: None,
     }
 }
 

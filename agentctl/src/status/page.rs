@@ -1,6 +1,6 @@
 //! The whole stack on a page (pure): the verdict in a sentence, a line for each service, and what explains the rest.
 
-use agentd_protocol::api::{Host, ServiceState, ServiceStatus, Status, Verdict};
+use agentd_protocol::api::{Host, SecurityBrief, ServiceState, ServiceStatus, Status, Verdict};
 
 use super::{is_troubled, word};
 use crate::problem::{self, subject};
@@ -37,9 +37,18 @@ pub(super) fn page(status: &Status, screen: Screen) -> Vec<Line> {
         lines.extend(super::tunnel::lines(tunnel, status.at_unix_ms));
     }
     lines.push(Line::default());
+    lines.extend(status.security.as_ref().map(security));
     lines.extend(status.limitations.iter().map(|text| Line::new(Style::Dim, format!("note: {text}"))));
     lines.extend(status.host.as_ref().map(|host| Line::new(Style::Dim, host_line(host))));
     lines
+}
+
+fn security(security: &SecurityBrief) -> Line {
+    let said = format!("security: {}, exposure {} ({})", security.mode, security.exposure, security.enforcement);
+    match &security.notice {
+        None => Line::new(Style::Dim, said),
+        Some(notice) => Line::from(said).with(Style::Busy, format!("; {}", harmless(notice))),
+    }
 }
 
 fn verdict(status: &Status) -> Line {

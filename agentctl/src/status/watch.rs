@@ -97,7 +97,7 @@ fn append(status: &Status, args: &Args, before: &mut Option<Status>, out: &mut O
 
 /// Without what changes although nothing happens.
 fn lasting(status: &Status) -> Status {
-    let mut lasting = Status { at_unix_ms: 0, host: None, ..status.clone() };
+    let mut lasting = Status { at_unix_ms: 0, host: None, security: None, ..status.clone() };
     for service in &mut lasting.services {
         (service.cpu_millicores, service.memory_bytes) = (None, None);
         for instance in &mut service.instances {

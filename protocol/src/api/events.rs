@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::DeployPhase;
 use crate::ids::{Commit, EventId, InstanceId, ReleaseNumber, ServiceName, Version};
+use crate::security::Mode;
 
 /// Most events of one answer; a longer history is asked for in parts, with `after`.
 pub const EVENTS_MAX: u32 = 1_000;
@@ -171,6 +172,16 @@ vocabulary! {
     "host.down" HostDown {} Warn "Everything was taken down, on the operator's word.";
     "host.keeper-replaced" HostKeeperReplaced { pid: u32, before: u32 } Warn "The keeper was gone and another one was started; services ran on.";
 
+    "security.trial" SecurityTrial { from: Mode, to: Mode, window_ms: u64 } Info "New rules are in force on trial; unconfirmed, the kernel itself goes back.";
+    "security.applied" SecurityApplied { from: Mode, to: Mode } Info "Other rules are in force for good, as the document asks; the checks were green.";
+    "security.confirmed" SecurityConfirmed { from: Mode, to: Mode } Info "The operator confirmed a trial: its rules are in force for good.";
+    "security.reverted" SecurityReverted { from: Mode, to: Mode, cause: String } Warn "A trial ended with the rules of before.";
+    "security.refused" SecurityRefused { mode: Mode, cause: String } Warn "Other rules were asked for, and nothing was changed.";
+    "security.awaiting-consent" SecurityAwaitingConsent { mode: Mode, cause: String } Warn "The document asks for rules that a person has to agree to; those of before are in force.";
+    "security.repaired" SecurityRepaired { cause: String, after_ms: u64 } Warn "Somebody removed or changed our rules; they are back.";
+    "security.unrepaired" SecurityUnrepaired { cause: String } Error "Our rules are not in force as confirmed, and cannot be put back now.";
+    "security.opened" SecurityOpened { networks: Vec<String>, for_ms: u64 } Warn "SSH is let in from these networks for a while, on the operator's word.";
+
     "edge.started" EdgeStarted { pid: u32 } Info "The edge was started.";
     "edge.lost" EdgeLost { exit: String, uptime_ms: u64 } Error "The edge ended and nobody had asked it to; it is started again on the same sockets.";
 
@@ -187,8 +198,10 @@ mod tests {
 
     use super::*;
 
-    const FAMILIES: [&str; 12] =
-        ["build", "config", "crash", "deploy", "dns", "edge", "health", "host", "route", "run", "service", "tunnel"];
+    const FAMILIES: [&str; 13] = [
+        "build", "config", "crash", "deploy", "dns", "edge", "health", "host", "route", "run", "security", "service",
+        "tunnel",
+    ];
 
     fn event(what: What) -> Event {
         Event {

@@ -59,6 +59,11 @@ const TABLE: &[Row] = &[
         rooms: These(&["config", "supervisor", "edge::EdgeView"]),
         crates: &[PROTOCOL, SYS],
     },
+    Row {
+        place: "agent/src/firewall_launch.rs",
+        rooms: These(&["app", "config", "firewall", "reconcile"]),
+        crates: &[PROTOCOL, SYS],
+    },
     Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
     Row {
         place: "agent/src/tunnel_launch.rs",
@@ -95,7 +100,7 @@ const TABLE: &[Row] = &[
     },
     Row { place: "agent/src/reconcile/", rooms: RECONCILE, crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/reconcile/plan", rooms: These(&[]), crates: &[PROTOCOL] },
-    Row { place: "agent/src/api/", rooms: These(&["lifecycle", "reconcile"]), crates: &[PROTOCOL, SYS] },
+    Row { place: "agent/src/api/", rooms: These(&["lifecycle", "reconcile", "firewall"]), crates: &[PROTOCOL, SYS] },
 ];
 
 /// Libraries that one place alone may name, so that replacing them stays the work of one room.

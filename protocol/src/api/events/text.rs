@@ -51,6 +51,15 @@ impl What {
             Self::ServiceUnpinned { cause } => format!("follows the document again: {cause}"),
             Self::ServiceRemoved {} => "has left the document and is gone; its data is kept until it is pruned".into(),
             Self::ServicePruned {} => "its releases and data were removed by the operator".into(),
+            Self::SecurityTrial { .. }
+            | Self::SecurityApplied { .. }
+            | Self::SecurityConfirmed { .. }
+            | Self::SecurityReverted { .. }
+            | Self::SecurityRefused { .. }
+            | Self::SecurityAwaitingConsent { .. }
+            | Self::SecurityRepaired { .. }
+            | Self::SecurityUnrepaired { .. }
+            | Self::SecurityOpened { .. } => self.security(),
             Self::HostStart { .. }
             | Self::HostStop { .. }
             | Self::HostDown {}
@@ -144,6 +153,29 @@ impl What {
                 format!("restarted, since it kept failing its health check; it ran {}: {exit}", span(*uptime_ms))
             }
             _ => unreachable!("text hands over the run, crash and health families alone"),
+        }
+    }
+
+    fn security(&self) -> String {
+        match self {
+            Self::SecurityTrial { from, to, window_ms } => {
+                format!("{to} on trial for {}; unconfirmed, {from} comes back", span(*window_ms))
+            }
+            Self::SecurityApplied { from, to } => format!("{to} in place of {from}, as the document asks"),
+            Self::SecurityConfirmed { from, to } => format!("{to} in place of {from}, confirmed by the operator"),
+            Self::SecurityReverted { from, to, cause } => format!("{to} went back to {from}: {cause}"),
+            Self::SecurityRefused { mode, cause } => format!("{mode} was asked for, nothing was changed: {cause}"),
+            Self::SecurityAwaitingConsent { mode, cause } => {
+                format!("the document asks for {mode}, a person has to agree: {cause}; see `agentctl security status`")
+            }
+            Self::SecurityRepaired { cause, after_ms } => {
+                format!("firewall rules put back after {}: {cause}", span(*after_ms))
+            }
+            Self::SecurityUnrepaired { cause } => format!("firewall rules are not as confirmed: {cause}"),
+            Self::SecurityOpened { networks, for_ms } => {
+                format!("SSH let in from {} for {}", networks.join(", "), span(*for_ms))
+            }
+            _ => unreachable!("text hands over the security family alone"),
         }
     }
 

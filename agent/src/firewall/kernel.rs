@@ -1,0 +1,42 @@
+//! What transactions ask of the kernel, so that every decision can be tested without one.
+
+use std::fmt;
+
+use agentd_sys::causes::chain;
+use serde_json::Value;
+
+use super::nft::{self, Nft};
+use super::{Facts, Ruleset, facts};
+
+pub trait Kernel: Send + Sync + fmt::Debug {
+    /// Whether it would take these rules; changes nothing.
+    fn check(&self, ruleset: &Ruleset) -> Result<(), nft::Error>;
+    /// All of it or nothing.
+    fn apply(&self, ruleset: &Ruleset) -> Result<(), nft::Error>;
+    /// Our table; `None` where there is none.
+    fn table(&self) -> Result<Option<Value>, nft::Error>;
+    /// What the host is like now. What cannot be found out is left at its safe default: less is let in.
+    fn facts(&self) -> Facts;
+}
+
+impl Kernel for Nft {
+    fn check(&self, ruleset: &Ruleset) -> Result<(), nft::Error> {
+        Self::check(self, ruleset)
+    }
+
+    fn apply(&self, ruleset: &Ruleset) -> Result<(), nft::Error> {
+        Self::apply(self, ruleset)
+    }
+
+    fn table(&self) -> Result<Option<Value>, nft::Error> {
+        Self::table(self)
+    }
+
+    fn facts(&self) -> Facts {
+        let sources = facts::Sources::host();
+        facts::gather(&sources).unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "guests may not reach out");
+            facts::but_interfaces(&sources)
+        })
+    }
+}

@@ -1,0 +1,303 @@
+//! What people order, and what the document gets by itself: the same trial, confirmed by them or by green checks.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use agentd_protocol::api::{
+    Check, NETWORKS_MAX, OPEN_MAX_MS, Origin, SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan,
+    Selftest, SshSession, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS, What,
+};
+use agentd_protocol::security::Mode;
+use agentd_sys::causes::chain;
+use agentd_sys::listeners::{Transport, listener_name, listening};
+
+use super::checks::{self, Before};
+use super::consent::{self, Stranded};
+use super::files::{Moment, Pending};
+use super::handle::Order;
+use super::task::{State, Task};
+use super::transaction::{Error as Transaction, Reverted, Wish};
+use super::truth::trial_status;
+use super::wishes::policy_of;
+use super::{Error, Facts, Policy, selftest};
+
+/// Of a trial that checks confirm: the checks' own limits, twice.
+const DOCUMENT_WINDOW: Duration = Duration::from_secs(60);
+
+/// An order against the host as it is.
+struct Weighed {
+    now: Policy,
+    wish: Wish,
+    facts: Facts,
+    stranded: Stranded,
+    sessions: Vec<SshSession>,
+}
+
+impl Task {
+    pub(super) async fn carry_out(&mut self, order: Order) {
+        // Whoever asked may have gone away: the answer is then nobody's.
+        match order {
+            Order::Plan { order, reply } => drop(reply.send(self.plan(&order).await)),
+            Order::Apply { order, reply } => drop(reply.send(self.apply(&order).await)),
+            Order::Confirm { confirm, caller, reply } => drop(reply.send(self.confirm(&confirm, caller).await)),
+            Order::Revert { reply } => drop(reply.send(self.revert_by_hand().await)),
+            Order::Open { open, reply } => drop(reply.send(self.open(open).await)),
+            Order::Selftest { reply } => drop(reply.send(self.selftest().await)),
+        }
+    }
+
+    async fn weigh(&self, order: &SecurityOrder) -> Result<Weighed, Error> {
+        let asked = order.ssh.as_deref().unwrap_or_default();
+        if asked.len() > NETWORKS_MAX {
+            return Err(Error::TooManyNetworks(asked.len()));
+        }
+        let (now, facts) =
+            self.blocking(|core| Ok::<_, Transaction>((core.policy()?, core.facts(&Moment::now())?))).await?;
+        let document = self.document();
+        let security = document.as_ref().and_then(|document| document.security.clone());
+        let mode = order.mode.or(security.as_ref().map(|security| security.mode)).unwrap_or(now.mode);
+        let ssh = match (&order.ssh, &security) {
+            (Some(ssh), _) => ssh.clone(),
+            (None, Some(security)) if security.mode == mode => security.ssh.clone(),
+            (None, _) => now.ssh.clone(),
+        };
+        let port = document.map_or(self.targets.proxy.port(), |document| document.proxy_port);
+        let to = policy_of(mode, &ssh, port, &self.owner);
+        let interfaces = consent::interfaces();
+        let stranded = consent::stranded(&to, &facts, &interfaces);
+        let session = |session: &super::Session| SshSession {
+            peer: SocketAddr::new(session.peer.ip().to_canonical(), session.peer.port()),
+            comes_back: consent::comes_back(&to, session, &interfaces),
+        };
+        let sessions = consent::on_ssh(&facts).map(session).collect();
+        Ok(Weighed { now, wish: Wish { to, by: Origin::Local, document: security }, facts, stranded, sessions })
+    }
+
+    async fn checked(&self, before: &Before) -> Vec<Check> {
+        let sessions = self.sessions().await;
+        checks::run(&self.targets, before, &sessions).await
+    }
+
+    async fn plan(&self, order: &SecurityOrder) -> Result<SecurityPlan, Error> {
+        let weighed = self.weigh(order).await?;
+        let before = Before { ssh: consent::on_ssh(&weighed.facts).copied().collect() };
+        let (checks, to) = (self.checked(&before).await, weighed.wish.to.clone());
+        let mut notes = Vec::new();
+        if to.mode != Mode::Open && to != weighed.now {
+            let window = Duration::from_millis(WINDOW_DEFAULT_MS);
+            let policy = to.clone();
+            if let Err(error) = self.blocking(move |core| core.check(&policy, window)).await {
+                notes.push(chain(&error));
+            }
+        }
+        if to == weighed.now {
+            notes.push("that is in force already".to_owned());
+        }
+        Ok(SecurityPlan {
+            now: weighed.now.mode,
+            wanted: to.mode,
+            wanted_ssh: to.ssh.clone(),
+            tools: Vec::new(),
+            enforcement: match to.mode {
+                Mode::Open => "none: our table is removed".to_owned(),
+                Mode::DaemonPort | Mode::Tunnel => "nftables, in a table of our own; tables of others stay".to_owned(),
+            },
+            closes: self.blocking(move |_| closes(&to)).await,
+            ssh: weighed.sessions,
+            phrase: consent::phrase(&weighed.stranded),
+            checks,
+            notes,
+        })
+    }
+
+    async fn apply(&mut self, order: &SecurityOrder) -> Result<SecurityDone, Error> {
+        let window = order.window_ms.unwrap_or(WINDOW_DEFAULT_MS);
+        if !(WINDOW_MIN_MS..=WINDOW_MAX_MS).contains(&window) {
+            return Err(Error::Window);
+        }
+        let weighed = self.weigh(order).await?;
+        if weighed.now == weighed.wish.to && self.trial().is_none() {
+            let message = format!("{} is in force already", weighed.now.mode);
+            return Ok(SecurityDone { message, trial: None, checks: Vec::new() });
+        }
+        let mode = weighed.wish.to.mode;
+        let phrase = consent::phrase(&weighed.stranded);
+        if phrase.is_some() && phrase != order.phrase {
+            let error = Error::Stranded {
+                who: weighed.stranded.in_words(),
+                phrase: phrase.unwrap_or_default(),
+                ssh: suggestion(&weighed),
+            };
+            (self.note)(What::SecurityRefused { mode, cause: error.to_string() });
+            return Err(error);
+        }
+        let window = Duration::from_millis(window);
+        let (pending, checks) = self.try_out(weighed.wish, phrase, window, &order.without_checks).await?;
+        let status = trial_status(&pending, &Moment::now());
+        let message = format!(
+            "{} is on trial for {} s; `agentctl security confirm` from a NEW connection keeps it, otherwise {} comes back",
+            status.to,
+            status.left_ms.div_ceil(1_000),
+            status.from
+        );
+        Ok(SecurityDone { message, trial: Some(status), checks })
+    }
+
+    /// Checks, trial, checks: afterwards it runs, or nothing has changed.
+    async fn try_out(
+        &mut self,
+        wish: Wish,
+        consent: Option<String>,
+        window: Duration,
+        without: &[agentd_protocol::api::CheckName],
+    ) -> Result<(Pending, Vec<Check>), Error> {
+        let before = Before { ssh: self.sessions().await };
+        let checks = self.checked(&before).await;
+        let red = checks::red(&checks, without);
+        if !red.is_empty() {
+            return Err(Error::RedBefore { red: checks::in_words(&red), name: red[0].name });
+        }
+        let pending = self.blocking(move |core| core.begin(&wish, consent, window)).await?;
+        let (from, to) = (pending.from.mode, pending.to.mode);
+        (self.note)(What::SecurityTrial { from, to, window_ms: pending.window_ms });
+        self.state = State::Trial(Box::new(pending.clone()));
+        self.look().await;
+        let checks = self.checked(&before).await;
+        let red = checks::red(&checks, without);
+        if !red.is_empty() {
+            let red = checks::in_words(&red);
+            self.revert(format!("a check that was green before is red: {red}")).await?;
+            return Err(Error::RedAfter { red });
+        }
+        Ok((pending, checks))
+    }
+
+    /// What the document asks for: nobody is there to confirm, so the checks do.
+    pub(super) async fn try_by_itself(&mut self, wish: Wish) -> Result<(), Error> {
+        let (pending, _) = self.try_out(wish, None, DOCUMENT_WINDOW, &[]).await?;
+        let tx = pending.tx;
+        self.blocking(move |core| core.confirm(&tx)).await?;
+        let (from, to) = (pending.from.mode, pending.to.mode);
+        self.settle(format!("{to} in place of {from}, as the document asks"));
+        (self.note)(What::SecurityApplied { from, to });
+        Ok(())
+    }
+
+    async fn confirm(&mut self, confirm: &SecurityConfirm, caller: Option<u32>) -> Result<SecurityDone, Error> {
+        let pending = self.blocking(|core| core.files().pending()).await.map_err(Transaction::from)?;
+        let Some(pending) = pending.filter(|pending| confirm.tx.as_ref().is_none_or(|tx| *tx == pending.tx)) else {
+            return Err(Transaction::NoTrial.into());
+        };
+        if let Some(session) = caller.and_then(consent::session_of)
+            && consent::is_among(&session, &pending.sessions)
+            && !(pending.to.mode == Mode::Tunnel && pending.consent.is_some())
+        {
+            return Err(Error::OldSession { peer: session.peer });
+        }
+        let tx = pending.tx.clone();
+        let active = self.blocking(move |core| core.confirm(&tx)).await;
+        let (from, to) = (pending.from.mode, pending.to.mode);
+        match active {
+            Ok(_) => {}
+            Err(error) => {
+                self.look().await;
+                return Err(error.into());
+            }
+        }
+        self.settle(format!("{to} in place of {from}, confirmed"));
+        (self.note)(What::SecurityConfirmed { from, to });
+        self.look().await;
+        Ok(SecurityDone { message: format!("{to} is in force for good"), trial: None, checks: Vec::new() })
+    }
+
+    fn settle(&mut self, last: String) {
+        self.state = State::Settled;
+        self.say(last);
+    }
+
+    async fn revert_by_hand(&mut self) -> Result<SecurityDone, Error> {
+        let mode = self.revert("the operator asked".to_owned()).await?;
+        let message = format!("the rules of before are back: {mode}");
+        Ok(SecurityDone { message, trial: None, checks: Vec::new() })
+    }
+
+    /// The mode that is back.
+    pub(super) async fn revert(&mut self, cause: String) -> Result<Mode, Error> {
+        let (pending, reverted) = self
+            .blocking(|core| {
+                let pending = core.files().pending()?.ok_or(Transaction::NoTrial)?;
+                let reverted = core.revert(Some(&pending.tx))?;
+                Ok::<_, Transaction>((pending, reverted))
+            })
+            .await?;
+        let (from, to) = (pending.from.mode, pending.to.mode);
+        match reverted {
+            Reverted::Done => {
+                self.settle(format!("{to} went back to {from}: {cause}"));
+                (self.note)(What::SecurityReverted { from, to, cause });
+            }
+            Reverted::WasConfirmed | Reverted::Nothing => self.state = State::Settled,
+        }
+        self.publish_again().await;
+        Ok(if reverted == Reverted::WasConfirmed { to } else { from })
+    }
+
+    async fn selftest(&mut self) -> Result<Selftest, Error> {
+        Ok(self.blocking(|core| Ok::<_, Error>(selftest::run(&core.policy()?)?)).await?)
+    }
+
+    async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {
+        if open.ssh.is_empty() || open.ssh.len() > NETWORKS_MAX {
+            return Err(Error::TooManyNetworks(open.ssh.len()));
+        }
+        if open.for_ms == 0 || open.for_ms > OPEN_MAX_MS {
+            return Err(Error::OpenTime);
+        }
+        let (networks, time) = (open.ssh.clone(), Duration::from_millis(open.for_ms));
+        self.blocking(move |core| core.open_ssh(networks, time)).await?;
+        let names: Vec<String> = open.ssh.iter().map(ToString::to_string).collect();
+        let message =
+            format!("SSH is let in from {} for {} s; the kernel ends it", names.join(", "), open.for_ms / 1_000);
+        (self.note)(What::SecurityOpened { networks: names, for_ms: open.for_ms });
+        self.look().await;
+        Ok(message)
+    }
+}
+
+/// The networks that would keep those in who are on SSH now: their own addresses, beside what was asked for.
+fn suggestion(weighed: &Weighed) -> String {
+    let peers: BTreeSet<String> =
+        weighed.stranded.0.iter().map(|session| session.peer.ip().to_canonical().to_string()).collect();
+    match weighed.wish.to.mode {
+        Mode::DaemonPort => {
+            let ssh: Vec<String> = peers
+                .iter()
+                .map(|peer| format!("--ssh {peer}/{}", if peer.contains(':') { 128 } else { 32 }))
+                .collect();
+            format!("let them in with {}, or ", ssh.join(" "))
+        }
+        Mode::Open | Mode::Tunnel => String::new(),
+    }
+}
+
+/// Sockets of this host that outside can reach now and could not under `to`.
+fn closes(to: &Policy) -> Vec<String> {
+    if to.mode == Mode::Open {
+        return Vec::new();
+    }
+    let of = |transport, word: &'static str| {
+        let outside =
+            listening(transport).into_iter().filter(|socket| !socket.address.ip().to_canonical().is_loopback());
+        outside.map(move |socket| (socket.address.port(), word, transport))
+    };
+    let ports: BTreeSet<(u16, &str)> =
+        of(Transport::Tcp, "tcp").chain(of(Transport::Udp, "udp")).map(|(port, word, _)| (port, word)).collect();
+    let shut = ports.into_iter().filter(|(port, word)| *word == "udp" || !to.proxy_tcp.contains(port));
+    shut.map(|(port, word)| {
+        let transport = if word == "tcp" { Transport::Tcp } else { Transport::Udp };
+        let who = listener_name(port, transport).map(|name| format!(", {name}")).unwrap_or_default();
+        format!("{port}/{word}{who}")
+    })
+    .collect()
+}

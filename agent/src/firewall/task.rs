@@ -1,0 +1,393 @@
+//! The one who changes the rules while a manager runs: takes orders, follows the document, watches the kernel.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentd_protocol::api::{Awaiting, Drops, What};
+use agentd_sys::causes::chain;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::checks::{RESOLV_CONF, Targets};
+use super::files::{Active, Moment, OpenedSsh, Pending};
+use super::handle::{Handle, ORDERS_MAX, Order};
+use super::inspect::{self, Found};
+use super::repair::{Repairs, Verdict, judge};
+use super::transaction::{self, Transactions};
+use super::truth::Truth;
+use super::watch::Changes;
+use super::wishes::{Decision, Document, OwnerRules, decide};
+use super::{Revision, Ruleset, Session, consent};
+use crate::lifecycle;
+
+/// Second belt beside the kernel's word, and how fresh counters and guests' interfaces are.
+const LOOK: Duration = Duration::from_secs(10);
+/// Several changes of one tool are one.
+const SETTLE: Duration = Duration::from_millis(100);
+/// A trial that runs out is noticed this much after the kernel's own timer.
+const DEADLINE_SLACK: Duration = Duration::from_millis(100);
+
+/// Where events go.
+pub type Note = Arc<dyn Fn(What) + Send + Sync>;
+
+pub struct Setup {
+    pub transactions: Transactions,
+    pub owner: OwnerRules,
+    /// The proxy as loopback reaches it.
+    pub proxy: std::net::SocketAddr,
+    pub note: Note,
+    pub cancel: CancellationToken,
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup").field("owner", &self.owner).field("proxy", &self.proxy).finish_non_exhaustive()
+    }
+}
+
+/// A handle to nobody: says everywhere why this agent leaves the firewall alone.
+pub fn unmanaged(reason: String) -> Handle {
+    let truth = Truth { unmanaged: Some(reason), ..Truth::unknown() };
+    let (orders, _) = mpsc::channel(1);
+    Handle { orders, documents: Arc::new(watch::Sender::new(None)), truth: Arc::new(watch::Sender::new(truth)) }
+}
+
+/// Adopts what the files and the kernel say; changes nothing that is right.
+pub fn start(setup: Setup) -> Handle {
+    let (orders_in, orders) = mpsc::channel(ORDERS_MAX);
+    let handle = Handle {
+        orders: orders_in,
+        documents: Arc::new(watch::Sender::new(None)),
+        truth: Arc::new(watch::Sender::new(Truth::unknown())),
+    };
+    let changes = Changes::subscribe()
+        .inspect_err(|error| tracing::warn!(%error, "changes of nftables are noticed every 10 s only"))
+        .ok();
+    let task = Task {
+        targets: Targets { resolv_conf: RESOLV_CONF.into(), proxy: setup.proxy, outbound: Vec::new() },
+        core: setup.transactions,
+        owner: setup.owner,
+        note: setup.note,
+        truth: Arc::clone(&handle.truth),
+        documents: handle.documents.subscribe(),
+        state: State::Settled,
+        expected: None,
+        repairs: Repairs::default(),
+        considered: None,
+        next_look: Instant::now(),
+    };
+    let (cancel, ended) = (setup.cancel.clone(), setup.cancel);
+    lifecycle::spawn_essential("firewall", cancel, async move {
+        // Cancelled: the manager ends, the rules stay.
+        let _ = ended.run_until_cancelled(task.run(orders, changes)).await;
+    });
+    handle
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// The kernel is to have what was confirmed.
+    Settled,
+    Trial(Box<Pending>),
+    AwaitingConsent(Awaiting),
+}
+
+pub(super) struct Task {
+    pub(super) core: Transactions,
+    pub(super) owner: OwnerRules,
+    pub(super) targets: Targets,
+    pub(super) note: Note,
+    pub(super) truth: Arc<watch::Sender<Truth>>,
+    pub(super) documents: watch::Receiver<Option<Document>>,
+    pub(super) state: State,
+    /// What this process last brought in, or found in order.
+    pub(super) expected: Option<Revision>,
+    repairs: Repairs,
+    /// The wish that was dealt with: one that failed is not tried for ever.
+    considered: Option<Document>,
+    next_look: Instant,
+}
+
+/// What one look brings home.
+struct Seen {
+    found: Found,
+    table: Option<serde_json::Value>,
+    pending: Option<Pending>,
+    active: Option<Active>,
+    opened: Option<OpenedSsh>,
+    wanted: Ruleset,
+}
+
+impl Task {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>, changes: Option<Changes>) {
+        self.look().await;
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.carry_out(order).await,
+                    None => return,
+                },
+                changed = self.documents.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.follow_document().await;
+                }
+                told = changed(changes.as_ref()) => {
+                    if let Err(error) = told {
+                        tracing::warn!(%error, "the kernel does not tell of changes");
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                    self.look().await;
+                }
+                () = tokio::time::sleep_until(self.next_look) => self.look().await,
+            }
+        }
+    }
+
+    /// Runs what may take as long as nft does.
+    pub(super) async fn blocking<T: Send + 'static>(&self, act: impl FnOnce(&Transactions) -> T + Send + 'static) -> T {
+        let core = self.core.clone();
+        lifecycle::spawn_blocking("firewall", move || act(&core)).await.expect("transactions do not panic")
+    }
+
+    /// Compares the kernel with what was confirmed, and puts right what is not.
+    pub(super) async fn look(&mut self) {
+        self.next_look = Instant::now() + LOOK;
+        match self.blocking(see).await {
+            Ok(seen) => self.judge(seen).await,
+            Err(error) => {
+                let cause = chain(&error);
+                tracing::warn!(cause, "the firewall cannot be looked at");
+                self.truth.send_if_modified(|truth| {
+                    let altered = Some(cause);
+                    let changed = truth.altered != altered;
+                    truth.altered = altered;
+                    changed
+                });
+            }
+        }
+    }
+
+    async fn judge(&mut self, seen: Seen) {
+        let now = Moment::now();
+        self.adopt(&seen, &now);
+        let verdict = judge(
+            &seen.found,
+            seen.pending.as_ref(),
+            seen.active.as_ref(),
+            &seen.wanted.revision,
+            self.expected.as_ref(),
+            &now,
+        );
+        let altered = match &verdict {
+            Verdict::Right | Verdict::OnTrial | Verdict::Refresh => None,
+            Verdict::Repair(cause) | Verdict::Foreign(cause) | Verdict::RevertTrial(cause) => Some(cause.clone()),
+        };
+        self.publish(&seen, altered);
+        match verdict {
+            Verdict::Right => self.expected = Some(seen.wanted.revision),
+            Verdict::OnTrial => {}
+            Verdict::Foreign(_) => {}
+            Verdict::Refresh => self.reapply(None).await,
+            Verdict::Repair(cause) => match self.repairs.may(Instant::now()) {
+                Ok(()) => self.reapply(Some(cause)).await,
+                Err(wait) => self.next_look = Instant::now() + wait,
+            },
+            Verdict::RevertTrial(cause) => {
+                if let Err(error) = self.revert(cause).await {
+                    tracing::error!(
+                        error = chain(&error),
+                        "a trial that is over cannot be reverted; the kernel's timer has"
+                    );
+                }
+            }
+        }
+    }
+
+    /// A trial may have begun, or ended, without this process.
+    fn adopt(&mut self, seen: &Seen, now: &Moment) {
+        match (&self.state, &seen.pending) {
+            (State::Trial(ours), None) => {
+                let confirmed = seen.active.as_ref().is_some_and(|active| active.tx == ours.tx);
+                if !confirmed {
+                    let cause = "nobody confirmed it in time".to_owned();
+                    (self.note)(What::SecurityReverted { from: ours.from.mode, to: ours.to.mode, cause });
+                    self.say(format!("{} was not confirmed in time; {} is back", ours.to.mode, ours.from.mode));
+                }
+                self.state = State::Settled;
+            }
+            (State::Settled | State::AwaitingConsent(_) | State::Trial(_), Some(pending)) => {
+                self.state = State::Trial(Box::new(pending.clone()));
+            }
+            (State::Settled | State::AwaitingConsent(_), None) => {}
+        }
+        if let State::Trial(pending) = &self.state {
+            let left = Duration::from_millis(pending.left_ms(now)) + DEADLINE_SLACK;
+            self.next_look = self.next_look.min(Instant::now() + left);
+        }
+    }
+
+    async fn reapply(&mut self, repair: Option<String>) {
+        let start = Instant::now();
+        let outcome = self.blocking(Transactions::reapply).await;
+        let after_ms = u64::try_from((start.elapsed() + SETTLE).as_millis()).unwrap_or(u64::MAX);
+        match (outcome, repair) {
+            (Ok(rules), repair) => {
+                self.expected = Some(rules.revision);
+                let repaired = repair.is_some();
+                if let Some(cause) = repair {
+                    (self.note)(What::SecurityRepaired { cause, after_ms });
+                }
+                self.truth.send_modify(|truth| {
+                    truth.repairs += u64::from(repaired);
+                    truth.altered = None;
+                });
+                self.publish_again().await;
+            }
+            (Err(error), cause) => {
+                let cause = format!("{}{}", cause.map(|cause| format!("{cause}; ")).unwrap_or_default(), chain(&error));
+                tracing::error!(cause, "the rules cannot be put back");
+                (self.note)(What::SecurityUnrepaired { cause });
+            }
+        }
+    }
+
+    pub(super) async fn publish_again(&mut self) {
+        match self.blocking(see).await {
+            Ok(seen) => self.publish(&seen, None),
+            Err(error) => tracing::warn!(error = chain(&error), "the firewall cannot be looked at"),
+        }
+    }
+
+    fn publish(&self, seen: &Seen, altered: Option<String>) {
+        let policy = seen.active.as_ref().map(|active| &active.policy);
+        let mode = policy.map_or(agentd_protocol::security::Mode::Open, |policy| policy.mode);
+        let exposure = inspect::exposure(&seen.found);
+        let dropped = seen.table.as_ref().map(inspect::dropped).unwrap_or_default();
+        let drops = Drops { input: dropped.input, forward: dropped.forward };
+        let truth = Truth {
+            unmanaged: None,
+            mode,
+            exposure,
+            enforcement: enforcement(&seen.found),
+            origin: seen.active.as_ref().map(|active| active.origin),
+            ssh: policy.map(|policy| policy.ssh.clone()).unwrap_or_default(),
+            trial: seen.pending.clone(),
+            awaiting: match &self.state {
+                State::AwaitingConsent(awaiting) => Some(awaiting.clone()),
+                State::Settled | State::Trial(_) => None,
+            },
+            opened: seen.opened.clone(),
+            altered,
+            drops,
+            repairs: 0,
+            last: None,
+        };
+        self.truth.send_if_modified(|old| {
+            let truth = Truth { repairs: old.repairs, last: old.last.take(), ..truth };
+            let changed = *old != truth;
+            *old = truth;
+            changed
+        });
+    }
+
+    pub(super) fn say(&self, last: String) {
+        self.truth.send_modify(|truth| truth.last = Some(last));
+    }
+
+    pub(super) fn trial(&self) -> Option<&Pending> {
+        match &self.state {
+            State::Trial(pending) => Some(pending),
+            State::Settled | State::AwaitingConsent(_) => None,
+        }
+    }
+
+    pub(super) fn document(&self) -> Option<Document> {
+        self.documents.borrow().clone()
+    }
+
+    /// Once for each wish: what was refused is tried again when the document changes, or a manager starts.
+    pub(super) async fn follow_document(&mut self) {
+        let Some(document) = self.documents.borrow_and_update().clone() else { return };
+        if self.trial().is_some() || self.considered.as_ref() == Some(&document) {
+            return;
+        }
+        let owner = self.owner.clone();
+        let asked = document.clone();
+        let decided = self.blocking(move |core| {
+            let active = core.files().active().map_err(transaction::Error::from)?;
+            let facts = core.kernel().facts();
+            let interfaces = consent::interfaces();
+            Ok::<_, transaction::Error>(decide(active.as_ref(), &asked, &owner, |to| {
+                consent::stranded(to, &facts, &interfaces)
+            }))
+        });
+        match decided.await {
+            Ok(decision) => {
+                self.considered = Some(document);
+                self.decided(decision).await;
+            }
+            Err(error) => self.say(format!("the document's wish cannot be followed: {}", chain(&error))),
+        }
+    }
+
+    async fn decided(&mut self, decision: Decision) {
+        self.state = State::Settled;
+        match decision {
+            Decision::Nothing => {}
+            Decision::Await(awaiting) => {
+                (self.note)(What::SecurityAwaitingConsent { mode: awaiting.mode, cause: awaiting.why.clone() });
+                self.state = State::AwaitingConsent(awaiting);
+            }
+            Decision::Try(wish) => {
+                let mode = wish.to.mode;
+                if let Err(error) = self.try_by_itself(wish).await {
+                    let cause = chain(&error);
+                    self.say(format!("the document asks for {mode}: {cause}"));
+                    (self.note)(What::SecurityRefused { mode, cause });
+                }
+            }
+        }
+        self.look().await;
+    }
+
+    pub(super) async fn sessions(&self) -> BTreeSet<Session> {
+        self.blocking(|core| consent::on_ssh(&core.kernel().facts()).copied().collect()).await
+    }
+}
+
+/// For ever where there is nobody to tell.
+async fn changed(changes: Option<&Changes>) -> std::io::Result<()> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
+    // Nobody is between two strokes of a change while this is held.
+    let _lock = core.lock()?;
+    let table = core.kernel().table().map_err(transaction::Error::Table)?;
+    let now = Moment::now();
+    Ok(Seen {
+        found: inspect::read(table.as_ref()),
+        table,
+        pending: core.files().pending()?,
+        active: core.files().active()?,
+        opened: core.files().opened()?,
+        wanted: core.wanted(&now)?,
+    })
+}
+
+fn enforcement(found: &Found) -> String {
+    match found {
+        Found::Absent => "none: no table of ours is in the kernel".to_owned(),
+        Found::Confirmed { .. } => "nftables, table inet agentd".to_owned(),
+        Found::Trial { .. } => "nftables, table inet agentd, on trial".to_owned(),
+        Found::Altered { .. } => "nftables, table inet agentd, changed by somebody else".to_owned(),
+    }
+}

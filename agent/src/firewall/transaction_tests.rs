@@ -1,0 +1,297 @@
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::super::load::{Loaded, load};
+use super::*;
+
+thread_local! {
+    static DEATH: Cell<Option<Point>> = const { Cell::new(None) };
+}
+
+fn die(point: Point) {
+    assert!(DEATH.get() != Some(point), "killed at {point:?}");
+}
+
+/// Has what was applied last, and refuses what it is told to refuse.
+#[derive(Debug, Default)]
+struct Fake {
+    has: Mutex<Option<String>>,
+    /// How many of the next calls fail.
+    refused: Mutex<u32>,
+}
+
+impl Fake {
+    fn refuses(&self) -> Result<(), nft::Error> {
+        let mut refused = self.refused.lock().unwrap();
+        *refused = refused.checked_sub(1).ok_or(()).map_or(0, |left| left + 1);
+        if *refused == 0 {
+            return Ok(());
+        }
+        *refused -= 1;
+        Err(nft::Error::Missing)
+    }
+
+    fn has(&self) -> Option<String> {
+        self.has.lock().unwrap().clone()
+    }
+}
+
+impl Kernel for Fake {
+    fn check(&self, _: &Ruleset) -> Result<(), nft::Error> {
+        self.refuses()
+    }
+
+    fn apply(&self, ruleset: &Ruleset) -> Result<(), nft::Error> {
+        self.refuses()?;
+        *self.has.lock().unwrap() = Some(ruleset.text());
+        Ok(())
+    }
+
+    fn table(&self) -> Result<Option<Value>, nft::Error> {
+        Ok(self.has().map(Value::from))
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { ssh_ports: [2222].into(), ..Facts::default() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct FakeWatchdog {
+    armed: Mutex<Vec<String>>,
+    broken: Mutex<bool>,
+}
+
+impl Watchdog for FakeWatchdog {
+    fn arm(&self, tx: &str, _: Duration, _: &Path) -> Result<(), watchdog::Error> {
+        if *self.broken.lock().unwrap() {
+            return Err(watchdog::Error::Failed { program: "systemd-run", said: "no".into() });
+        }
+        self.armed.lock().unwrap().push(tx.to_owned());
+        Ok(())
+    }
+
+    fn disarm(&self, tx: &str) {
+        self.armed.lock().unwrap().retain(|armed| armed != tx);
+    }
+}
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    kernel: Arc<Fake>,
+    watchdog: Arc<FakeWatchdog>,
+    core: Transactions,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, watchdog) = (Arc::new(Fake::default()), Arc::new(FakeWatchdog::default()));
+        let mut core =
+            Transactions::new(Arc::clone(&kernel) as _, Arc::clone(&watchdog) as _, Files::below(dir.path()));
+        core.reached = die;
+        Self { _dir: dir, kernel, watchdog, core }
+    }
+
+    /// With `daemon-port` confirmed.
+    fn closed() -> Self {
+        let bench = Self::new();
+        let pending = bench.core.begin(&wish(port()), None, LONG).unwrap();
+        bench.core.confirm(&pending.tx).unwrap();
+        bench
+    }
+
+    fn has_rules_of(&self, policy: &Policy) -> bool {
+        self.kernel.has() == Some(ruleset::confirmed(policy, &self.kernel.facts()).text())
+    }
+
+    fn armed(&self) -> usize {
+        self.watchdog.armed.lock().unwrap().len()
+    }
+
+    /// Runs `act` up to the point where the process dies.
+    fn dies_at(&self, point: Point, act: impl FnOnce(&Transactions)) {
+        DEATH.set(Some(point));
+        let died = catch_unwind(AssertUnwindSafe(|| act(&self.core)));
+        DEATH.set(None);
+        assert!(died.is_err(), "{point:?} was not reached");
+    }
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn port() -> Policy {
+    Policy { mode: Mode::DaemonPort, proxy_tcp: [8080].into(), ..Policy::open() }
+}
+
+fn tunnel() -> Policy {
+    Policy { mode: Mode::Tunnel, ..Policy::open() }
+}
+
+fn wish(to: Policy) -> Wish {
+    Wish { to, by: Origin::Local, document: None }
+}
+
+#[test]
+fn a_trial_that_is_confirmed_stays_and_one_that_is_not_goes() {
+    let bench = Bench::new();
+    let pending = bench.core.begin(&wish(port()), None, LONG).unwrap();
+    let trial = ruleset::trial(&Policy::open(), &port(), &bench.kernel.facts(), LONG).text();
+    assert_eq!(bench.kernel.has(), Some(trial));
+    assert_eq!((bench.armed(), bench.core.policy().unwrap()), (1, Policy::open()));
+    assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::TrialRuns { .. })));
+    assert!(matches!(bench.core.confirm("another"), Err(Error::NoTrial)));
+    let active = bench.core.confirm(&pending.tx).unwrap();
+    assert_eq!(active, bench.core.confirm(&pending.tx).unwrap(), "twice is once");
+    assert!(bench.has_rules_of(&port()) && bench.armed() == 0);
+    assert_eq!(bench.core.revert(Some(&pending.tx)).unwrap(), Reverted::Nothing, "a watchdog that comes late");
+    assert!(bench.has_rules_of(&port()));
+
+    let pending = bench.core.begin(&wish(tunnel()), None, LONG).unwrap();
+    assert_eq!(bench.core.revert(Some("another")).unwrap(), Reverted::Nothing);
+    assert_eq!(bench.core.revert(Some(&pending.tx)).unwrap(), Reverted::Done);
+    assert!(bench.has_rules_of(&port()) && bench.armed() == 0);
+    assert!(matches!(bench.core.confirm(&pending.tx), Err(Error::NoTrial)));
+    let pending = bench.core.begin(&wish(Policy::open()), None, LONG).unwrap();
+    bench.core.confirm(&pending.tx).unwrap();
+    assert!(bench.has_rules_of(&Policy::open()), "open removes the table");
+}
+
+#[test]
+fn a_confirmation_after_the_deadline_brings_back_the_rules_of_before() {
+    let bench = Bench::closed();
+    let pending = bench.core.begin(&wish(tunnel()), None, Duration::ZERO).unwrap();
+    assert!(matches!(bench.core.confirm(&pending.tx), Err(Error::TooLate)));
+    assert!(bench.has_rules_of(&port()));
+    assert_eq!(bench.core.files().pending().unwrap(), None);
+    bench.core.begin(&wish(tunnel()), None, Duration::ZERO).unwrap();
+    bench.core.begin(&wish(tunnel()), None, LONG).expect("one that is over is in nobody's way");
+}
+
+#[test]
+fn what_cannot_begin_changes_nothing() {
+    let bench = Bench::closed();
+    let untouched = || {
+        assert!(bench.has_rules_of(&port()));
+        assert_eq!((bench.core.files().pending().unwrap(), bench.armed()), (None, 0));
+    };
+    *bench.kernel.refused.lock().unwrap() = 1;
+    assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::Check(_))));
+    untouched();
+    *bench.watchdog.broken.lock().unwrap() = true;
+    assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::Watchdog(_))));
+    untouched();
+}
+
+/// Every point at which a process may die, then the watchdog at the deadline, or a restart of the machine.
+#[test]
+fn whoever_dies_when_the_rules_end_up_whole() {
+    let begin = [Point::PendingWritten, Point::WatchdogArmed, Point::TrialApplied];
+    let confirm = [Point::ConfirmedApplied, Point::ActiveWritten, Point::PendingRemoved];
+    let revert = [Point::RevertApplied, Point::PendingRemoved];
+    for restart in [false, true] {
+        for (points, wanted) in [(&begin[..], 0), (&confirm[..], 1), (&revert[..], 2)] {
+            for point in points {
+                let bench = Bench::closed();
+                match wanted {
+                    0 => bench.dies_at(*point, |core| drop(core.begin(&wish(tunnel()), None, LONG))),
+                    1 => {
+                        let tx = bench.core.begin(&wish(tunnel()), None, LONG).unwrap().tx;
+                        bench.dies_at(*point, |core| drop(core.confirm(&tx)));
+                    }
+                    _ => {
+                        let tx = bench.core.begin(&wish(tunnel()), None, LONG).unwrap().tx;
+                        bench.dies_at(*point, |core| drop(core.revert(Some(&tx))));
+                    }
+                }
+                if restart {
+                    *bench.kernel.has.lock().unwrap() = None;
+                    assert!(matches!(load(&bench.core), Ok(Loaded::Confirmed(_))), "{point:?}");
+                } else if let Some(pending) = bench.core.files().pending().unwrap() {
+                    bench.core.revert(Some(&pending.tx)).unwrap();
+                }
+                let counted = wanted == 1 && *point != Point::ConfirmedApplied;
+                let policy = if counted { tunnel() } else { port() };
+                assert!(bench.has_rules_of(&policy), "{point:?}, restart {restart}: {:?}", bench.kernel.has());
+                assert_eq!(bench.core.policy().unwrap(), policy, "{point:?}");
+                assert_eq!(bench.core.files().pending().unwrap(), None, "{point:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn boot_loads_what_was_confirmed_or_the_nearest_that_goes() {
+    assert_eq!(load(&Bench::new().core).unwrap(), Loaded::Nothing);
+    for (refused, loaded) in [
+        (0, Loaded::Confirmed(Mode::DaemonPort)),
+        (1, Loaded::Minimal(Mode::DaemonPort)),
+        (2, Loaded::Minimal(Mode::DaemonPort)),
+    ] {
+        let bench = Bench::closed();
+        *bench.kernel.has.lock().unwrap() = None;
+        *bench.kernel.refused.lock().unwrap() = refused;
+        assert_eq!(load(&bench.core).unwrap(), loaded);
+        assert!(bench.kernel.has().is_some());
+    }
+    let bench = Bench::closed();
+    *bench.kernel.has.lock().unwrap() = None;
+    *bench.kernel.refused.lock().unwrap() = 3;
+    assert!(matches!(load(&bench.core), Err(Error::Apply(_))));
+}
+
+#[test]
+fn what_cannot_be_read_opens_nothing() {
+    let bench = Bench::closed();
+    let path = bench.core.files().state_dir().join("firewall/active.json");
+    for text in ["", "{", r#"{"format": 9}"#] {
+        std::fs::write(&path, text).unwrap();
+        let before = bench.kernel.has();
+        assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::Files(_))));
+        assert!(matches!(bench.core.reapply(), Err(Error::Files(_))));
+        assert_eq!(load(&bench.core).unwrap(), Loaded::ShutButSsh);
+        assert_eq!(bench.kernel.has(), before, "a host that runs keeps what it has");
+        *bench.kernel.has.lock().unwrap() = None;
+        assert_eq!(load(&bench.core).unwrap(), Loaded::ShutButSsh);
+        let nobody = Policy { mode: Mode::DaemonPort, ..Policy::open() };
+        let nobody = ruleset::confirmed(&nobody, &Facts { ssh_ports: [22].into(), ..Facts::default() }).text();
+        let has = bench.kernel.has().expect("something is shut");
+        assert!(has != nobody && has.len() > nobody.len() / 2, "SSH passes, its own doors hold: {has}");
+        *bench.kernel.has.lock().unwrap() = before;
+    }
+}
+
+#[test]
+fn ssh_is_let_in_for_a_while_and_not_in_open() {
+    let network = || vec!["198.51.100.20/32".parse().unwrap()];
+    assert!(matches!(Bench::new().core.open_ssh(network(), LONG), Err(Error::NothingShut)));
+    let bench = Bench::closed();
+    bench.core.open_ssh(network(), LONG).unwrap();
+    let now = Moment::now();
+    let glass = bench.core.facts(&now).unwrap().break_glass.unwrap();
+    assert!(glass.left <= LONG && glass.left > LONG / 2);
+    let stored = serde_json::to_string(&bench.core.files().active().unwrap().unwrap().nft).unwrap();
+    assert!(!stored.contains("198.51.100.20"), "a restart ends it");
+    assert_eq!(bench.core.facts(&Moment { boot_id: "another".into(), ..now }).unwrap().break_glass, None);
+    bench.core.open_ssh(network(), Duration::ZERO).unwrap();
+    assert_eq!(bench.core.facts(&Moment::now()).unwrap().break_glass, None);
+}
+
+/// Boot and watchdog run these: none may need a runtime or start a thread.
+#[test]
+fn the_plain_half_names_no_runtime() {
+    for (name, text) in [
+        ("files", include_str!("files.rs")),
+        ("kernel", include_str!("kernel.rs")),
+        ("load", include_str!("load.rs")),
+        ("transaction", include_str!("transaction.rs")),
+        ("watchdog", include_str!("watchdog.rs")),
+        ("firewall_cli", include_str!("../firewall_cli.rs")),
+    ] {
+        for word in ["tokio::", "lifecycle::", "store::", "async fn", "thread::spawn"] {
+            assert!(!text.contains(word), "{name}.rs names {word}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What the document asks for against what is in force and what the host's owner lets a document do (pure).
+
+use std::collections::BTreeSet;
+
+use agentd_protocol::api::{Awaiting, Origin};
+use agentd_protocol::security::{Mode, Security};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::Policy;
+use super::consent::{Stranded, phrase};
+use super::files::Active;
+use super::transaction::Wish;
+
+/// How far a document may go by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DocumentMay {
+    Nothing,
+    /// Only more closed than the host is.
+    #[default]
+    Harden,
+    Anything,
+}
+
+/// The part of policy.toml that is about what is let in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OwnerRules {
+    pub document: DocumentMay,
+    pub ssh: Vec<IpNet>,
+    pub ssh_interfaces: BTreeSet<String>,
+    pub trusted_interfaces: BTreeSet<String>,
+}
+
+/// What the document says about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// `None`: the mode is left alone.
+    pub security: Option<Security>,
+    pub proxy_port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Nothing,
+    Try(Wish),
+    Await(Awaiting),
+}
+
+/// The owner's networks and interfaces are part of every closed mode.
+pub fn policy_of(mode: Mode, ssh: &[IpNet], proxy_port: u16, owner: &OwnerRules) -> Policy {
+    let closed = Policy {
+        mode,
+        proxy_tcp: BTreeSet::new(),
+        ssh: Vec::new(),
+        ssh_interfaces: owner.ssh_interfaces.clone(),
+        trusted_interfaces: owner.trusted_interfaces.clone(),
+    };
+    match mode {
+        Mode::Open => Policy::open(),
+        Mode::Tunnel => closed,
+        Mode::DaemonPort => Policy {
+            proxy_tcp: [proxy_port].into(),
+            ssh: ssh.iter().chain(&owner.ssh).copied().collect::<BTreeSet<_>>().into_iter().collect(),
+            ..closed
+        },
+    }
+}
+
+/// `strands` tells whose SSH would end under a policy.
+pub fn decide(
+    active: Option<&Active>,
+    document: &Document,
+    owner: &OwnerRules,
+    strands: impl Fn(&Policy) -> Stranded,
+) -> Decision {
+    let open = Policy::open();
+    let now = active.map_or(&open, |active| &active.policy);
+    let local_choice =
+        active.is_some_and(|active| active.origin == Origin::Local && active.document == document.security);
+    let Some(security) = document.security.as_ref().filter(|_| !local_choice) else {
+        return follow_port(active, document);
+    };
+    let to = policy_of(security.mode, &security.ssh, document.proxy_port, owner);
+    if to == *now {
+        return Decision::Nothing;
+    }
+    let wish = Wish { to, by: Origin::Document, document: document.security.clone() };
+    let await_consent = |why: String, phrase: Option<String>| {
+        Decision::Await(Awaiting { mode: security.mode, why, command: command(security, phrase.as_deref()) })
+    };
+    let may = match owner.document {
+        DocumentMay::Nothing => Err("policy.toml lets no document change what is let in"),
+        DocumentMay::Harden if !is_as_closed(&wish.to, now) => {
+            Err("it lets in more than is let in now, and policy.toml lets documents only shut")
+        }
+        DocumentMay::Harden | DocumentMay::Anything => Ok(()),
+    };
+    let stranded = strands(&wish.to);
+    match (may, stranded.is_empty()) {
+        (Ok(()), true) => Decision::Try(wish),
+        (Ok(()), false) => await_consent(stranded.in_words(), phrase(&stranded)),
+        (Err(why), _) => await_consent(why.to_owned(), phrase(&stranded)),
+    }
+}
+
+/// In `daemon-port` the proxy's port is let in, whichever it is now.
+fn follow_port(active: Option<&Active>, document: &Document) -> Decision {
+    match active {
+        Some(active)
+            if active.policy.mode == Mode::DaemonPort && !active.policy.proxy_tcp.contains(&document.proxy_port) =>
+        {
+            let to = Policy { proxy_tcp: [document.proxy_port].into(), ..active.policy.clone() };
+            Decision::Try(Wish { to, by: active.origin, document: active.document.clone() })
+        }
+        Some(_) | None => Decision::Nothing,
+    }
+}
+
+/// Whether the first lets nobody in whom the second keeps out. The proxy's port may be another one.
+fn is_as_closed(to: &Policy, from: &Policy) -> bool {
+    if to.mode != from.mode {
+        return to.mode > from.mode;
+    }
+    to.ssh.iter().all(|network| from.ssh.iter().any(|known| known.contains(network)))
+}
+
+fn command(security: &Security, phrase: Option<&str>) -> String {
+    let ssh: String = security.ssh.iter().map(|network| format!(" --ssh {network}")).collect();
+    let phrase = phrase.map(|phrase| format!(" --phrase \"{phrase}\"")).unwrap_or_default();
+    format!("agentctl security apply --mode {}{ssh}{phrase}", security.mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::Session;
+
+    fn document(mode: Mode, ssh: &[&str]) -> Document {
+        let ssh = ssh.iter().map(|network| network.parse().unwrap()).collect();
+        Document { security: Some(Security { mode, ssh }), proxy_port: 8080 }
+    }
+
+    fn active(document: &Document, origin: Origin) -> Active {
+        let security = document.security.clone().unwrap();
+        let policy = policy_of(security.mode, &security.ssh, document.proxy_port, &OwnerRules::default());
+        Active {
+            policy,
+            origin,
+            tx: "t".into(),
+            document: document.security.clone(),
+            revision: String::new(),
+            nft: serde_json::Value::Null,
+        }
+    }
+
+    fn nobody(_: &Policy) -> Stranded {
+        Stranded::default()
+    }
+
+    fn somebody(_: &Policy) -> Stranded {
+        let session = Session { local: "192.0.2.1:22".parse().unwrap(), peer: "198.51.100.20:4242".parse().unwrap() };
+        Stranded(vec![session])
+    }
+
+    #[test]
+    fn a_document_shuts_by_itself_and_opens_with_consent_alone() {
+        let owner = OwnerRules::default();
+        let [open, port, tunnel] =
+            [document(Mode::Open, &[]), document(Mode::DaemonPort, &["203.0.113.0/24"]), document(Mode::Tunnel, &[])];
+        for (now, wanted, tried) in [
+            (&open, &port, true),
+            (&open, &tunnel, true),
+            (&port, &tunnel, true),
+            (&tunnel, &port, false),
+            (&port, &open, false),
+            (&port, &document(Mode::DaemonPort, &["203.0.113.0/25"]), true),
+            (&port, &document(Mode::DaemonPort, &["203.0.112.0/23"]), false),
+        ] {
+            let decision = decide(Some(&active(now, Origin::Document)), wanted, &owner, nobody);
+            assert_eq!(matches!(decision, Decision::Try(_)), tried, "{now:?} -> {wanted:?}: {decision:?}");
+            let anything = OwnerRules { document: DocumentMay::Anything, ..owner.clone() };
+            let decision = decide(Some(&active(now, Origin::Document)), wanted, &anything, nobody);
+            assert!(matches!(decision, Decision::Try(_)));
+            let nothing = OwnerRules { document: DocumentMay::Nothing, ..owner.clone() };
+            let decision = decide(Some(&active(now, Origin::Document)), wanted, &nothing, nobody);
+            assert!(matches!(decision, Decision::Await(_)));
+        }
+        assert_eq!(decide(Some(&active(&port, Origin::Document)), &port, &owner, somebody), Decision::Nothing);
+        assert_eq!(decide(None, &open, &owner, somebody), Decision::Nothing);
+    }
+
+    #[test]
+    fn nobodys_ssh_is_ended_without_being_asked() {
+        let wanted = document(Mode::DaemonPort, &["203.0.113.0/24"]);
+        let Decision::Await(awaiting) = decide(None, &wanted, &OwnerRules::default(), somebody) else { panic!() };
+        assert_eq!(
+            awaiting.command,
+            "agentctl security apply --mode daemon-port --ssh 203.0.113.0/24 --phrase \"block ssh from 198.51.100.20\""
+        );
+        assert!(awaiting.why.contains("198.51.100.20"), "{}", awaiting.why);
+    }
+
+    #[test]
+    fn a_local_choice_lasts_until_the_section_changes() {
+        let owner = OwnerRules::default();
+        let asked = document(Mode::Tunnel, &[]);
+        let mut local = active(&document(Mode::Open, &[]), Origin::Local);
+        local.document = asked.security.clone();
+        assert_eq!(decide(Some(&local), &asked, &owner, nobody), Decision::Nothing);
+        let changed = document(Mode::DaemonPort, &[]);
+        assert!(matches!(decide(Some(&local), &changed, &owner, nobody), Decision::Try(_)));
+    }
+
+    #[test]
+    fn without_a_section_only_the_proxys_port_is_followed() {
+        let owner = OwnerRules::default();
+        let port = active(&document(Mode::DaemonPort, &[]), Origin::Local);
+        let silent = Document { security: None, proxy_port: 8080 };
+        assert_eq!(decide(Some(&port), &silent, &owner, nobody), Decision::Nothing);
+        let moved = Document { security: None, proxy_port: 9090 };
+        let Decision::Try(wish) = decide(Some(&port), &moved, &owner, nobody) else { panic!() };
+        assert_eq!((wish.to.proxy_tcp, wish.by), ([9090].into(), Origin::Local));
+        assert_eq!(decide(None, &moved, &owner, nobody), Decision::Nothing);
+    }
+}

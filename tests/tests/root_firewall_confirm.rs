@@ -1,0 +1,402 @@
+//! Commit-confirm with a real manager in a network namespace and an outside that tries to get in (C2, C3, C6, T2).
+//!
+//! `host` and `outside` are two namespaces with a link between them; the manager runs in `host`. On port 2200 of `host`
+//! something listens that no mode lets in, so "shut" is told from "open" by connecting.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agentd_protocol::api::SecurityStatus;
+use agentd_protocol::security::{Exposure, Mode};
+use agentd_tests::{Ran, World, program};
+
+/// Of a connection that is to be silent: a SYN that is dropped is sent again after 1 s.
+const SILENCE: &str = "1.5";
+const LIMIT: Duration = Duration::from_secs(60);
+const HOST: &str = "10.213.7.1";
+const OUTSIDE: &str = "10.213.7.2";
+
+struct Net {
+    host: String,
+    outside: String,
+    children: Vec<Child>,
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+impl Net {
+    fn new(name: &str) -> Self {
+        let pid = std::process::id();
+        let (host, outside) = (format!("agd-{name}-h-{pid}"), format!("agd-{name}-o-{pid}"));
+        let net = Self { host, outside, children: Vec::new() };
+        for namespace in [&net.host, &net.outside] {
+            run("ip", &["netns", "add", namespace]);
+            run("ip", &["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        run(
+            "ip",
+            &["-n", &net.host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &net.outside],
+        );
+        for (namespace, address) in [(&net.host, HOST), (&net.outside, OUTSIDE)] {
+            run("ip", &["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+            run("ip", &["-n", namespace, "link", "set", "eth0", "up"]);
+        }
+        net
+    }
+
+    fn within(namespace: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, program]);
+        command
+    }
+
+    fn nft(&self, arguments: &[&str]) -> String {
+        let output = Self::within(&self.host, "nft").args(arguments).output().unwrap();
+        assert!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// A Python program that says a line when it is ready.
+    fn python(&mut self, namespace: &str, code: &str) {
+        let mut child = Self::within(namespace, "python3").args(["-c", code]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        self.children.push(child);
+    }
+
+    fn listen(&mut self, port: u16) {
+        let code = format!(
+            "import socket\ns=socket.create_server(('{HOST}',{port}))\nprint('ready',flush=True)\nheld=[]\nwhile True: held.append(s.accept())"
+        );
+        let host = self.host.clone();
+        self.python(&host, &code);
+    }
+
+    /// Whether the port takes a connection from outside.
+    fn gets_in(&self, port: u16) -> bool {
+        let code = format!("import socket\nsocket.create_connection(('{HOST}',{port}),{SILENCE})");
+        let mut command = Self::within(&self.outside, "python3");
+        command.args(["-c", &code]).stderr(Stdio::null()).status().unwrap().success()
+    }
+
+    /// A connection from outside that stays: as those of sshd do.
+    fn stay_connected(&mut self, port: u16) -> SocketAddr {
+        let code = format!(
+            "import socket,sys\nc=socket.create_connection(('{HOST}',{port}))\nopen(sys.argv[1],'w').write(str(c.getsockname()[1]))\nprint('ready',flush=True)\nc.recv(1)"
+        );
+        let file = std::env::temp_dir().join(format!("{}-port", self.outside));
+        let code = code.replace("sys.argv[1]", &format!("{:?}", file.display().to_string()));
+        let outside = self.outside.clone();
+        self.python(&outside, &code);
+        let local: u16 = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+        std::fs::remove_file(file).unwrap();
+        SocketAddr::new(OUTSIDE.parse().unwrap(), local)
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for namespace in [&self.host, &self.outside] {
+            // What cannot be removed is a leftover of a failed test, named so that nobody mistakes it.
+            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+        }
+    }
+}
+
+/// A world whose manager lives in the host's namespace.
+struct Place {
+    world: World,
+    net: Net,
+    resolv: PathBuf,
+}
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let (mut net, world) = (Net::new(name), World::new());
+        net.listen(2200);
+        net.listen(22);
+        let resolv = world.dir().join("resolv.conf");
+        std::fs::write(&resolv, "").unwrap();
+        world.stack("");
+        let mut place = Self { world, net, resolv };
+        place.start();
+        place
+    }
+
+    fn start(&mut self) {
+        let mut command = Net::within(&self.net.host, "sh");
+        // `ip netns exec` gives a mount namespace: the machine's own file is not touched.
+        let script = format!("mount --bind {} /etc/resolv.conf; exec \"$0\" \"$@\"", self.resolv.display());
+        command.args(["-c", &script]).arg(program("agentd"));
+        self.world.start_program(&mut command, &["--enforce-security"], &[]);
+    }
+
+    fn security(&self, arguments: &[&str]) -> Ran {
+        self.world.ctl(&[&["security"], arguments].concat())
+    }
+
+    fn good(&self, arguments: &[&str]) -> Ran {
+        let ran = self.security(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
+        ran
+    }
+
+    fn status(&self) -> SecurityStatus {
+        let ran = self.security(&["status", "--json"]);
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+    }
+
+    fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) -> Duration {
+        let start = Instant::now();
+        while !condition(self) {
+            assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} until {what}: {:#?}", self.security(&["status"]));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        start.elapsed()
+    }
+
+    fn has_table(&self) -> bool {
+        Net::within(&self.net.host, "nft")
+            .args(["list", "table", "inet", "agentd"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    fn confirmed(name: &str, mode: &str) -> Self {
+        let place = Self::new(name);
+        place.good(&["apply", "--mode", mode]);
+        place.good(&["confirm"]);
+        place
+    }
+
+    fn events(&self) -> String {
+        self.world.ctl(&["events", "-n", "100"]).stdout
+    }
+
+    fn pending(&self) -> bool {
+        self.world.home.join("state/firewall/pending.json").exists()
+    }
+}
+
+#[test]
+fn a_trial_is_confirmed_and_stays() {
+    let place = Place::new("ok");
+    assert!(place.net.gets_in(2200), "control: nothing is shut yet");
+    assert_eq!(place.status().exposure, Exposure::Unmanaged);
+    let told = place.good(&["apply", "--mode", "daemon-port"]).stdout;
+    assert!(told.contains("daemon-port is on trial for 120 s") && told.contains("proxy         green"), "{told}");
+    assert!(!place.net.gets_in(2200), "the trial's rules are in force");
+    let status = place.status();
+    assert_eq!((status.mode, status.trial.map(|trial| trial.to)), (Mode::Open, Some(Mode::DaemonPort)));
+    assert_eq!(place.security(&["apply", "--mode", "tunnel"]).code, 1, "one trial at a time");
+    place.good(&["confirm"]);
+    assert!(!place.pending());
+    let status = place.status();
+    assert_eq!((status.mode, status.exposure, status.trial), (Mode::DaemonPort, Exposure::DaemonPort, None));
+    assert!(!place.net.gets_in(2200) && place.security(&["confirm"]).code == 1);
+    let shown = place.world.ctl(&["status"]).stdout;
+    assert!(shown.contains("security: daemon-port, exposure daemon-port"), "{shown}");
+    place.good(&["apply", "--mode", "open"]);
+    place.good(&["confirm"]);
+    assert!(place.net.gets_in(2200) && !place.has_table(), "open leaves no trace (C7)");
+    let events = place.events();
+    assert!(events.contains("security.trial") && events.contains("security.confirmed"), "{events}");
+}
+
+#[test]
+fn a_trial_nobody_confirms_ends_though_the_manager_is_dead() {
+    let mut place = Place::new("dead");
+    let start = Instant::now();
+    place.good(&["apply", "--mode", "tunnel", "--window", "8s"]);
+    let shut = !place.net.gets_in(2200);
+    place.world.kill_manager();
+    assert!(shut, "control: the trial shuts the port");
+    place.until("the kernel lets the port in again", |place| place.net.gets_in(2200));
+    eprint(&format!("back {:.1} s after the order, for a window of 8 s", start.elapsed().as_secs_f32()));
+    place.until("the watchdog has tidied up", |place| !place.pending() && !place.has_table());
+    place.start();
+    place.until("the manager has looked", |place| place.status().exposure == Exposure::Unmanaged);
+    assert_eq!(place.status().mode, Mode::Open);
+}
+
+#[test]
+fn a_check_that_turns_red_ends_the_trial_at_once() {
+    let mut place = Place::new("red");
+    // Answers one question: the check before. What comes after finds it silent.
+    let code = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('0.0.0.0',53))\nprint('ready',flush=True)\nd,a=s.recvfrom(999)\ns.sendto(d,a)\nwhile True: s.recvfrom(999)";
+    let outside = place.net.outside.clone();
+    place.net.python(&outside, code);
+    std::fs::write(&place.resolv, format!("nameserver {OUTSIDE}\n")).unwrap();
+    let refused = place.security(&["apply", "--mode", "tunnel"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("rules of before are back") && refused.stderr.contains("dns"), "{refused:?}");
+    assert!(place.net.gets_in(2200) && !place.pending() && !place.has_table());
+    let refused = place.security(&["apply", "--mode", "tunnel"]);
+    assert!(refused.stderr.contains("nothing was changed") && refused.stderr.contains("--without-check dns"));
+    place.good(&["apply", "--mode", "tunnel", "--without-check", "dns"]);
+    assert!(!place.net.gets_in(2200));
+    place.good(&["revert"]);
+    assert!(place.net.gets_in(2200));
+}
+
+#[test]
+fn rules_that_somebody_removed_or_changed_are_back_within_two_seconds() {
+    let place = Place::confirmed("repair", "tunnel");
+    place.net.nft(&["add", "table", "inet", "theirs"]);
+    place.net.nft(&["add", "chain", "inet", "theirs", "c"]);
+    for round in 0..3 {
+        place.net.nft(&["delete", "table", "inet", "agentd"]);
+        let took = place.until("the table is back", |place| place.has_table() && place.status().altered.is_none());
+        eprint(&format!("round {round}: back after {} ms", took.as_millis()));
+        assert!(took < Duration::from_secs(2));
+        assert!(!place.net.gets_in(2200));
+    }
+    assert!(place.net.nft(&["list", "table", "inet", "theirs"]).contains("chain c"), "a foreign table stays");
+    place.net.nft(&["insert", "rule", "inet", "agentd", "input", "accept"]);
+    let repairs = place.status().repairs;
+    let took = place.until("the rule is gone", |place| {
+        !place.net.nft(&["list", "chain", "inet", "agentd", "input"]).lines().any(|line| line.trim() == "accept")
+    });
+    eprint(&format!("an added rule was gone after {} ms", took.as_millis()));
+    assert!(took < Duration::from_secs(2) && !place.net.gets_in(2200));
+    place.until("it is told", |place| place.status().repairs > repairs);
+    place.net.nft(&["flush", "ruleset"]);
+    let took = place.until("the table is back", |place| place.has_table());
+    eprint(&format!("nft flush ruleset: back after {} ms", took.as_millis()));
+    assert!(took < Duration::from_secs(2) && !place.net.gets_in(2200));
+    place.until("events tell", |place| place.events().matches("security.repaired").count() >= 4);
+}
+
+#[test]
+fn ending_and_starting_the_manager_changes_no_rule() {
+    let mut place = Place::confirmed("calm", "tunnel");
+    let before = place.net.nft(&["-a", "list", "table", "inet", "agentd"]);
+    place.world.kill_manager();
+    assert!(!place.net.gets_in(2200));
+    place.start();
+    place.until("the manager has looked", |place| place.status().exposure == Exposure::None);
+    let after = place.net.nft(&["-a", "list", "table", "inet", "agentd"]);
+    let rules = |text: &str| {
+        text.lines()
+            .filter(|line| line.contains("# handle") && !line.contains("counter"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&before), rules(&after), "the same rules with the same handles (C4)");
+    assert_eq!(place.status().repairs, 0);
+}
+
+#[test]
+fn boot_forgets_a_trial_and_loads_what_was_confirmed() {
+    let mut place = Place::confirmed("boot", "daemon-port");
+    place.good(&["apply", "--mode", "open", "--window", "1h"]);
+    assert!(place.net.gets_in(2200) && place.pending());
+    place.world.kill_manager();
+    // A restart of the machine, as far as a namespace has one: no rules, another boot id in the file.
+    place.net.nft(&["flush", "ruleset"]);
+    let path = place.world.home.join("state/firewall/pending.json");
+    let mut pending: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    pending["boot_id"] = "another".into();
+    std::fs::write(&path, pending.to_string()).unwrap();
+    let mut load = Net::within(&place.net.host, program("agentd").to_str().unwrap());
+    load.args(["firewall", "load", "--state"]).arg(place.world.home.join("state"));
+    let output = load.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(!place.pending() && place.has_table());
+    assert!(!place.net.gets_in(2200), "the mode of before the trial is in force (C3)");
+    std::fs::write(place.world.home.join("state/firewall/active.json"), "{").unwrap();
+    place.net.nft(&["flush", "ruleset"]);
+    let output = load.output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(!place.net.gets_in(2200) && place.net.gets_in(22), "unreadable: everything but SSH is shut");
+}
+
+#[test]
+fn the_watchdog_is_a_process_of_its_own_with_one_thread() {
+    let mut place = Place::new("dog");
+    place.good(&["apply", "--mode", "tunnel", "--window", "1h"]);
+    let dogs = |place: &Place| {
+        let is_dog = |pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("watchdog"))
+        };
+        place.world.processes().into_iter().filter(is_dog).collect::<Vec<_>>()
+    };
+    let [dog] = dogs(&place)[..] else { panic!("{:?}", dogs(&place)) };
+    assert_eq!(std::fs::read_dir(format!("/proc/{dog}/task")).unwrap().count(), 1, "neither tokio nor SQLite");
+    let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(i32::try_from(dog).unwrap()))).unwrap();
+    assert_eq!(u32::try_from(session.as_raw()).unwrap(), dog, "a session of its own");
+    place.world.kill_manager();
+    assert_eq!(dogs(&place), [dog], "it outlives the manager");
+    place.start();
+    place.good(&["revert"]);
+    place.until("the watchdog has nothing left to guard", |place| dogs(place).is_empty());
+}
+
+#[test]
+fn those_on_ssh_are_neither_cut_off_by_mistake_nor_a_proof() {
+    let mut place = Place::new("ssh");
+    let peer = place.net.stay_connected(22);
+    let phrase = format!("block ssh from {OUTSIDE}");
+    let refused = place.security(&["apply", "--mode", "daemon-port", "--ssh", "203.0.113.0/24"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains(&phrase) && refused.stderr.contains(&format!("--ssh {OUTSIDE}/32")), "{refused:?}");
+    assert!(!place.has_table());
+    assert_eq!(place.security(&["apply", "--mode", "tunnel", "--phrase", "yes"]).code, 1);
+    let plan = place.good(&["plan", "--mode", "daemon-port", "--ssh", "10.213.7.0/24"]).stdout;
+    assert!(plan.contains("could come back") && plan.contains("2200/tcp"), "{plan}");
+    assert_eq!(place.security(&["apply"]).code, 2, "without a terminal one says what is wanted");
+
+    place.good(&["apply", "--mode", "daemon-port", "--ssh", "10.213.7.0/24"]);
+    assert!(place.net.gets_in(22) && !place.net.gets_in(2200));
+    let from = |peer: SocketAddr| {
+        let connection = format!("{} {} {HOST} 22", peer.ip(), peer.port());
+        let mut command = Command::new(program("agentctl"));
+        command.arg("--home").arg(&place.world.home).args(["security", "confirm"]);
+        command.env("SSH_CONNECTION", connection).output().unwrap()
+    };
+    let old = from(peer);
+    assert_eq!(old.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&old.stderr).contains("log in anew"), "{old:?}");
+    assert!(place.pending(), "nothing was confirmed");
+    let new = from(SocketAddr::new(peer.ip(), 1));
+    assert!(new.status.success(), "a new connection proves the way in: {new:?}");
+    place.good(&["apply", "--mode", "tunnel", "--phrase", &phrase]);
+    let output = from(peer);
+    assert!(output.status.success(), "in tunnel the phrase was the proof: {output:?}");
+}
+
+#[test]
+fn ssh_that_was_let_in_for_a_while_is_shut_by_the_kernel() {
+    let mut place = Place::confirmed("glass", "tunnel");
+    assert!(!place.net.gets_in(22));
+    let start = Instant::now();
+    place.good(&["open", "--ssh", &format!("{OUTSIDE}/32"), "--for", "6s"]);
+    assert!(place.net.gets_in(22) && !place.net.gets_in(2200));
+    assert!(start.elapsed() < Duration::from_secs(6), "too slow a machine for this test");
+    place.world.kill_manager();
+    let took = place.until("the kernel shuts it", |place| !place.net.gets_in(22));
+    eprint(&format!("shut {} ms later, the manager being dead", took.as_millis()));
+    assert!(start.elapsed() > Duration::from_secs(5));
+}
+
+/// For the log of the test: figures.
+fn eprint(text: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "{text}").unwrap();
+}
