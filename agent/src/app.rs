@@ -1,5 +1,6 @@
 //! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
 
+mod follow;
 mod outside;
 mod tunnels;
 
@@ -7,32 +8,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
-use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
+use agentd_protocol::api::STATUS_FILE;
 use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
-use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::ids::Commit;
 use agentd_protocol::places::Layout;
 use agentd_protocol::shim::hosts::{Advice, advice};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
-use crate::edge_launch::{self, EdgePlace, Listening, Reach};
-use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
+use crate::edge_launch::{self, EdgePlace, Listening};
+use crate::reconcile::{self, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Scope, Supervisor, private_hosts};
-use crate::sync::{self, SyncStatus};
+use crate::sync;
 use crate::{config, edge, firewall_launch, lifecycle, logging, static_site, tunnel, tunnel_launch};
 use outside::Outside;
-
-/// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
-const VERSIONS_MAX: usize = 4;
 
 /// The suffix names live under until a document may set it.
 const SUFFIX: &str = "svc.internal";
@@ -236,7 +234,6 @@ impl App {
         let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings);
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
-        outside.set(Reach::Everybody)?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         if !retiring.is_empty() {
             lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
@@ -279,9 +276,11 @@ impl App {
         .await?;
         let tunnel = tunnels::run(&settings, watching, &supervisor, &home, external.port(), &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
-        follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
+        let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel)?;
+        lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
+        let told = follow::Told { document, firewall: firewall.clone(), reconcile: reconcile.clone() };
+        follow::start(options, &home, store, Arc::clone(&refs), external.port(), told, &cancel)?;
         let down = CancellationToken::new();
-        let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel);
         let api = Api {
             reconcile: reconcile.clone(),
             firewall,
@@ -458,111 +457,6 @@ fn limitations(run_user: Option<&RunUser>, found: impl Iterator<Item = String>) 
         tracing::warn!("{limitation}");
     }
     said
-}
-
-/// Starts the publisher on the stack file, hands its versions to the reconciler and its troubles to status.
-#[expect(clippy::too_many_arguments, reason = "wiring: each is a room or a place")]
-fn follow(
-    options: &RunOptions,
-    home: &Home,
-    store: Store,
-    refs: Arc<GitRefs>,
-    port: u16,
-    document: watch::Sender<Option<DocumentProblems>>,
-    reconcile: &reconcile::Handle,
-    cancel: &CancellationToken,
-) -> Result<(), Error> {
-    let (versions, queue) = mpsc::channel(VERSIONS_MAX);
-    let config = sync::FileConfig { path: absolute(&options.stack)?, read };
-    let publisher = sync::FilePublisher::start(config, refs, store.clone(), versions, cancel.clone())?;
-    tracing::info!(stack = %options.stack.display(), home = %home.places.shown(), "following the stack file");
-    let reconcile = reconcile.clone();
-    let bridge = Bridge { store, port, document, status: publisher.status.clone() };
-    lifecycle::spawn_essential("versions", cancel.clone(), bridge.run(queue, reconcile, publisher));
-    Ok(())
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|source| Error::Config(config::Error::Read { path: path.to_owned(), source }))
-}
-
-/// Between sync and reconcile, which do not know each other.
-struct Bridge {
-    store: Store,
-    /// The port the edge listens on; another one in a document waits for the next start.
-    port: u16,
-    document: watch::Sender<Option<DocumentProblems>>,
-    status: watch::Receiver<SyncStatus>,
-}
-
-impl Bridge {
-    async fn run(mut self, mut queue: mpsc::Receiver<Version>, to: reconcile::Handle, publisher: sync::SyncHandle) {
-        let mut other_port = None;
-        loop {
-            tokio::select! {
-                version = queue.recv() => {
-                    let Some(version) = version else { return };
-                    other_port = self.other_port(version).await;
-                    if to.apply(version).await.is_err() { return }
-                }
-                changed = self.status.changed() => if changed.is_err() { return },
-            }
-            self.tell(other_port, &publisher);
-        }
-    }
-
-    async fn other_port(&self, version: Version) -> Option<u16> {
-        match self.store.version(version).await {
-            Ok(stored) => stored.map(|stored| stored.stack.proxy.port).filter(|port| *port != self.port),
-            Err(error) => {
-                tracing::error!(%error, "the version cannot be read back");
-                None
-            }
-        }
-    }
-
-    fn tell(&mut self, other_port: Option<u16>, _publisher: &sync::SyncHandle) {
-        let status = self.status.borrow_and_update().clone();
-        if status.last_read_unix_ms.is_none() {
-            return;
-        }
-        let port = other_port.map(|port| {
-            format!(
-                "proxy.port {port} takes effect at the next start after `agentctl shutdown`; the edge listens on {}",
-                self.port
-            )
-        });
-        self.document.send_modify(|told| {
-            let before = told.take().unwrap_or_default();
-            let troubles = status.unresolved.into_iter().chain(status.stale);
-            let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
-            let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
-            let (version, reading) = (status.version, status.reading);
-            *told = Some(DocumentProblems { file, services, version, reading });
-        });
-    }
-}
-
-/// What was told before keeps its time.
-fn file_problem(text: String, told: Option<FileProblem>) -> FileProblem {
-    let since_unix_ms = agentd_sys::clock::real_ns() / 1_000_000;
-    told.filter(|told| told.text == text).unwrap_or(FileProblem { text, since_unix_ms })
-}
-
-/// A ref that cannot be resolved now; what was told before keeps its time.
-fn unresolved(service: ServiceName, cause: String, told: &[Problem]) -> Problem {
-    let before = told.iter().find(|problem| problem.service.as_ref() == Some(&service) && problem.cause == cause);
-    before.cloned().unwrap_or_else(|| Problem {
-        service: Some(service),
-        phase: DeployPhase::Fetch,
-        cause,
-        commit: None,
-        release: None,
-        probes: Vec::new(),
-        log_tail: Vec::new(),
-        why: Default::default(),
-        since_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
-    })
 }
 
 /// Refs are resolved by asking the repository.

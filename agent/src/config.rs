@@ -84,6 +84,10 @@ impl Home {
         self.places.settings_dir.join("agentd.toml")
     }
 
+    pub fn policy_file(&self) -> PathBuf {
+        self.places.settings_dir.join("policy.toml")
+    }
+
     pub fn known_hosts_file(&self) -> PathBuf {
         self.places.settings_dir.join("known_hosts")
     }
