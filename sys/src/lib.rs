@@ -11,3 +11,4 @@ pub mod listeners;
 pub mod namespaces;
 pub mod process;
 pub mod seqpacket;
+pub mod sockets;

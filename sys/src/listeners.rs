@@ -23,8 +23,8 @@ impl Transport {
 
     fn tables(self) -> [&'static str; 2] {
         match self {
-            Self::Tcp => ["/proc/self/net/tcp", "/proc/self/net/tcp6"],
-            Self::Udp => ["/proc/self/net/udp", "/proc/self/net/udp6"],
+            Self::Tcp => ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"],
+            Self::Udp => ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"],
         }
     }
 }
@@ -69,12 +69,17 @@ fn parse_row(row: &str, transport: Transport) -> Option<Socket> {
     if *fields.get(3)? != transport.waiting() {
         return None;
     }
-    let (address, port) = fields.get(1)?.split_once(':')?;
     Some(Socket {
-        address: SocketAddr::new(parse_address(address)?, u16::from_str_radix(port, 16).ok()?),
+        address: parse_endpoint(fields.get(1)?)?,
         uid: fields.get(7)?.parse().ok()?,
         inode: fields.get(9)?.parse().ok()?,
     })
+}
+
+/// `0100007F:4E21`.
+pub(crate) fn parse_endpoint(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    Some(SocketAddr::new(parse_address(address)?, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// The kernel prints each 32-bit word of an address, kept in network order, as a number of the host's order.
