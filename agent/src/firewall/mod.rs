@@ -9,10 +9,13 @@
 //! Survives a restart: the kernel's table; `active.json`, `pending.json`, `journal.json`. A manager that starts reads
 //! them and the kernel, and changes nothing that is right.
 
+mod command;
 pub mod facts;
+pub mod guard;
 pub mod nft;
 pub mod policy;
 pub mod ruleset;
+pub mod ufw;
 
 pub use facts::{Facts, Session};
 pub use policy::Policy;
