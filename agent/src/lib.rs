@@ -10,6 +10,7 @@ pub mod dns;
 pub mod edge;
 pub mod edge_launch;
 pub mod firewall;
+pub mod firewall_look;
 pub mod lifecycle;
 pub mod logging;
 pub mod proxy;

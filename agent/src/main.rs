@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd::app::{self, RunOptions};
+use agentd::firewall_look::{self, LookVerb};
 use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::places::Places;
@@ -49,6 +50,11 @@ enum Verb {
         #[arg(long)]
         snapshot: PathBuf,
     },
+    /// The firewall without a manager: for boot, and for the console.
+    Firewall {
+        #[command(subcommand)]
+        verb: LookVerb,
+    },
     /// Serves the files of a static service. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
     Static {
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
             app::run(&RunOptions { stack, home, run_as, public })
         }
+        Verb::Firewall { verb } => return firewall_look::run(verb).into(),
         Verb::Edge { snapshot } => app::edge(snapshot),
         Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
     };

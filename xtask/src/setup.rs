@@ -49,6 +49,7 @@ const PACKAGES: &[Package] = &[
     package("npm", Proof::Program("npm"), Purpose::Demo),
     package("iproute2", Proof::Program("ip"), Purpose::Tests),
     package("nftables", Proof::Program("nft"), Purpose::Tests),
+    package("ufw", Proof::Program("ufw"), Purpose::Tests),
 ];
 
 const fn package(name: &'static str, proof: Proof, purpose: Purpose) -> Package {

@@ -11,6 +11,7 @@
 
 mod command;
 pub mod facts;
+pub mod foreign;
 pub mod guard;
 pub mod nft;
 pub mod policy;

@@ -14,6 +14,7 @@ mod tuples;
 use std::io;
 use std::path::PathBuf;
 
+pub(in crate::firewall) use drive::setting;
 pub use drive::{Ensured, State, Ufw};
 pub use journal::{Restored, RestoredFile, Undone};
 pub use plan::{Allow, Purpose, Wanted};
