@@ -80,9 +80,8 @@ fn follow(child: &mut Child, program: &Path, limits: Limits) -> Result<[Vec<u8>;
     let mut stderr = child.stderr.take();
     let mut said = [Vec::new(), Vec::new()];
     while stdout.is_some() || stderr.is_some() {
-        let ready =
-            [wait_for(stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd), deadline).map_err(failed)?];
-        let [Some([first, second])] = ready else { return Err(late()) };
+        let ready = wait_for(stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd), deadline);
+        let Some([first, second]) = ready.map_err(failed)? else { return Err(late()) };
         if first {
             take(&mut stdout, &mut said[0]).map_err(failed)?;
         }

@@ -191,7 +191,7 @@ impl OnDisk<'_> {
         let targets = ["sysinit.target.wants", "multi-user.target.wants"];
         // The link may lead out of a test's root: its being there is what counts.
         let link = |target: &&str| self.at(&format!("etc/systemd/system/{target}/nftables.service"));
-        targets.iter().map(|target| link(target)).any(|path| path.symlink_metadata().is_ok())
+        targets.iter().map(link).any(|path| path.symlink_metadata().is_ok())
     }
 }
 

@@ -224,8 +224,8 @@ enum TakenBack {
 
 /// A value of a file of shell assignments; the last one holds.
 pub(in crate::firewall) fn setting<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.trim_start().strip_prefix('='));
-    values.last().map(|value| value.trim().trim_matches(['"', '\'']))
+    let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.trim_start().strip_prefix('='));
+    values.next_back().map(|value| value.trim().trim_matches(['"', '\'']))
 }
 
 fn last_line(text: &str) -> String {

@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use agentd_protocol::security::Mode;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use super::super::{Facts, Policy};
 use super::tuples::{Action, Direction, Tuple};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -79,6 +81,18 @@ pub(super) enum Step {
 }
 
 impl Wanted {
+    /// For a policy of `daemon-port`; for any other nothing.
+    pub fn by(policy: &Policy, facts: &Facts) -> Self {
+        match policy.mode {
+            Mode::Open | Mode::Tunnel => Self::default(),
+            Mode::DaemonPort => Self {
+                proxy: policy.proxy_tcp.clone(),
+                ssh_ports: facts.ssh_ports.clone(),
+                ssh: policy.ssh.iter().copied().collect(),
+            },
+        }
+    }
+
     pub(super) fn allows(&self, families: Families) -> BTreeSet<Allow> {
         let anywhere = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
         let proxy = self
@@ -213,6 +227,17 @@ mod tests {
             "deny tcp 8443 ::/0 any ::/0 in",
         ] {
             assert_eq!(one(other), Step::Add(proxy(), Place::Last), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_daemon_port_wants_anything() {
+        let ssh = vec!["203.0.113.0/24".parse().unwrap()];
+        let policy = |mode| Policy { mode, proxy_tcp: [8443].into(), ssh: ssh.clone(), ..Policy::open() };
+        let facts = Facts { ssh_ports: [22].into(), ..Facts::default() };
+        assert_eq!(Wanted::by(&policy(Mode::DaemonPort), &facts).allows(Families::Both).len(), 3);
+        for mode in [Mode::Open, Mode::Tunnel] {
+            assert_eq!(Wanted::by(&policy(mode), &facts), Wanted::default());
         }
     }
 
