@@ -1,12 +1,17 @@
 //! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
 
+mod outside;
+mod tunnels;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
 use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
+use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::places::Layout;
 use agentd_protocol::shim::hosts::{Advice, advice};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -17,13 +22,14 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
-use crate::edge_launch::{self, EdgePlace, Listening};
+use crate::edge_launch::{self, EdgePlace, Listening, Reach};
 use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
-use crate::supervisor::{self, Supervisor, private_hosts};
+use crate::supervisor::{self, Scope, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::{config, edge, lifecycle, logging, static_site};
+use crate::{config, edge, lifecycle, logging, static_site, tunnel, tunnel_launch};
+use outside::Outside;
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -67,6 +73,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("the proxy's port cannot be opened to the outside; look at what else listens on it")]
+    Outside(#[source] std::io::Error),
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -84,11 +92,15 @@ pub enum Error {
     #[error(transparent)]
     EdgeLaunch(#[from] edge_launch::Error),
     #[error(transparent)]
+    Tunnel(#[from] tunnel::Error),
+    #[error(transparent)]
     Api(#[from] crate::api::Error),
     #[error(transparent)]
     Sync(#[from] crate::sync::Error),
     #[error(transparent)]
     StaticSite(#[from] static_site::Error),
+    #[error(transparent)]
+    Firewall(#[from] crate::firewall_cli::Error),
 }
 
 /// A document that cannot be used, every problem on a line of its own.
@@ -112,15 +124,18 @@ impl Error {
             Self::Document(_) => Exit::Invalid,
             Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
             Self::Runtime(_)
+            | Self::Outside(_)
             | Self::Source(_)
             | Self::Supervisor(_)
             | Self::Shim(_)
             | Self::Reconcile(_)
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
+            | Self::Tunnel(_)
             | Self::Api(_)
             | Self::Sync(_)
-            | Self::StaticSite(_) => Exit::Failed,
+            | Self::StaticSite(_)
+            | Self::Firewall(_) => Exit::Failed,
         }
     }
 }
@@ -138,10 +153,11 @@ pub fn static_site(options: static_site::Options) -> Result<(), Error> {
 }
 
 /// `agentd run`
-pub fn run(options: &RunOptions) -> Result<(), Error> {
+pub fn run(options: &RunOptions) -> Result<Exit, Error> {
     let home = Home::open(options.home.as_deref())?;
     let _lock = lock(&home)?;
     logging::to_stderr_and(&home.agent_log_file())?;
+    lifecycle::service::status("starting");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
@@ -150,9 +166,9 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
-async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<edge_launch::Edge, Error> {
     match edge_launch::ensure(supervisor, place).await {
-        Ok(listening) => Ok(listening),
+        Ok(edge) => Ok(edge),
         Err(error) => {
             leave_nothing(supervisor).await;
             Err(error.into())
@@ -180,11 +196,13 @@ fn lock(home: &Home) -> Result<Lock, Error> {
 
 /// A running manager.
 struct App {
+    layout: Layout,
     supervisor: Supervisor,
     reconcile: reconcile::Handle,
+    tunnel: tunnel_launch::Running,
     /// Ends every task; services run on.
     cancel: CancellationToken,
-    /// Set by `agentctl down`.
+    /// Set by `agentctl shutdown`.
     down: CancellationToken,
 }
 
@@ -192,10 +210,7 @@ impl App {
     async fn build(options: &RunOptions, home: Home) -> Result<Self, Error> {
         let cancel = CancellationToken::new();
         let settings = Settings::read(&home.settings_file())?;
-        let run_user = RunUser::choose(options.run_as.as_deref())?;
-        if let Some(user) = &run_user {
-            user.check_reaches(&home.state_dir)?;
-        }
+        let run_user = run_user(options, &home)?;
         let store = Store::open(&home.database_file())?;
         let stack = first_stack(&options.stack, &store).await?;
         let epoch = store.next_epoch().await?;
@@ -211,40 +226,56 @@ impl App {
                 events_kept: store.shim_events_recorded().await?,
                 ports: settings.instance_ports(),
                 run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
+                scope: Scope::of(home.places.layout),
             },
             cancel.clone(),
         )
         .await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
+        let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings);
+        let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
+        let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
+        outside.set(Reach::Everybody)?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let more = no_names.into_iter().chain(place.waits_for_down(listening));
+        if !retiring.is_empty() {
+            lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
+        }
+        let more = no_names.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
+        let more = more.chain(tunnels::shared_secret(settings.tunnel(), run_user.as_ref()));
+        let watching = tunnels::watch(settings.tunnel(), external.port(), &store, &cancel).await?;
+        let tunnel_seen = watching.as_ref().map_or_else(|| watch::channel(None).1, |tunnel| tunnel.status.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
+            client_address: settings.tunnel().map_or(ForwardedBy::Nobody, |_| ForwardedBy::Cloudflare),
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
-            credentials: reconcile::CredentialFiles { files: settings.credentials(), keys_dir: home.git_keys_dir() },
+            credentials: reconcile::CredentialFiles {
+                files: settings.credentials(),
+                keys_dir: home.git_keys_dir(),
+                tunnel_file: tunnels::managed(settings.tunnel()).map(|managed| managed.identity.file().clone()),
+            },
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.places.shown(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
-                external,
+                external: outside.address.subscribe(),
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref(), more),
                 document: document_seen,
+                tunnel: tunnel_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
+        let tunnel = tunnels::run(&settings, watching, &supervisor, &home, external.port(), &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
@@ -256,26 +287,40 @@ impl App {
             ending: cancel.clone(),
         };
         serve(api, &home)?;
-        tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
-        Ok(Self { supervisor, reconcile, cancel, down })
+        lifecycle::service::start_watchdog(cancel.clone());
+        lifecycle::service::ready();
+        tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
+        Ok(Self { layout: home.places.layout, supervisor, reconcile, tunnel, cancel, down })
     }
 
-    /// Until a signal (services run on) or `agentctl down` (they do not).
-    async fn wait(self) -> Result<(), Error> {
+    /// Until a signal (services run on) or `agentctl shutdown` (they do not).
+    async fn wait(self) -> Result<Exit, Error> {
         let ended = lifecycle::termination();
-        tokio::select! {
+        let exit = tokio::select! {
             signal = ended => {
                 tracing::info!(signal, "the manager ends; services, edge and keeper run on");
                 self.reconcile.leaving(reconcile::Leaving::Signal(signal)).await;
+                Exit::Ok
             }
-            () = self.down.cancelled() => self.take_down().await?,
-        }
+            () = self.down.cancelled() => {
+                self.take_down().await?;
+                // The unit starts us again after any other end.
+                match self.layout {
+                    Layout::Home => Exit::Ok,
+                    Layout::System => Exit::ShutDown,
+                }
+            }
+        };
+        lifecycle::service::stopping();
         self.cancel.cancel();
-        Ok(())
+        Ok(exit)
     }
 
     async fn take_down(&self) -> Result<(), Error> {
         tracing::info!("taking everything down");
+        lifecycle::service::status("taking everything down");
+        // First: Cloudflare then asks elsewhere, where there is an elsewhere.
+        self.tunnel.down().await?;
         self.reconcile.down().await?;
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;
@@ -283,6 +328,14 @@ impl App {
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
+}
+
+fn run_user(options: &RunOptions, home: &Home) -> Result<Option<RunUser>, Error> {
+    let user = RunUser::choose(options.run_as.as_deref())?;
+    if let Some(user) = &user {
+        user.check_reaches(&home.state_dir)?;
+    }
+    Ok(user)
 }
 
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
@@ -332,7 +385,7 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
 
 /// From here on people can ask.
 fn serve(api: Api, home: &Home) -> Result<(), Error> {
-    let (callers, cancel) = (api::bind(&home.run_dir)?, api.ending.clone());
+    let (callers, cancel) = (api::bind(home)?, api.ending.clone());
     let serving = api::serve(callers, api, cancel.clone());
     lifecycle::spawn_essential("api", cancel, async move {
         if let Err(error) = serving.await {
@@ -471,7 +524,7 @@ impl Bridge {
         }
         let port = other_port.map(|port| {
             format!(
-                "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
+                "proxy.port {port} takes effect at the next start after `agentctl shutdown`; the edge listens on {}",
                 self.port
             )
         });

@@ -1,18 +1,14 @@
 //! `agentd firewall foreign` and its like: what the firewall's room sees and would do, without a manager and without tokio.
 
-use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use agentd_protocol::exit_code::Exit;
 use agentd_protocol::security::Mode;
-use agentd_sys::causes::chain;
 use clap::Subcommand;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::firewall::ufw::{self, Ensured, Restored, Ufw, Undone, Wanted};
-use crate::firewall::{Facts, Policy, foreign, guard};
+use crate::firewall::{Policy, facts, foreign, guard};
 
 #[derive(Debug, Subcommand)]
 pub enum LookVerb {
@@ -61,55 +57,44 @@ pub enum LookVerb {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
+    Facts(#[from] facts::Error),
+    #[error(transparent)]
     Ufw(#[from] ufw::Error),
     #[error(transparent)]
     Guard(#[from] guard::Error),
-}
-
-pub fn run(verb: LookVerb) -> Exit {
-    match act(verb) {
-        Ok(text) => {
-            // Nobody is left to tell when stdout is closed.
-            let _ = writeln!(std::io::stdout(), "{text}");
-            Exit::Ok
-        }
-        Err(error) => {
-            // Nor when stderr is.
-            let _ = writeln!(std::io::stderr(), "agentd: {}", chain(&error));
-            Exit::Failed
-        }
-    }
 }
 
 fn mode(word: &str) -> Result<Mode, String> {
     Mode::parse(word).ok_or_else(|| "open, daemon-port or tunnel".to_owned())
 }
 
-fn act(verb: LookVerb) -> Result<String, Error> {
+/// What is to be printed.
+pub fn act(verb: &LookVerb) -> Result<String, Error> {
     match verb {
         LookVerb::Foreign { mode, json } => {
-            let seen = foreign::gather(Path::new("/"), &Ufw::system(), &BTreeSet::new());
-            let verdict = foreign::judge(&seen, &Policy { mode, ..Policy::open() });
-            Ok(if json { serde_json::json!(verdict).to_string() } else { in_words(mode, &verdict) })
+            let guests = facts::gather(&facts::Sources::host())?.guest_interfaces;
+            let seen = foreign::gather(Path::new("/"), &Ufw::system(), &guests);
+            let verdict = foreign::judge(&seen, &Policy { mode: *mode, ..Policy::open() });
+            Ok(if *json { serde_json::json!(verdict).to_string() } else { in_words(*mode, &verdict) })
         }
         LookVerb::SshPeers { mode, ssh, ssh_interface } => {
-            let ssh_interfaces = ssh_interface.into_iter().collect();
-            ssh_peers(&Policy { mode, ssh, ssh_interfaces, ..Policy::open() })
+            let ssh_interfaces = ssh_interface.iter().cloned().collect();
+            ssh_peers(&Policy { mode: *mode, ssh: ssh.clone(), ssh_interfaces, ..Policy::open() })
         }
         LookVerb::UfwAllow { journal, proxy_port, ssh_port, ssh } => {
             let wanted = Wanted {
-                proxy: proxy_port.into_iter().collect(),
-                ssh_ports: ssh_port.into_iter().collect(),
-                ssh: ssh.into_iter().collect(),
+                proxy: proxy_port.iter().copied().collect(),
+                ssh_ports: ssh_port.iter().copied().collect(),
+                ssh: ssh.iter().copied().collect(),
             };
-            Ok(match Ufw::system().ensure(&wanted, &journal)? {
+            Ok(match Ufw::system().ensure(&wanted, journal)? {
                 Ensured::NotActive => "ufw is not active; nothing was changed".to_owned(),
                 Ensured::Allowed { added, pre_existing } => {
                     json!({ "added": texts(&added), "pre_existing": texts(&pre_existing) }).to_string()
                 }
             })
         }
-        LookVerb::UfwUndo { journal } => Ok(match Ufw::system().undo(&journal)? {
+        LookVerb::UfwUndo { journal } => Ok(match Ufw::system().undo(journal)? {
             None => "there is nothing to take back".to_owned(),
             Some(undone) => taken_back(&undone).to_string(),
         }),
@@ -127,9 +112,8 @@ fn in_words(mode: Mode, verdict: &foreign::Verdict) -> String {
 }
 
 fn ssh_peers(policy: &Policy) -> Result<String, Error> {
-    let scene = guard::gather()?;
-    let peers = guard::peers(&scene);
-    let facts = Facts { ssh_ports: guard::ssh_ports(&scene), ..Facts::default() };
+    let facts = facts::gather(&facts::Sources::host())?;
+    let peers = guard::peers(&guard::gather(&facts)?);
     let verdict = match guard::judge(&peers, policy, &facts) {
         guard::Verdict::NobodyOnSsh => json!({ "is": "nobody-on-ssh" }),
         guard::Verdict::StillAllowed(_) => json!({ "is": "still-allowed" }),

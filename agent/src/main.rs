@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd::app::{self, RunOptions};
-use agentd::firewall_look::{self, LookVerb};
+use agentd::firewall_cli::{self, FirewallVerb};
 use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::places::Places;
@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Runs the manager on one home. Ending it leaves every service running; `agentctl down` stops them.
+    /// Runs the manager on one home. Ending it leaves every service running; `agentctl shutdown` stops them.
     Run {
         /// The desired state, TOML or JSON; watched for changes [default with --system: /etc/agentd/stack.toml]
         #[arg(long, required_unless_present = "system")]
@@ -44,16 +44,14 @@ enum Verb {
         #[arg(long)]
         public: bool,
     },
+    /// The firewall by itself, without a manager.
+    #[command(subcommand)]
+    Firewall(FirewallVerb),
     /// Runs the data plane. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
     Edge {
         #[arg(long)]
         snapshot: PathBuf,
-    },
-    /// The firewall without a manager: for boot, and for the console.
-    Firewall {
-        #[command(subcommand)]
-        verb: LookVerb,
     },
     /// Serves the files of a static service. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
@@ -73,12 +71,12 @@ fn main() -> ExitCode {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
             app::run(&RunOptions { stack, home, run_as, public })
         }
-        Verb::Firewall { verb } => return firewall_look::run(verb).into(),
-        Verb::Edge { snapshot } => app::edge(snapshot),
-        Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
+        Verb::Firewall(verb) => firewall_cli::run(&verb).map(|()| Exit::Ok).map_err(app::Error::from),
+        Verb::Edge { snapshot } => app::edge(snapshot).map(|()| Exit::Ok),
+        Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }).map(|()| Exit::Ok),
     };
     match outcome {
-        Ok(()) => Exit::Ok.into(),
+        Ok(exit) => exit.into(),
         Err(error) => {
             // Nobody is left to tell when stderr is closed.
             let _ = writeln!(std::io::stderr(), "agentd: {}", chain(&error));

@@ -29,6 +29,7 @@ mod logs;
 mod refs;
 mod releases;
 mod routes;
+mod tunnel;
 mod usage;
 mod why;
 
@@ -39,6 +40,7 @@ pub use logs::{LogLine, LogQuery, LogRecord, LogSource, LogStream, NDJSON};
 pub use refs::{REFS_MAX, RefAnswer, RefAnswers, RefQuestion, RefQuestions};
 pub use releases::{ReleaseState, ReleaseStatus, Releases};
 pub use routes::{Force, RoutedInstance, RoutedService, Routes};
+pub use tunnel::{TunnelState, TunnelStatus};
 pub use usage::Host;
 pub use why::{Changes, ProgramExit, Why};
 
@@ -76,6 +78,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// What this host cannot do, each with its reason and cure; said here, at start and by doctor.
     pub limitations: Vec<String>,
+    /// `None` where agentd.toml names none.
+    #[serde(default)]
+    pub tunnel: Option<TunnelStatus>,
     /// Only where somebody asked.
     pub host: Option<Host>,
 }

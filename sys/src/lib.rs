@@ -11,4 +11,3 @@ pub mod listeners;
 pub mod namespaces;
 pub mod process;
 pub mod seqpacket;
-pub mod sockets;

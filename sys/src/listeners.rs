@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 /// How a port is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +24,25 @@ impl Transport {
 
     fn tables(self) -> [&'static str; 2] {
         match self {
-            Self::Tcp => ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"],
-            Self::Udp => ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"],
+            Self::Tcp => ["self/net/tcp", "self/net/tcp6"],
+            Self::Udp => ["self/net/udp", "self/net/udp6"],
         }
     }
+}
+
+/// TCP_ESTABLISHED of the same table.
+const ESTABLISHED: &str = "01";
+
+/// Where the kernel tells it; another place in tests.
+fn proc() -> &'static Path {
+    Path::new("/proc")
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
     pub address: SocketAddr,
+    /// The other end; unspecified for one that waits for anybody.
+    pub peer: SocketAddr,
     pub uid: u32,
     pub inode: u64,
 }
@@ -50,35 +61,49 @@ pub fn listener(port: u16, transport: Transport) -> Option<u32> {
 
 /// Every socket of this network namespace that waits for anybody.
 pub fn listening(transport: Transport) -> Vec<Socket> {
+    listening_in(proc(), transport)
+}
+
+/// As `listening`, by the process file system at `proc`.
+pub fn listening_in(proc: &Path, transport: Transport) -> Vec<Socket> {
+    sockets(proc, transport, transport.waiting())
+}
+
+/// Every TCP connection of this network namespace, by the process file system at `proc`.
+pub fn established_in(proc: &Path) -> Vec<Socket> {
+    sockets(proc, Transport::Tcp, ESTABLISHED)
+}
+
+fn sockets(proc: &Path, transport: Transport, state: &str) -> Vec<Socket> {
     // Without IPv6 the second file does not exist.
     transport
         .tables()
         .into_iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
-        .flat_map(|table| parse_table(&table, transport))
+        .filter_map(|path| std::fs::read_to_string(proc.join(path)).ok())
+        .flat_map(|table| parse_table(&table, state))
         .collect()
 }
 
-/// Rows of /proc/net/tcp and its like whose sockets wait for anybody.
-fn parse_table(table: &str, transport: Transport) -> Vec<Socket> {
-    table.lines().skip(1).filter_map(|row| parse_row(row, transport)).collect()
+/// Rows of /proc/net/tcp and its like whose sockets are in that state.
+fn parse_table(table: &str, state: &str) -> Vec<Socket> {
+    table.lines().skip(1).filter_map(|row| parse_row(row, state)).collect()
 }
 
-fn parse_row(row: &str, transport: Transport) -> Option<Socket> {
+fn parse_row(row: &str, state: &str) -> Option<Socket> {
     let fields: Vec<&str> = row.split_ascii_whitespace().collect();
-    if *fields.get(3)? != transport.waiting() {
+    if *fields.get(3)? != state {
         return None;
     }
     Some(Socket {
-        address: parse_endpoint(fields.get(1)?)?,
+        address: parse_end(fields.get(1)?)?,
+        peer: parse_end(fields.get(2)?)?,
         uid: fields.get(7)?.parse().ok()?,
         inode: fields.get(9)?.parse().ok()?,
     })
 }
 
-/// `0100007F:4E21`.
-pub(crate) fn parse_endpoint(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
+fn parse_end(end: &str) -> Option<SocketAddr> {
+    let (address, port) = end.split_once(':')?;
     Some(SocketAddr::new(parse_address(address)?, u16::from_str_radix(port, 16).ok()?))
 }
 
@@ -95,13 +120,18 @@ fn parse_address(hex: &str) -> Option<IpAddr> {
 
 /// Which processes hold these sockets. Processes that end meanwhile or may not be read are left out.
 pub fn holders(inodes: &BTreeSet<u64>) -> BTreeMap<u64, Vec<u32>> {
+    holders_in(proc(), inodes)
+}
+
+/// As `holders`, by the process file system at `proc`.
+pub fn holders_in(proc: &Path, inodes: &BTreeSet<u64>) -> BTreeMap<u64, Vec<u32>> {
     let mut found: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
     if inodes.is_empty() {
         return found;
     }
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
     for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let fds = std::fs::read_dir(proc.join(format!("{pid}/fd"))).into_iter().flatten().flatten();
         for target in fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()) {
             let inode = target.to_str().and_then(|name| name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
@@ -117,7 +147,13 @@ pub fn holders(inodes: &BTreeSet<u64>) -> BTreeMap<u64, Vec<u32>> {
 
 /// The name `ps` shows; `?` for one that is gone.
 pub fn name_of(pid: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
+    name_in(proc(), pid)
+}
+
+/// As `name_of`, by the process file system at `proc`.
+pub fn name_in(proc: &Path, pid: u32) -> String {
+    std::fs::read_to_string(proc.join(format!("{pid}/comm")))
+        .map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -128,12 +164,15 @@ mod tests {
     fn tables_of_both_families() {
         let v4 = "head\n 0: 0100007F:4E21 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 4242 1 0\n \
                   1: 0100007F:4E22 0100007F:1111 01 00000000:00000000 00:00000000 00000000 0 0 77 1 0\n torn";
-        let sockets = parse_table(v4, Transport::Tcp);
+        let sockets = parse_table(v4, Transport::Tcp.waiting());
         assert_eq!(sockets.len(), 1);
         assert_eq!(sockets[0].address, "127.0.0.1:20001".parse().unwrap());
         assert_eq!((sockets[0].uid, sockets[0].inode), (1000, 4242));
-        let v6 = "head\n 0: 00000000000000000000000001000000:0050 0:0 0A 0:0 0:0 0 0 0 9 1";
-        assert_eq!(parse_table(v6, Transport::Tcp)[0].address, "[::1]:80".parse().unwrap());
+        let connected = parse_table(v4, ESTABLISHED);
+        assert_eq!(connected.len(), 1);
+        assert_eq!(connected[0].peer, "127.0.0.1:4369".parse().unwrap());
+        let v6 = "head\n 0: 00000000000000000000000001000000:0050 00000000:0000 0A 0:0 0:0 0 0 0 9 1";
+        assert_eq!(parse_table(v6, Transport::Tcp.waiting())[0].address, "[::1]:80".parse().unwrap());
     }
 
     #[test]

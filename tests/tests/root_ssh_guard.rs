@@ -8,31 +8,43 @@ use agentd_tests::program;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
-/// Takes the name and holds a connection: one process listens, another connects from the peer's address.
+/// One process listens, another connects from the peer's address, a third has what was accepted: each by its name.
 const SERVER: &str = "
 import ctypes, os, socket, sys
 PR_SET_NAME = 15
-ctypes.CDLL(None).prctl(PR_SET_NAME, sys.argv[1].encode(), 0, 0, 0)
+name = lambda text: ctypes.CDLL(None).prctl(PR_SET_NAME, text.encode(), 0, 0, 0)
+name(sys.argv[1])
 listener = socket.create_server(('192.0.2.1', 2222))
 if os.fork() == 0:
-    ctypes.CDLL(None).prctl(PR_SET_NAME, b'visitor', 0, 0, 0)
+    name('visitor')
     listener.close()
     client = socket.create_connection(('192.0.2.1', 2222), source_address=('198.51.100.20', 0))
     client.recv(1)
     os._exit(0)
 connection = listener.accept()[0]
-print('ready', flush=True)
-sys.stdin.read()
+if os.fork() == 0:
+    name(sys.argv[2])
+    listener.close()
+    print('ready', flush=True)
+    sys.stdin.read()
+    os._exit(0)
+connection.close()
+os.wait()
+os.wait()
 ";
 
 /// Ends with its standard input, and its visitor with it.
 struct Server(Child);
 
 impl Server {
-    fn start(name: &str) -> Self {
+    fn start(listener: &str, session: &str) -> Self {
         let mut command = Command::new("python3");
-        let mut child =
-            command.args(["-c", SERVER, name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .args(["-c", SERVER, listener, session])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
@@ -72,8 +84,8 @@ fn look(arguments: &[&str]) -> Value {
 #[test]
 fn whoever_is_on_ssh_is_found_and_judged() {
     on_a_host(|| {
-        for name in ["sshd", "sshd-session", "dropbear"] {
-            let _server = Server::start(name);
+        for (listener, name) in [("sshd", "sshd"), ("sshd", "sshd-session"), ("dropbear", "dropbear")] {
+            let _server = Server::start(listener, name);
             let seen = look(&["--mode", "daemon-port"]);
             let peer = json!({ "address": "198.51.100.20", "port": 2222, "interface": "guard0", "how": "held" });
             assert_eq!((&seen["peers"], &seen["ports"]), (&json!([peer]), &json!([2222])), "{name}: {seen}");
@@ -82,7 +94,7 @@ fn whoever_is_on_ssh_is_found_and_judged() {
             });
             assert_eq!(seen["verdict"], ended, "{name}");
         }
-        let _server = Server::start("sshd");
+        let _server = Server::start("sshd", "sshd-session");
         let is = |arguments: &[&str]| look(arguments)["verdict"]["is"].clone();
         assert_eq!(is(&["--mode", "daemon-port", "--ssh", "198.51.100.0/24"]), "still-allowed");
         assert_eq!(is(&["--mode", "daemon-port", "--ssh", "203.0.113.0/24"]), "would-end");
@@ -97,7 +109,7 @@ fn others_are_not_taken_for_ssh() {
     on_a_host(|| {
         let nobody = json!({ "is": "nobody-on-ssh" });
         assert_eq!(look(&["--mode", "tunnel"])["verdict"], nobody);
-        let _server = Server::start("nginx");
+        let _server = Server::start("nginx", "nginx");
         let seen = look(&["--mode", "tunnel"]);
         assert_eq!((&seen["verdict"], &seen["ports"]), (&nobody, &json!([22])), "{seen}");
     });

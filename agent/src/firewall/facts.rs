@@ -1,12 +1,16 @@
 //! What this host is like at the moment the rules are made.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// An established TCP connection that somebody else opened to this host.
+use super::{links, sockets};
+
+/// An established TCP connection of this host with another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Session {
     pub local: SocketAddr,
@@ -31,5 +35,43 @@ pub struct Facts {
     pub bridged: BTreeSet<String>,
     /// Connections to keep although the kernel may not have tracked them (P7).
     pub survivors: BTreeSet<Session>,
+    /// `None` leaves in place what the kernel is counting down.
     pub break_glass: Option<BreakGlass>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot tell which interfaces lead to guests; look at {path}")]
+    Interfaces {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where the kernel and the service manager tell about the host; another tree in tests.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    pub proc: PathBuf,
+    pub sys: PathBuf,
+    /// Root of the folders in which units lie (systemd.unit(5)).
+    pub root: PathBuf,
+}
+
+impl Sources {
+    pub fn host() -> Self {
+        Self { proc: "/proc".into(), sys: "/sys".into(), root: "/".into() }
+    }
+}
+
+/// As this network namespace is now. Break-glass is no fact of the host: whoever opens it says so.
+pub fn gather(sources: &Sources) -> Result<Facts, Error> {
+    let links = links::gather(sources)?;
+    Ok(Facts {
+        ssh_ports: sockets::ssh_ports(sources),
+        guest_interfaces: links.guests,
+        bridged: links.bridged,
+        survivors: sockets::survivors(sources),
+        break_glass: None,
+    })
 }

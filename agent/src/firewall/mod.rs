@@ -13,11 +13,16 @@ mod command;
 pub mod facts;
 pub mod foreign;
 pub mod guard;
+pub mod inspect;
+mod links;
 pub mod nft;
 pub mod policy;
 pub mod ruleset;
+mod sockets;
 pub mod ufw;
 
-pub use facts::{Facts, Session};
+pub use facts::{BreakGlass, Facts, Session};
+pub use inspect::Found;
+pub use nft::Nft;
 pub use policy::Policy;
-pub use ruleset::{Revision, Ruleset};
+pub use ruleset::{Amendment, Revision, Ruleset, Stamp};

@@ -1,36 +1,245 @@
-//! The nft program: the one place that starts it.
+//! The nft program: the one place that starts it. Plain and synchronous: boot runs this too.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use agentd_sys::process::PidFd;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::Value;
 
-use super::Ruleset;
+use super::inspect;
+use super::ruleset::layout;
+use super::{Amendment, Ruleset};
+
+/// Never looked up in PATH: root runs it.
+const PLACES: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
+/// One transaction takes milliseconds; a host that swaps may take its time.
+const RUN_LIMIT: Duration = Duration::from_secs(10);
+/// What is read of either output. A table with the most survivors lists at about 4 MiB.
+const OUTPUT_BYTES_MAX: u64 = 32 << 20;
+/// Of what nft says against a ruleset; it repeats itself once for each rule.
+const SAID_BYTES_MAX: usize = 2000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("nft is not installed: `apt install nftables`")]
+    #[error("nft is not installed; install the package nftables, or use the mode `open`")]
     Missing,
+    #[error("{path} may be changed by others than root, so root does not run it; look at its owner and mode")]
+    Untrusted { path: PathBuf },
+    #[error("this nft was built without JSON support; install the distribution's full nftables package")]
+    NoJson,
+    #[error(
+        "the kernel lets us neither read nor set its rules; run as root, or in a container with the capability NET_ADMIN"
+    )]
+    NotPermitted,
+    #[error("cannot start {path}; run it by hand")]
+    Start {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot talk to nft")]
+    Talk(#[source] io::Error),
+    #[error("nft gave no answer in {} s; look whether the host is out of memory", RUN_LIMIT.as_secs())]
+    TimedOut,
+    #[error("nft refused ({status}): {said}")]
+    Refused { status: ExitStatus, said: String },
+    #[error("nft's list of our table is no JSON; see `nft -j list table inet agentd`")]
+    Unreadable(#[source] serde_json::Error),
+    #[error("nft's list of all rules is no JSON; see `nft -j list ruleset`")]
+    UnreadableAll(#[source] serde_json::Error),
+    #[error("the kernel has other rules than were just applied; see `nft list table inet agentd`")]
+    NotAsWritten,
 }
 
 /// An nft that can be run, found once.
 #[derive(Debug, Clone)]
-pub struct Nft {}
+pub struct Nft {
+    path: PathBuf,
+}
 
 impl Nft {
     pub fn find() -> Result<Self, Error> {
-        Err(Error::Missing)
+        Self::among(PLACES.iter().map(Path::new))
+    }
+
+    fn among<'a>(mut places: impl Iterator<Item = &'a Path>) -> Result<Self, Error> {
+        let path = places.find(|path| path.is_file()).ok_or(Error::Missing)?;
+        let owned = path.metadata().is_ok_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0);
+        if owned { Ok(Self { path: path.to_owned() }) } else { Err(Error::Untrusted { path: path.to_owned() }) }
     }
 
     /// Whether the kernel would take it; changes nothing.
-    pub fn check(&self, _ruleset: &Ruleset) -> Result<(), Error> {
-        Err(Error::Missing)
+    pub fn check(&self, ruleset: &Ruleset) -> Result<(), Error> {
+        self.run(&["--check", "-j", "-f", "-"], &ruleset.text()).map(drop)
     }
 
-    /// All of it or nothing.
-    pub fn apply(&self, _ruleset: &Ruleset) -> Result<(), Error> {
-        Err(Error::Missing)
+    /// All of it or nothing. What the kernel made of it is read back and sealed, so that `inspect` sees later changes.
+    pub fn apply(&self, ruleset: &Ruleset) -> Result<(), Error> {
+        let text = ruleset.text();
+        self.write(&text)?;
+        let written: Value = serde_json::from_str(&text).expect("we wrote it");
+        let written = inspect::outline(
+            written["nftables"].as_array().into_iter().flatten().filter_map(|object| object["add"].get("rule")),
+        );
+        let table = self.table()?;
+        let found = table.as_ref().map(|table| inspect::outline(inspect::listed_rules(table))).unwrap_or_default();
+        if found != written {
+            return Err(Error::NotAsWritten);
+        }
+        let Some(table) = table else { return Ok(()) };
+        self.amend(&Amendment { nft: layout::seal(inspect::fingerprint(&table).into()) })
+    }
+
+    /// All of it or nothing; `Refused` where our table is not there.
+    pub fn amend(&self, amendment: &Amendment) -> Result<(), Error> {
+        self.write(&amendment.text())
+    }
+
+    fn write(&self, text: &str) -> Result<(), Error> {
+        self.run(&["-j", "-f", "-"], text).map(drop)
     }
 
     /// Our table as the kernel has it; `None` where there is none.
     pub fn table(&self) -> Result<Option<Value>, Error> {
-        Err(Error::Missing)
+        match self.run(&["-j", "list", "table", "inet", layout::TABLE], "") {
+            Ok(listed) => serde_json::from_str(&listed).map(Some).map_err(Error::Unreadable),
+            Err(Error::Refused { said, .. }) if said.contains("No such file or directory") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tables of everybody; only to look for what others do.
+    pub fn everything(&self) -> Result<Value, Error> {
+        let listed = self.run(&["-j", "list", "ruleset"], "")?;
+        serde_json::from_str(&listed).map_err(Error::UnreadableAll)
+    }
+
+    fn run(&self, arguments: &[&str], input: &str) -> Result<String, Error> {
+        let memory =
+            || memfd_create("nft", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|errno| Error::Talk(errno.into()));
+        // Files in memory: neither side can block the other, as on full pipes.
+        let (mut stdin, stdout, stderr) = (memory()?, memory()?, memory()?);
+        stdin.write_all(input.as_bytes()).and_then(|()| stdin.rewind()).map_err(Error::Talk)?;
+        let ours = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::Talk);
+        let mut child = Command::new(&self.path)
+            .args(arguments)
+            .env_clear()
+            // nft's words are told apart below.
+            .env("LC_ALL", "C")
+            .current_dir("/")
+            .stdin(stdin)
+            .stdout(ours(&stdout)?)
+            .stderr(ours(&stderr)?)
+            .spawn()
+            .map_err(|source| Error::Start { path: self.path.clone(), source })?;
+        let status = ended(&mut child, RUN_LIMIT)?;
+        let said = text_of(stderr)?;
+        if status.success() { text_of(stdout) } else { Err(complaint(status, &said)) }
+    }
+}
+
+/// Killed when it is not in time.
+fn ended(child: &mut Child, limit: Duration) -> Result<ExitStatus, Error> {
+    let deadline = Instant::now() + limit;
+    let wait = PidFd::open(child.id()).and_then(|pidfd| poll_until(&pidfd, deadline));
+    if !matches!(wait, Ok(true)) {
+        // It ended meanwhile or gets a signal nobody withstands; the wait below tells.
+        let _ = child.kill(); // see above
+    }
+    let status = child.wait().map_err(Error::Talk)?;
+    match wait {
+        Ok(true) => Ok(status),
+        Ok(false) => Err(Error::TimedOut),
+        Err(error) => Err(Error::Talk(error)),
+    }
+}
+
+/// Whether the process ended before the deadline.
+fn poll_until(pidfd: &PidFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn text_of(mut file: File) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    file.rewind().map_err(Error::Talk)?;
+    file.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes).map_err(Error::Talk)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn complaint(status: ExitStatus, said: &str) -> Error {
+    let said = said.trim();
+    if said.contains("JSON support not compiled") {
+        Error::NoJson
+    } else if said.contains("Operation not permitted") {
+        Error::NotPermitted
+    } else {
+        let end = said.char_indices().map(|(at, _)| at).find(|at| *at >= SAID_BYTES_MAX).unwrap_or(said.len());
+        Error::Refused { status, said: said[..end].replace('\n', "; ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn what_nft_says_becomes_a_cure() {
+        let error = |said: &str| complaint(ExitStatus::from_raw(256), said);
+        assert!(matches!(error("Error: JSON support not compiled-in\n"), Error::NoJson));
+        assert!(matches!(
+            error("netlink: Error: cache initialization failed: Operation not permitted"),
+            Error::NotPermitted
+        ));
+        let long = error(&format!("internal:0:0-0: Error: {}\nmore", "x".repeat(5000)));
+        assert!(long.to_string().starts_with("nft refused (exit status: 1): internal:0:0-0: Error: xxx"), "{long}");
+        assert!(long.to_string().len() < 2100);
+    }
+
+    #[test]
+    fn a_program_that_others_may_change_is_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nft");
+        assert!(matches!(Nft::among([path.as_path()].into_iter()), Err(Error::Missing)));
+        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(&path, open).unwrap();
+        assert!(matches!(Nft::among([path.as_path()].into_iter()), Err(Error::Untrusted { .. })));
+    }
+
+    /// More than any pipe holds, in both directions.
+    #[test]
+    fn neither_side_blocks_the_other() {
+        let cat = Nft { path: "/bin/cat".into() };
+        let much = "x".repeat(3 << 20);
+        assert_eq!(cat.run(&["-"], &much).unwrap(), much);
+        let sh = Nft { path: "/bin/sh".into() };
+        let failed = sh.run(&["-c", "echo \"$LC_ALL $HOME\" >&2; cat >/dev/null; exit 3"], &much).unwrap_err();
+        assert_eq!(failed.to_string(), "nft refused (exit status: 3): C");
+    }
+
+    #[test]
+    fn one_that_hangs_is_killed() {
+        let mut child = Command::new("/bin/sleep").arg("100").spawn().unwrap();
+        assert!(matches!(ended(&mut child, Duration::from_millis(50)), Err(Error::TimedOut)));
+        assert!(child.try_wait().unwrap().is_some(), "reaped");
     }
 }

@@ -2,18 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use agentd_sys::causes::chain;
 use agentd_sys::listeners::{self, Transport};
 use serde_json::Value;
 
-use super::super::command;
+use super::super::nft::{self, Nft};
 use super::super::ufw::{Ufw, setting};
 use super::{Backend, Engine, NftSeen, Place, Runtime, Seen, UfwSeen, XdpSeen, xdp};
 
-/// A listing of every rule; a node with thousands of services has some MiB.
-const NFT_LIMITS: command::Limits = command::Limits { time: Duration::from_secs(10), bytes: 64 << 20 };
-const NFT_PROGRAMS: [&str; 3] = ["usr/sbin/nft", "sbin/nft", "usr/bin/nft"];
 /// The kubelet's API.
 const KUBELET_PORT: u16 = 10_250;
 /// Links between `iptables` and its program: alternatives(8) uses two.
@@ -32,7 +29,7 @@ pub fn gather(root: &Path, ufw: &Ufw, guests: &BTreeSet<String>) -> Seen {
         engines.insert(Engine::Kubernetes);
     }
     Seen {
-        nft: on_disk.nft(),
+        nft: nft(),
         ufw: on_disk.ufw(ufw),
         iptables: on_disk.iptables(),
         legacy_tables: on_disk.legacy_tables(),
@@ -43,6 +40,14 @@ pub fn gather(root: &Path, ufw: &Ufw, guests: &BTreeSet<String>) -> Seen {
         place: on_disk.place(),
         may_administer: on_disk.may_administer(),
         is_nftables_service_enabled: on_disk.is_nftables_service_enabled(),
+    }
+}
+
+fn nft() -> NftSeen {
+    match Nft::find().and_then(|nft| nft.everything()) {
+        Ok(rules) => NftSeen::Usable { has_notrack: has_notrack(&rules) },
+        Err(nft::Error::Missing) => NftSeen::Missing,
+        Err(error) => NftSeen::Refused(chain(&error)),
     }
 }
 
@@ -63,21 +68,6 @@ impl OnDisk<'_> {
     fn names(&self, path: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.at(path)).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-    }
-
-    fn nft(&self) -> NftSeen {
-        let Some(program) = NFT_PROGRAMS.iter().map(|path| self.at(path)).find(|path| path.exists()) else {
-            return NftSeen::Missing;
-        };
-        let arguments = ["-j", "list", "ruleset"].map(str::to_owned);
-        match command::run(&program, &arguments, NFT_LIMITS) {
-            Ok(output) if output.status.success() => match serde_json::from_str::<Value>(&output.stdout) {
-                Ok(rules) => NftSeen::Usable { has_notrack: has_notrack(&rules) },
-                Err(_) => NftSeen::Refused("it speaks no JSON; install a build with it".into()),
-            },
-            Ok(output) => NftSeen::Refused(output.stderr.lines().next().unwrap_or("it said nothing").trim().to_owned()),
-            Err(error) => NftSeen::Refused(agentd_sys::causes::chain(&error)),
-        }
     }
 
     pub(super) fn ufw(&self, ufw: &Ufw) -> UfwSeen {

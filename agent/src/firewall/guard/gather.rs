@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use agentd_sys::listeners::{self, Transport};
-use agentd_sys::sockets;
+use agentd_sys::listeners::{self, Socket, Transport};
 
+use super::super::Facts;
 use super::{Holder, Scene};
 
 /// Read of one process's environment, bytes; ARG_MAX bounds it to some MiB, sshd puts its own first.
@@ -24,8 +24,14 @@ pub enum Error {
     Addresses(#[source] io::Error),
 }
 
-pub fn gather() -> Result<Scene, Error> {
-    let connections = sockets::established().map_err(Error::Connections)?;
+pub fn gather(facts: &Facts) -> Result<Scene, Error> {
+    // A table that cannot be read would look like nobody.
+    std::fs::File::open(Path::new("/proc").join("self/net/tcp")).map_err(Error::Connections)?;
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let connections: Vec<Socket> = listeners::established_in(Path::new("/proc"))
+        .into_iter()
+        .map(|socket| Socket { address: plain(socket.address), peer: plain(socket.peer), ..socket })
+        .collect();
     let listening: Vec<(u16, u64)> =
         listeners::listening(Transport::Tcp).iter().map(|socket| (socket.address.port(), socket.inode)).collect();
     let inodes: BTreeSet<u64> =
@@ -38,6 +44,7 @@ pub fn gather() -> Result<Scene, Error> {
     Ok(Scene {
         connections,
         listening,
+        ssh_ports: facts.ssh_ports.clone(),
         holders,
         environments: environments(),
         sessions: sessions(Path::new("/run/systemd/sessions")),

@@ -8,10 +8,11 @@ use super::*;
 const PEER: &str = "198.51.100.20:50000";
 
 fn scene(local: &str, holder: &str) -> Scene {
-    let connection = Connection { local: local.parse().unwrap(), peer: PEER.parse().unwrap(), inode: 7, uid: 0 };
+    let connection = Socket { address: local.parse().unwrap(), peer: PEER.parse().unwrap(), inode: 7, uid: 0 };
     Scene {
         connections: vec![connection],
         listening: vec![(22, 8)],
+        ssh_ports: [22].into(),
         holders: [(7, vec![Holder { pid: 40, name: holder.into() }])].into(),
         environments: BTreeSet::new(),
         sessions: BTreeSet::new(),
@@ -49,16 +50,14 @@ fn a_connection_held_by_any_server_is_somebody_on_ssh() {
 }
 
 #[test]
-fn a_port_that_a_server_or_its_socket_unit_listens_on_is_enough() {
+fn a_port_of_ssh_is_enough_whoever_holds_the_connection() {
     let mut seen = scene("192.0.2.1:2222", "invisible");
     seen.listening = vec![(2222, 8)];
     assert_eq!(hows(&seen), []);
     seen.holders.insert(8, vec![Holder { pid: 50, name: "sshd".into() }]);
-    assert_eq!((hows(&seen), ssh_ports(&seen)), (vec![How::Port], [2222].into()));
-    let mut unit = scene("192.0.2.1:22", "invisible");
-    assert_eq!((hows(&unit), ssh_ports(&unit)), (vec![], [22].into()));
-    unit.holders.insert(8, vec![Holder { pid: 1, name: "systemd".into() }]);
-    assert_eq!(hows(&unit), [How::Port]);
+    assert_eq!(hows(&seen), [How::Port]);
+    // As a socket unit has it: process 1 listens, `Facts` know the port.
+    assert_eq!(hows(&scene("192.0.2.1:22", "invisible")), [How::Port]);
 }
 
 #[test]
@@ -70,6 +69,8 @@ fn environment_and_logind_count_where_the_connection_is_there() {
     seen.environments.insert(ends(PEER));
     assert_eq!(hows(&seen), [How::Environment]);
     let mut seen = scene("192.0.2.1:22", "renamed");
+    seen.ssh_ports = [2022].into();
+    assert_eq!(hows(&seen), []);
     seen.sessions.insert("198.51.100.20".parse().unwrap());
     assert_eq!(hows(&seen), [How::Logind]);
 }
@@ -229,7 +230,7 @@ proptest! {
             let inode = 100 + u64::try_from(at).unwrap();
             let name = if at < noise.len() { "nginx" } else { SERVERS[server] };
             let peer = SocketAddr::from(([203, 0, 113, u8::try_from(at).unwrap()], 1000));
-            seen.connections.push(Connection { local: (([192, 0, 2, 1]), *port).into(), peer, inode, uid: 0 });
+            seen.connections.push(Socket { address: (([192, 0, 2, 1]), *port).into(), peer, inode, uid: 0 });
             seen.holders.insert(inode, vec![Holder { pid: 2, name: name.into() }]);
         }
         let found: BTreeSet<IpAddr> = peers(&seen).into_iter().map(|peer| peer.address).collect();

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use agentd_sys::sockets::Connection;
+use agentd_sys::listeners::Socket;
 
 pub use gather::{Error, gather};
 pub use judge::{Verdict, judge};
@@ -21,14 +21,17 @@ pub use judge::{Verdict, judge};
 /// the time before a login.
 const SERVERS: [&str; 4] = ["sshd", "sshd-session", "sshd-auth", "dropbear"];
 /// Where nothing says otherwise (RFC 4253 §4.1).
-pub const SSH_PORT: u16 = 22;
+const SSH_PORT: u16 = 22;
 
 /// What was seen of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
-    pub connections: Vec<Connection>,
+    /// Established; addresses as the packets have them.
+    pub connections: Vec<Socket>,
     /// TCP sockets that wait: port and inode.
     pub listening: Vec<(u16, u64)>,
+    /// As `Facts` has them.
+    pub ssh_ports: BTreeSet<u16>,
     /// By inode, the processes that hold it.
     pub holders: BTreeMap<u64, Vec<Holder>>,
     /// `SSH_CONNECTION` of processes: peer and own end. May be of a session long gone.
@@ -70,19 +73,11 @@ pub struct Peer {
     pub how: How,
 }
 
-/// Ports that SSH is listened for on; 22 where none is found.
-pub fn ssh_ports(scene: &Scene) -> BTreeSet<u16> {
-    let found = listened_for(scene);
-    if found.is_empty() { BTreeSet::from([SSH_PORT]) } else { found }
-}
-
-/// By a server, or for it by a socket unit: pid 1 listens, and on the well-known port only SSH is meant.
-fn listened_for(scene: &Scene) -> BTreeSet<u16> {
-    let meant = |port: u16, inode: u64| {
-        let mut holders = scene.holders.get(&inode).into_iter().flatten();
-        holders.any(|holder| is_server(holder) || (holder.pid == 1 && port == SSH_PORT))
-    };
-    scene.listening.iter().filter(|(port, inode)| meant(*port, *inode)).map(|(port, _)| *port).collect()
+/// Those of `Facts`, and those of any process by a server's name: whoever came there is on SSH, let in again or not.
+fn ssh_ports(scene: &Scene) -> BTreeSet<u16> {
+    let serves = |inode: &u64| scene.holders.get(inode).into_iter().flatten().any(is_server);
+    let served = scene.listening.iter().filter(|(_, inode)| serves(inode)).map(|(port, _)| *port);
+    served.chain(scene.ssh_ports.iter().copied()).collect()
 }
 
 fn is_server(holder: &Holder) -> bool {
@@ -91,23 +86,23 @@ fn is_server(holder: &Holder) -> bool {
 
 /// Everybody on SSH, sorted, each address and port once. Peers on loopback are left out: loopback always passes (P1).
 pub fn peers(scene: &Scene) -> Vec<Peer> {
-    let ports = listened_for(scene);
+    let ports = ssh_ports(scene);
     let mut found: BTreeMap<(IpAddr, u16, Option<String>), How> = BTreeMap::new();
     for connection in &scene.connections {
         let Some(how) = how(scene, &ports, connection) else { continue };
-        let (peer, local) = (connection.peer.ip(), connection.local.ip());
+        let (peer, local) = (connection.peer.ip(), connection.address.ip());
         if peer.is_loopback() {
             continue;
         }
         let interface = scene.interfaces.get(&local).cloned();
-        let entry = found.entry((peer, connection.local.port(), interface)).or_insert(how);
+        let entry = found.entry((peer, connection.address.port(), interface)).or_insert(how);
         *entry = how.min(*entry);
     }
     found.into_iter().map(|((address, port, interface), how)| Peer { address, port, interface, how }).collect()
 }
 
-fn how(scene: &Scene, ports: &BTreeSet<u16>, connection: &Connection) -> Option<How> {
-    let port = connection.local.port();
+fn how(scene: &Scene, ports: &BTreeSet<u16>, connection: &Socket) -> Option<How> {
+    let port = connection.address.port();
     let waits = scene.listening.iter().any(|(listening, _)| *listening == port);
     if ports.contains(&port) {
         return Some(if is_held(scene, connection) { How::Held } else { How::Port });
@@ -117,14 +112,14 @@ fn how(scene: &Scene, ports: &BTreeSet<u16>, connection: &Connection) -> Option<
     if is_held(scene, connection) && !forwarded {
         return Some(How::Held);
     }
-    if scene.environments.contains(&(connection.peer, connection.local)) {
+    if scene.environments.contains(&(connection.peer, connection.address)) {
         return Some(How::Environment);
     }
     // By address alone: only on a port that could be SSH's, or every visitor of a web page would be on SSH.
     (scene.sessions.contains(&connection.peer.ip()) && port == SSH_PORT).then_some(How::Logind)
 }
 
-fn is_held(scene: &Scene, connection: &Connection) -> bool {
+fn is_held(scene: &Scene, connection: &Socket) -> bool {
     scene.holders.get(&connection.inode).into_iter().flatten().any(is_server)
 }
 

@@ -123,7 +123,7 @@ impl Ufw {
         let output = command::run(&self.program, &argv, LIMITS)?;
         let (files, tuples) = self.look()?;
         if !tuples.iter().any(|tuple| plan::is_ours(tuple, allow)) {
-            let said = last_line(&format!("{}\n{}", output.stdout, output.stderr));
+            let said = self::said(&output);
             return Err(Error::NotTaken { allow, order: argv.join(" "), said });
         }
         if let Some(entry) = journal.entry(allow) {
@@ -186,7 +186,7 @@ impl Ufw {
         }
         let output = command::run(&self.program, &entry.inverse, LIMITS)?;
         if self.look()?.1.iter().any(|tuple| plan::is_ours(tuple, allow)) {
-            let said = last_line(&format!("{}\n{}", output.stdout, output.stderr));
+            let said = self::said(&output);
             return Err(Error::NotGivenUp { allow, order: entry.inverse.join(" "), said });
         }
         Ok(TakenBack::Removed)
@@ -226,6 +226,11 @@ enum TakenBack {
 pub(in crate::firewall) fn setting<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.trim_start().strip_prefix('='));
     values.next_back().map(|value| value.trim().trim_matches(['"', '\'']))
+}
+
+fn said(output: &command::Output) -> String {
+    let text = last_line(&format!("{}\n{}", output.stdout, output.stderr));
+    format!("{text} ({})", output.status)
 }
 
 fn last_line(text: &str) -> String {

@@ -139,7 +139,8 @@ mod tests {
     }
 
     fn survey_of(address: &str, holders: &[(u32, Kin)]) -> Survey {
-        let socket = Socket { address: address.parse().unwrap(), uid: 1000, inode: 1 };
+        let socket =
+            Socket { address: address.parse().unwrap(), peer: "0.0.0.0:0".parse().unwrap(), uid: 1000, inode: 1 };
         let holders = holders.iter().map(|&(pid, kin)| Holder { pid, name: "node".into(), kin }).collect();
         Survey { sockets: vec![(socket, holders)], uid: 1000 }
     }

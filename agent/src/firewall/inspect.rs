@@ -1,0 +1,258 @@
+//! What the kernel has, read back without trusting that it is what we wrote. Tolerant: nft's own JSON, any version.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use agentd_protocol::security::{Exposure, Mode};
+use ipnet::IpNet;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::ruleset::layout::{DROPPED_FORWARD, DROPPED_IN, PRIORITY, SEAL, TIMED_SETS};
+use super::{BreakGlass, Revision, Stamp};
+
+/// What our table says is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// No table of ours: the firewall is as it was found.
+    Absent,
+    Confirmed {
+        mode: Mode,
+        revision: Revision,
+    },
+    Trial {
+        from: Stamp,
+        to: Stamp,
+        /// Rounded up to a second; nothing left means that the kernel is back at `from`.
+        left: Duration,
+    },
+    /// A table of ours that is not as it was when it was applied.
+    Altered {
+        reason: Alteration,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alteration {
+    /// `input` or `forward` is missing.
+    ChainMissing(&'static str),
+    /// A base chain with another hook, priority, type or policy.
+    ChainChanged(&'static str),
+    /// The last rule is not the one that judges what no other did.
+    NoFinalRule(&'static str),
+    /// The two base chains are of different rulesets.
+    Mixed,
+    /// Applied only by half: we were stopped between the rules and their seal.
+    Unsealed,
+    /// Some rule, set or chain was added, removed or changed.
+    Changed,
+}
+
+impl fmt::Display for Alteration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ChainMissing(chain) => write!(f, "its chain `{chain}` is missing"),
+            Self::ChainChanged(chain) => write!(f, "hook, priority or policy of its chain `{chain}` was changed"),
+            Self::NoFinalRule(chain) => write!(f, "the last rule of its chain `{chain}` was removed or is not last"),
+            Self::Mixed => f.write_str("its chains belong to different modes"),
+            Self::Unsealed => f.write_str("its rules were never seen whole: applying them was cut short"),
+            Self::Changed => f.write_str("a rule, set or chain of it was added, removed or changed"),
+        }
+    }
+}
+
+/// `table` is what nft lists of our table; `None` where there is none.
+pub fn read(table: Option<&Value>) -> Found {
+    let Some(table) = table else { return Found::Absent };
+    judge(table).unwrap_or_else(|reason| Found::Altered { reason })
+}
+
+fn judge(table: &Value) -> Result<Found, Alteration> {
+    let input = Base::read(table, "input")?;
+    let forward = Base::read(table, "forward")?;
+    if input.stamp != forward.stamp || input.trial != forward.trial {
+        return Err(Alteration::Mixed);
+    }
+    for (chain, base) in [("trial_input", &input), ("trial_forward", &forward)] {
+        if let Some(trial) = &base.trial
+            && final_rule(table, chain).as_ref() != Some(trial)
+        {
+            return Err(Alteration::NoFinalRule(chain));
+        }
+    }
+    match sealed(table) {
+        None => return Err(Alteration::Unsealed),
+        Some(seal) if seal != fingerprint(table) => return Err(Alteration::Changed),
+        Some(_) => {}
+    }
+    Ok(match input.trial {
+        Some(to) => Found::Trial { from: input.stamp, to, left: left(table, "armed") },
+        None => Found::Confirmed { mode: input.stamp.mode, revision: input.stamp.revision },
+    })
+}
+
+/// Worse than what was asked for is what counts: of a table that is not ours any more nobody knows what it lets in.
+pub fn exposure(found: &Found) -> Exposure {
+    match found {
+        Found::Absent | Found::Altered { .. } => Exposure::Unmanaged,
+        Found::Confirmed { mode, .. } => mode.exposure(),
+        Found::Trial { from, left: Duration::ZERO, .. } => from.mode.exposure(),
+        Found::Trial { to, .. } => to.mode.exposure(),
+    }
+}
+
+/// Packets refused since the table was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dropped {
+    pub input: u64,
+    pub forward: u64,
+}
+
+pub fn dropped(table: &Value) -> Dropped {
+    let packets = |name: &str| {
+        objects(table, "counter")
+            .find(|counter| counter["name"] == name)
+            .and_then(|counter| counter["packets"].as_u64())
+    };
+    Dropped { input: packets(DROPPED_IN).unwrap_or(0), forward: packets(DROPPED_FORWARD).unwrap_or(0) }
+}
+
+/// Whom SSH is still let in for, by the kernel's clock (T2).
+pub fn break_glass(table: &Value) -> Option<BreakGlass> {
+    let ssh: Vec<IpNet> =
+        ["glass4", "glass6"].into_iter().flat_map(|set| elements(table, set)).filter_map(network).collect();
+    let left = left(table, "glass4").max(left(table, "glass6"));
+    (!ssh.is_empty()).then(|| BreakGlass { ssh: IpNet::aggregate(&ssh), left })
+}
+
+struct Base {
+    stamp: Stamp,
+    trial: Option<Stamp>,
+}
+
+impl Base {
+    fn read(table: &Value, name: &'static str) -> Result<Self, Alteration> {
+        let chain =
+            objects(table, "chain").find(|chain| chain["name"] == name).ok_or(Alteration::ChainMissing(name))?;
+        let stamp = final_rule(table, name).ok_or(Alteration::NoFinalRule(name))?;
+        let first = rules(table, name).next();
+        let trial = first
+            .filter(|rule| rule["expr"].as_array().is_some_and(|acts| acts.iter().any(|act| act.get("goto").is_some())))
+            .and_then(|rule| Stamp::find(rule["comment"].as_str()?))
+            .filter(|_| rules(table, name).nth(1).is_some());
+        let policy = if stamp.mode == Mode::Open { "accept" } else { "drop" };
+        let as_made = chain["type"] == "filter"
+            && chain["hook"] == name
+            && chain["prio"] == PRIORITY
+            && chain["policy"] == policy;
+        if !as_made {
+            return Err(Alteration::ChainChanged(name));
+        }
+        Ok(Self { stamp, trial })
+    }
+}
+
+/// The mark of a chain's last rule, if that judges every packet as its mode demands.
+fn final_rule(table: &Value, chain: &str) -> Option<Stamp> {
+    let last = rules(table, chain).last()?;
+    let stamp = Stamp::find(last["comment"].as_str()?)?;
+    let verdict = if stamp.mode == Mode::Open { "accept" } else { "drop" };
+    let acts = last["expr"].as_array()?;
+    let (end, before) = acts.split_last()?;
+    let always = end.get(verdict).is_some() && before.iter().all(|act| act.get("counter").is_some());
+    always.then_some(stamp)
+}
+
+fn objects<'a>(table: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    table["nftables"].as_array().into_iter().flatten().filter_map(move |object| object.get(kind))
+}
+
+fn rules<'a>(table: &'a Value, chain: &'a str) -> impl Iterator<Item = &'a Value> {
+    objects(table, "rule").filter(move |rule| rule["chain"] == chain)
+}
+
+fn elements<'a>(table: &'a Value, set: &'a str) -> impl Iterator<Item = &'a Value> {
+    objects(table, "set").filter(move |found| found["name"] == set).filter_map(|set| set["elem"].as_array()).flatten()
+}
+
+fn left(table: &Value, set: &str) -> Duration {
+    let expires = elements(table, set).filter_map(|element| element["elem"]["expires"].as_u64()).max();
+    expires.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds.saturating_add(1)))
+}
+
+fn network(element: &Value) -> Option<IpNet> {
+    let value = &element["elem"]["val"];
+    if let Some(address) = value.as_str() {
+        return address.parse::<IpAddr>().ok().map(IpNet::from);
+    }
+    let prefix = &value["prefix"];
+    let length = u8::try_from(prefix["len"].as_u64()?).ok()?;
+    IpNet::new(prefix["addr"].as_str()?.parse().ok()?, length).ok()
+}
+
+/// Chains with the comments of their rules in order: what a transaction wrote, or a table has.
+pub(super) fn outline<'a>(rules: impl Iterator<Item = &'a Value>) -> BTreeSet<(String, Vec<String>)> {
+    let mut chains = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for rule in rules {
+        let word = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
+        chains.entry(word("chain")).or_default().push(word("comment"));
+    }
+    chains.into_iter().collect()
+}
+
+pub(super) fn listed_rules(table: &Value) -> impl Iterator<Item = &Value> {
+    objects(table, "rule")
+}
+
+fn sealed(table: &Value) -> Option<Ipv6Addr> {
+    elements(table, SEAL).next()?.as_str()?.parse().ok()
+}
+
+/// Names all of a table that must not change by itself. nft prints rules in its own way, another one from version to
+/// version: so what is compared is what one nft read right after applying with what it reads now. It is kept in the
+/// table, as the one element of the set `seal`, and is in the shape of an IPv6 address because sets have no strings.
+pub(super) fn fingerprint(table: &Value) -> Ipv6Addr {
+    let mut hash = Sha256::new();
+    for object in table["nftables"].as_array().into_iter().flatten() {
+        if object.get("metainfo").is_none() {
+            hash.update(plain(object, None).to_string());
+            hash.update("\n");
+        }
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let (half, _) = digest.split_first_chunk::<16>().expect("32 bytes hold 16");
+    Ipv6Addr::from(*half)
+}
+
+/// Without what changes by itself, and in one order: the kernel gives a set's elements in the order of its hash.
+fn plain(value: &Value, key: Option<&str>) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let name = fields.get("name").and_then(Value::as_str).unwrap_or_default();
+            let by_itself = |field: &str, value: &Value| match field {
+                "handle" | "packets" | "bytes" => true,
+                "elem" => name == SEAL || (TIMED_SETS.contains(&name) && all_expire(value)),
+                _ => false,
+            };
+            let mut kept: Vec<(&String, &Value)> =
+                fields.iter().filter(|(field, value)| !by_itself(field, value)).collect();
+            kept.sort_by_key(|(field, _)| *field);
+            kept.into_iter().map(|(field, value)| (field.clone(), plain(value, Some(field)))).collect()
+        }
+        Value::Array(items) => {
+            let mut items: Vec<Value> = items.iter().map(|item| plain(item, None)).collect();
+            if matches!(key, Some("set" | "flags" | "elem")) {
+                items.sort_by_key(Value::to_string);
+            }
+            Value::Array(items)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+/// An element of a timed set that stays for ever is none of ours.
+fn all_expire(elements: &Value) -> bool {
+    elements.as_array().is_some_and(|elements| elements.iter().all(|element| !element["elem"]["expires"].is_null()))
+}

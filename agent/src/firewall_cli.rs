@@ -1,0 +1,120 @@
+//! `agentd firewall`: what boot, the watchdog and people at a console do with the firewall, without a manager.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use agentd_protocol::security::Mode;
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use serde_json::json;
+
+use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
+use crate::firewall_look::{self, LookVerb};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Facts(#[from] facts::Error),
+    #[error(transparent)]
+    Nft(#[from] nft::Error),
+    #[error(transparent)]
+    Look(#[from] firewall_look::Error),
+    #[error("cannot print")]
+    Print(#[source] io::Error),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FirewallVerb {
+    /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
+    Render(RenderOptions),
+    /// Applies what `render` prints.
+    #[command(hide = true)]
+    Apply(RenderOptions),
+    /// Prints what our table in the kernel says.
+    #[command(hide = true)]
+    Read,
+    #[command(flatten)]
+    Look(LookVerb),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  agentd firewall render --mode daemon-port --proxy-port 8080 --ssh 203.0.113.0/24")]
+pub struct RenderOptions {
+    /// open, daemon-port or tunnel
+    #[arg(long, value_parser = mode)]
+    mode: Mode,
+    /// Port of the proxy, for daemon-port; may be given again.
+    #[arg(long, value_name = "PORT")]
+    proxy_port: Vec<u16>,
+    /// Network that may reach SSH, for daemon-port; may be given again.
+    #[arg(long, value_name = "NETWORK")]
+    ssh: Vec<IpNet>,
+    /// Interface on which SSH may be reached; may be given again.
+    #[arg(long, value_name = "NAME")]
+    ssh_interface: Vec<String>,
+    /// Interface on which everything passes; may be given again.
+    #[arg(long, value_name = "NAME")]
+    trusted_interface: Vec<String>,
+    /// On trial, with this mode to return to; it shares ports and networks with the new one.
+    #[arg(long, value_name = "MODE", value_parser = mode, requires = "window")]
+    from: Option<Mode>,
+    /// Seconds until the kernel returns by itself.
+    #[arg(long, value_name = "SECONDS", requires = "from")]
+    window: Option<u64>,
+}
+
+fn mode(word: &str) -> Result<Mode, &'static str> {
+    Mode::parse(word).ok_or("open, daemon-port or tunnel")
+}
+
+pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
+    match verb {
+        FirewallVerb::Render(options) => print(&render(options)?.text()),
+        FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
+        FirewallVerb::Read => read(&Nft::find()?),
+        FirewallVerb::Look(verb) => print(&firewall_look::act(verb)?),
+    }
+}
+
+fn render(options: &RenderOptions) -> Result<Ruleset, Error> {
+    let facts = facts::gather(&facts::Sources::host())?;
+    let policy = |mode| Policy {
+        mode,
+        proxy_tcp: options.proxy_port.iter().copied().collect(),
+        ssh: options.ssh.clone(),
+        ssh_interfaces: BTreeSet::from_iter(options.ssh_interface.clone()),
+        trusted_interfaces: BTreeSet::from_iter(options.trusted_interface.clone()),
+    };
+    Ok(match (options.from, options.window) {
+        (Some(from), Some(window)) => {
+            ruleset::trial(&policy(from), &policy(options.mode), &facts, Duration::from_secs(window))
+        }
+        (None, _) | (_, None) => ruleset::confirmed(&policy(options.mode), &facts),
+    })
+}
+
+fn read(nft: &Nft) -> Result<(), Error> {
+    let table = nft.table()?;
+    let found = inspect::read(table.as_ref());
+    let dropped = table.as_ref().map(inspect::dropped).unwrap_or_default();
+    let found_word = match &found {
+        inspect::Found::Absent => "absent".to_owned(),
+        inspect::Found::Confirmed { mode, revision } => format!("confirmed mode={mode} rev={revision}"),
+        inspect::Found::Trial { from, to, left } => format!("trial {from} to {to} left={}s", left.as_secs()),
+        inspect::Found::Altered { reason } => format!("altered: {reason}"),
+    };
+    print(
+        &json!({
+            "found": found_word,
+            "exposure": inspect::exposure(&found),
+            "dropped_in": dropped.input,
+            "dropped_forward": dropped.forward,
+        })
+        .to_string(),
+    )
+}
+
+fn print(line: &str) -> Result<(), Error> {
+    writeln!(io::stdout(), "{line}").map_err(Error::Print)
+}
