@@ -18,6 +18,7 @@ use crate::firewall::load::{Loaded, load};
 use crate::firewall::transaction::{self, Reverted, Transactions};
 use crate::firewall::watchdog::{OwnProcess, guard};
 use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
+use crate::firewall_look::{self, LookVerb};
 
 /// State of the agent of the machine.
 const STATE_DIR: &str = "/var/lib/agentd";
@@ -28,6 +29,8 @@ pub enum Error {
     Facts(#[from] facts::Error),
     #[error(transparent)]
     Nft(#[from] nft::Error),
+    #[error(transparent)]
+    Look(#[from] firewall_look::Error),
     #[error("cannot print")]
     Print(#[source] io::Error),
     #[error(transparent)]
@@ -47,7 +50,9 @@ impl Error {
         match self {
             Self::Simpler | Self::ShutButSsh => Exit::Degraded,
             Self::Transaction(transaction::Error::Files(_)) => Exit::Home,
-            Self::Facts(_) | Self::Nft(_) | Self::Print(_) | Self::Transaction(_) | Self::Detach(_) => Exit::Failed,
+            Self::Facts(_) | Self::Nft(_) | Self::Look(_) | Self::Print(_) | Self::Transaction(_) | Self::Detach(_) => {
+                Exit::Failed
+            }
         }
     }
 }
@@ -69,6 +74,8 @@ pub enum FirewallVerb {
     /// Prints what our table in the kernel says.
     #[command(hide = true)]
     Read,
+    #[command(flatten)]
+    Look(LookVerb),
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +150,7 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
         FirewallVerb::Render(options) => print(&render(options)?.text()),
         FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
         FirewallVerb::Read => read(&Nft::find()?),
+        FirewallVerb::Look(verb) => print(&firewall_look::act(verb)?),
     }
 }
 
