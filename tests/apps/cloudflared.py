@@ -91,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def main():
     options = arguments()
+    # The real one takes whatever it is told of for its metrics listener, and ends.
+    assert not any(name.startswith("LISTEN_") for name in os.environ), "told of descriptors that are no listeners"
     found, rules = settings(options.config)
     path = options.token_file or found["credentials-file"]
     with open(path, "rb") as file:
