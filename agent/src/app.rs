@@ -1,11 +1,12 @@
 //! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
 
+mod tunnel_wiring;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
 use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
-use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::shim::hosts::{Advice, advice};
@@ -21,12 +22,11 @@ use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
 use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
-use crate::store::{EVENTS_KEPT, EventQuery, Store};
+use crate::store::Store;
 use crate::supervisor::{self, Supervisor, private_hosts};
 use crate::sync::{self, SyncStatus};
-use crate::tunnel::{self, Told, Tunnel};
-use crate::tunnel_launch::{self, TunnelPlace};
-use crate::{config, edge, lifecycle, logging, static_site};
+use crate::{config, edge, lifecycle, logging, static_site, tunnel, tunnel_launch};
+use tunnel_wiring::TunnelWiring;
 
 /// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
 const VERSIONS_MAX: usize = 4;
@@ -226,24 +226,19 @@ impl App {
         let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         let more = no_names.into_iter().chain(place.waits_for_down(listening));
-        let more = more.chain(shared_secret(settings.tunnel(), run_user.as_ref()));
-        let watching = watch_tunnel(settings.tunnel(), external.port(), &store, &cancel).await?;
-        let tunnel_seen = watching.as_ref().map_or_else(|| watch::channel(None).1, |tunnel| tunnel.status.clone());
+        let tunnel = TunnelWiring::start(settings.tunnel(), external.port(), &store, &cancel).await?;
+        let more = more.chain(tunnel.limitation(run_user.as_ref()));
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
-            client_address: settings.tunnel().map_or(ForwardedBy::Nobody, |_| ForwardedBy::Cloudflare),
+            client_address: tunnel.believed(),
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
-            credentials: reconcile::CredentialFiles {
-                files: settings.credentials(),
-                keys_dir: home.git_keys_dir(),
-                tunnel_file: managed(settings.tunnel()).map(|managed| managed.identity.file().clone()),
-            },
+            credentials: secret_files(&settings, &home, &tunnel),
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -255,13 +250,13 @@ impl App {
                 suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref(), more),
                 document: document_seen,
-                tunnel: tunnel_seen,
+                tunnel: tunnel.seen(),
             },
             status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
-        let tunnel = run_tunnel(&settings, watching, &supervisor, &home, external.port(), &reconcile, &cancel);
+        let tunnel = tunnel.run(&supervisor, &home, &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
@@ -304,60 +299,6 @@ impl App {
     }
 }
 
-/// Watches the tunnel, where there is one; what was said of it last is no news.
-async fn watch_tunnel(
-    tunnel: Option<&Tunnel>,
-    origin_port: u16,
-    store: &Store,
-    cancel: &CancellationToken,
-) -> Result<Option<tunnel::Handle>, Error> {
-    let (metrics, managed) = match tunnel {
-        None => return Ok(None),
-        Some(Tunnel::Watched { metrics }) => (*metrics, None),
-        Some(Tunnel::Managed(managed)) => (managed.metrics, Some(managed.clone())),
-    };
-    let newest = store.events(EventQuery { limit: EVENTS_KEPT, ..EventQuery::default() }).await?;
-    let told = newest.iter().rev().find_map(|event| Told::of(&event.what));
-    let watched = tunnel::Watched { metrics, origin_port, managed, told };
-    Ok(Some(tunnel::start(watched, cancel.clone())?))
-}
-
-/// Runs its program where it is ours to run, and notes what becomes of it.
-fn run_tunnel(
-    settings: &Settings,
-    watching: Option<tunnel::Handle>,
-    supervisor: &Supervisor,
-    home: &Home,
-    origin_port: u16,
-    reconcile: &reconcile::Handle,
-    cancel: &CancellationToken,
-) -> tunnel_launch::Running {
-    let told = watching.map(|tunnel::Handle { mut events, restarts, trouble, .. }| {
-        let journal = reconcile.journal().clone();
-        lifecycle::spawn("tunnel events", async move {
-            while let Some(what) = events.recv().await {
-                journal.host(what);
-            }
-        });
-        (restarts, trouble)
-    });
-    let place = TunnelPlace { dir: home.tunnel_dir(), search_path: search_path(None), origin_port };
-    tunnel_launch::start(supervisor.clone(), managed(settings.tunnel()).cloned(), place, told, cancel)
-}
-
-fn managed(tunnel: Option<&Tunnel>) -> Option<&tunnel::Managed> {
-    match tunnel {
-        Some(Tunnel::Managed(managed)) => Some(managed),
-        Some(Tunnel::Watched { .. }) | None => None,
-    }
-}
-
-fn shared_secret(tunnel: Option<&Tunnel>, run_user: Option<&RunUser>) -> Option<String> {
-    managed(tunnel)?;
-    let user = run_user.map_or_else(|| "the user who started agentd".to_owned(), |chosen| format!("`{}`", chosen.name));
-    Some(format!("services run as {user}, as cloudflared does: they can take the tunnel's secret out of its memory"))
-}
-
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
 async fn first_stack(path: &Path, store: &Store) -> Result<Stack, Error> {
     let problems = match std::fs::read_to_string(path) {
@@ -388,6 +329,12 @@ fn search_path(run_user: Option<&RunUser>) -> String {
         Some(user) => user.search_path(&path),
         None => path,
     }
+}
+
+/// What is never shown, whoever prints it.
+fn secret_files(settings: &Settings, home: &Home, tunnel: &TunnelWiring) -> reconcile::CredentialFiles {
+    let (files, keys_dir) = (settings.credentials(), home.git_keys_dir());
+    reconcile::CredentialFiles { files, keys_dir, tunnel_file: tunnel.secret_file() }
 }
 
 fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Result<Source, Error> {
