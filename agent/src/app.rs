@@ -209,19 +209,16 @@ impl App {
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings, run_user.as_ref())?;
         let (hosts, no_names) = private_names(&home, &shim).await?;
-        let supervisor = Supervisor::start(
-            supervisor::Config {
-                run_dir: home.run_dir.clone(),
-                log_dir: home.log_dir.clone(),
-                shim,
-                epoch,
-                events_kept: store.shim_events_recorded().await?,
-                ports: settings.instance_ports(),
-                run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
-            },
-            cancel.clone(),
-        )
-        .await?;
+        let config = supervisor::Config {
+            run_dir: home.run_dir.clone(),
+            log_dir: home.log_dir.clone(),
+            shim,
+            epoch,
+            events_kept: store.shim_events_recorded().await?,
+            ports: settings.instance_ports(),
+            run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
+        };
+        let supervisor = Supervisor::start(config, cancel.clone()).await?;
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
         let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
@@ -260,13 +257,9 @@ impl App {
         let refs = Arc::new(GitRefs(source));
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
-        let api = Api {
-            reconcile: reconcile.clone(),
-            new_git_key: git_keys(&home),
-            resolve_refs: resolve_refs(refs),
-            down: down.clone(),
-            ending: cancel.clone(),
-        };
+        let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
+        let api =
+            Api { reconcile: reconcile.clone(), new_git_key, resolve_refs, down: down.clone(), ending: cancel.clone() };
         serve(api, &home)?;
         tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, tunnel, cancel, down })
