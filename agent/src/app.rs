@@ -8,6 +8,7 @@ use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
 use agentd_protocol::shim::hosts::{Advice, advice};
+use agentd_protocol::shim::spec::User;
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
@@ -15,10 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
-use crate::config::{Home, RunUser, Settings};
+use crate::config::{Home, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
 use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
+use crate::run_as::{Mounts, RunAs};
 use crate::source::{self, Source};
 use crate::store::Store;
 use crate::supervisor::{self, Supervisor, private_hosts};
@@ -80,6 +82,8 @@ pub enum Error {
     #[error(transparent)]
     Reconcile(#[from] crate::reconcile::Error),
     #[error(transparent)]
+    NoUser(#[from] reconcile::NoUser),
+    #[error(transparent)]
     Edge(#[from] edge::Error),
     #[error(transparent)]
     EdgeLaunch(#[from] edge_launch::Error),
@@ -116,6 +120,7 @@ impl Error {
             | Self::Supervisor(_)
             | Self::Shim(_)
             | Self::Reconcile(_)
+            | Self::NoUser(_)
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
             | Self::Api(_)
@@ -192,16 +197,16 @@ impl App {
     async fn build(options: &RunOptions, home: Home) -> Result<Self, Error> {
         let cancel = CancellationToken::new();
         let settings = Settings::read(&home.settings_file())?;
-        let run_user = RunUser::choose(options.run_as.as_deref())?;
-        if let Some(user) = &run_user {
-            user.check_reaches(&home.state_dir)?;
-        }
+        let run_as = RunAs::choose(options.run_as.as_deref(), home.places.layout, &settings)?;
+        run_as.check_reaches(&home.state_dir)?;
         let store = Store::open(&home.database_file())?;
         let stack = first_stack(&options.stack, &store).await?;
         let epoch = store.next_epoch().await?;
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
-        let source = source(&home, &settings, run_user.as_ref())?;
+        let source = source(&home, &settings)?;
         let (hosts, no_names) = private_names(&home, &shim).await?;
+        let mounts = if no_names.is_none() { Mounts::Possible } else { Mounts::Refused };
+        let (users, shared_tmp) = run_as.users(&home.state_dir, mounts);
         let supervisor = Supervisor::start(
             supervisor::Config {
                 run_dir: home.run_dir.clone(),
@@ -210,15 +215,16 @@ impl App {
                 epoch,
                 events_kept: store.shim_events_recorded().await?,
                 ports: settings.instance_ports(),
-                run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
+                tmp_dir: home.state_dir.join("tmp"),
             },
             cancel.clone(),
         )
         .await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
+        let edge_user = run_as.edge(&store).await?.map(|ids| User { uid: ids.uid, gid: ids.gid });
+        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings, edge_user);
         let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let more = no_names.into_iter().chain(place.waits_for_down(listening));
+        let more = no_names.into_iter().chain(shared_tmp).chain(place.waits_for_down(listening));
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
@@ -227,7 +233,8 @@ impl App {
             edge,
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
-            path: search_path(run_user.as_ref()),
+            users,
+            path: run_as.search_path(),
             credentials: reconcile::CredentialFiles { files: settings.credentials(), keys_dir: home.git_keys_dir() },
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
@@ -238,7 +245,7 @@ impl App {
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
-                limitations: limitations(run_user.as_ref(), more),
+                limitations: limitations(&run_as, more),
                 document: document_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),
@@ -308,21 +315,11 @@ fn read(text: &str, path: &Path) -> Result<Stack, Vec<String>> {
     agentd_document::read(text, Format::of(path)).map_err(located)
 }
 
-/// Our own PATH, as far as services can use it.
-fn search_path(run_user: Option<&RunUser>) -> String {
-    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
-    match run_user {
-        Some(user) => user.search_path(&path),
-        None => path,
-    }
-}
-
-fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Result<Source, Error> {
+fn source(home: &Home, settings: &Settings) -> Result<Source, Error> {
     let config = source::Config {
         git_dir: home.state_dir.join("git"),
         services_dir: home.state_dir.join("services"),
         auth: settings.credentials(),
-        file_owner: run_user.map(|chosen| (chosen.user.uid, chosen.user.gid)),
         known_hosts_file: home.known_hosts_file(),
         git_keys_dir: home.git_keys_dir(),
         git_program: PathBuf::from("git"),
@@ -383,18 +380,8 @@ fn resolve_refs(refs: Arc<GitRefs>) -> api::ResolveRefs {
 }
 
 /// What this host cannot do, said at start and in `status`.
-fn limitations(run_user: Option<&RunUser>, found: impl Iterator<Item = String>) -> Vec<String> {
-    let mut said = Vec::new();
-    match run_user {
-        Some(chosen) => said.push(format!(
-            "all builds and services run as the one user `{}`: they can read each other's files",
-            chosen.name
-        )),
-        None if nix::unistd::geteuid().is_root() => {
-            said.push("builds and services run as root, as --run-as root asks".to_owned());
-        }
-        None => said.push("builds and services run as the user who started agentd".to_owned()),
-    }
+fn limitations(run_as: &RunAs, found: impl Iterator<Item = String>) -> Vec<String> {
+    let mut said = Vec::from_iter(run_as.limitation());
     said.push("memory, cpu and process limits are not enforced".to_owned());
     said.extend(found);
     for limitation in &said {

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentd_protocol::edge::{LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL};
-use agentd_protocol::shim::spec::RestartPolicy;
+use agentd_protocol::shim::spec::{RestartPolicy, User};
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::StopSignal;
 use agentd_sys::files::SocketDir;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{Home, Settings};
-use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor, Transport};
+use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, Supervisor, Tmp, Transport};
 
 /// Connections the kernel queues for the edge, over a restart of it too.
 const BACKLOG: i32 = 4096;
@@ -61,14 +61,17 @@ pub struct Listening {
 pub struct EdgePlace {
     wanted: Listening,
     dir: PathBuf,
+    /// `None`: the manager's own.
+    user: Option<User>,
 }
 
 impl EdgePlace {
-    pub fn new(home: &Home, port: u16, public: bool, settings: &Settings) -> Self {
+    pub fn new(home: &Home, port: u16, public: bool, settings: &Settings, user: Option<User>) -> Self {
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let external = if public { SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)) } else { loopback(port) };
-        let (internal, dns) = (loopback(settings.internal_port()), loopback(settings.dns_port()));
-        Self { wanted: Listening { external, internal, dns }, dir: home.edge_dir() }
+        let layout = home.places.layout;
+        let (internal, dns) = (settings.internal(layout), settings.dns(layout));
+        Self { wanted: Listening { external, internal, dns }, dir: home.edge_dir(), user }
     }
 
     /// Ports of agentd.toml that a running edge does not listen on yet, in words.
@@ -148,7 +151,8 @@ fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
         run_limit: None,
         gate: Gate::None,
         probe: ProbePolicy::default(),
-        user: RunAs::Configured,
+        user: place.user.clone(),
+        tmp: Tmp::Shared,
         hosts_file: None,
     })
 }
@@ -283,7 +287,7 @@ mod tests {
         let free = || loopback(0);
         let port = || listen(free(), Transport::Tcp, "").map(|fd| SockRef::from(&fd).local_addr().unwrap());
         let [external, internal, dns] = [(); 3].map(|()| port().unwrap().as_socket().unwrap());
-        EdgePlace { wanted: Listening { external, internal, dns }, dir: dir.join("edge") }
+        EdgePlace { wanted: Listening { external, internal, dns }, dir: dir.join("edge"), user: None }
     }
 
     #[test]

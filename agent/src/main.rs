@@ -36,7 +36,8 @@ enum Verb {
         /// The agent of the machine: its files under /etc, /var and /run, its firewall and names.
         #[arg(long, conflicts_with = "home")]
         system: bool,
-        /// User that builds and services run as when started as root.
+        /// User that builds and services run as when started as root; `each-service` gives every service its own
+        /// [default: nobody; with --system: each-service]
         #[arg(long, value_name = "USER")]
         run_as: Option<String>,
         /// Listen on every address of the host, not on loopback only.

@@ -36,6 +36,7 @@ mod task;
 mod testing;
 mod transitions;
 mod upkeep;
+mod users;
 mod why;
 mod worker;
 
@@ -48,6 +49,7 @@ pub use logs::LogReading;
 pub use mask::CredentialFiles;
 pub use status::{DocumentProblems, Facts, FileProblem, Reading};
 pub use task::{Setup, start};
+pub use users::{NoUser, UserIds, Users};
 
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 

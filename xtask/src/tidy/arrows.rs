@@ -54,6 +54,11 @@ const TABLE: &[Row] = &[
     Row { place: "agent/build.rs", rooms: These(&[]), crates: &[] },
     // Wiring that would make app.rs too long to read.
     Row { place: "agent/src/edge_launch.rs", rooms: These(&["config", "supervisor"]), crates: &[PROTOCOL, SYS] },
+    Row {
+        place: "agent/src/run_as.rs",
+        rooms: These(&["config", "reconcile", "source::Ids", "store", "supervisor::Tmp"]),
+        crates: &[PROTOCOL],
+    },
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
     // The host's settings hold the credentials as source wants them; a second type for them would be a copy.
     Row { place: "agent/src/config.rs", rooms: These(&["source::Credential"]), crates: &[PROTOCOL, SYS, DOCUMENT] },
