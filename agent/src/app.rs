@@ -7,7 +7,8 @@ use agentd_document::Format;
 use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::{Commit, ServiceName, Version};
-use agentd_protocol::shim::hosts::{Advice, advice};
+use agentd_protocol::places::Layout;
+use agentd_protocol::shim::hosts::{Advice, MACHINE_HOSTS_FILE, advice};
 use agentd_protocol::shim::spec::User;
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -69,6 +70,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("the names of services stay in {path}; remove the lines from `# BEGIN agentd` to `# END agentd` by hand")]
+    MachineHosts {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -114,13 +121,16 @@ impl Error {
             Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } | Self::Hosts { .. } => Exit::Home,
             Self::Locked { .. } => Exit::Locked,
             Self::Document(_) => Exit::Invalid,
-            Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
+            Self::EdgeLaunch(edge_launch::Error::PortTaken { .. } | edge_launch::Error::SamePort { .. }) => {
+                Exit::PortTaken
+            }
             Self::Runtime(_)
             | Self::Source(_)
             | Self::Supervisor(_)
             | Self::Shim(_)
             | Self::Reconcile(_)
             | Self::NoUser(_)
+            | Self::MachineHosts { .. }
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
             | Self::Api(_)
@@ -140,6 +150,16 @@ pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
 pub fn static_site(options: static_site::Options) -> Result<(), Error> {
     logging::to_stderr();
     Ok(static_site::run(options)?)
+}
+
+/// `agentd hosts remove`: for scripts that take agentd off a machine.
+pub fn remove_hosts() -> Result<(), Error> {
+    let path = PathBuf::from(MACHINE_HOSTS_FILE);
+    match reconcile::remove_block(&path, SUFFIX) {
+        // No file, no names.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map(drop).map_err(|source| Error::MachineHosts { path, source }),
+    }
 }
 
 /// `agentd run`
@@ -284,6 +304,7 @@ impl App {
     async fn take_down(&self) -> Result<(), Error> {
         tracing::info!("taking everything down");
         self.reconcile.down().await?;
+        self.reconcile.withdraw_names();
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;
         self.reconcile.leaving(reconcile::Leaving::Down).await;
@@ -356,6 +377,10 @@ async fn private_names(home: &Home, shim: &Path) -> Result<(reconcile::HostsFile
     let path = home.run_dir.join("hosts");
     let made = reconcile::HostsFile::prepare(&path, SUFFIX);
     let hosts = made.map_err(|source| Error::Hosts { path, source })?;
+    let hosts = match home.places.layout {
+        Layout::System => hosts.and_for_machine(reconcile::MachineHosts::new(Path::new(MACHINE_HOSTS_FILE), SUFFIX)),
+        Layout::Home => hosts,
+    };
     let refused = match private_hosts::attempt(shim, hosts.path()).await {
         Ok(()) => return Ok((hosts, None)),
         Err(refused) => refused,

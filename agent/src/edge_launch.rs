@@ -31,6 +31,10 @@ const CONTROL_SOCKET: &str = "edge.sock";
 pub enum Error {
     #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME down`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { port: u16, key: &'static str, owner: Option<String> },
+    #[error(
+        "proxy.port in the stack file and ports.internal in agentd.toml are both {port}, on one address: change one of them"
+    )]
+    SamePort { port: u16 },
     #[error("cannot listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -200,6 +204,9 @@ fn listens_on(held: &Held) -> Option<Listening> {
 /// Keeps the sockets that were found and binds the others.
 fn bind_missing(found: Held, place: &EdgePlace) -> Result<Held, Error> {
     let Listening { external, internal, dns } = place.wanted;
+    if external.port() == internal.port() && find(&found, LISTEN_EXTERNAL).is_none() {
+        return Err(Error::SamePort { port: external.port() });
+    }
     let mut found: BTreeMap<String, OwnedFd> = found.into_iter().collect();
     let mut sockets = Held::new();
     for (name, wanted) in [

@@ -44,6 +44,11 @@ enum Verb {
         #[arg(long)]
         public: bool,
     },
+    /// The names of services in the machine's own /etc/hosts, which `agentd run --system` keeps there.
+    Hosts {
+        #[command(subcommand)]
+        verb: HostsVerb,
+    },
     /// Runs the data plane. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
     Edge {
@@ -62,12 +67,19 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum HostsVerb {
+    /// Takes them out, and nothing else. Again is fine; a manager that runs puts them back.
+    Remove,
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Run { stack, home, system: _, run_as, public } => {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
             app::run(&RunOptions { stack, home, run_as, public })
         }
+        Verb::Hosts { verb: HostsVerb::Remove } => app::remove_hosts(),
         Verb::Edge { snapshot } => app::edge(snapshot),
         Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
     };
