@@ -20,7 +20,7 @@ use crate::api::{self, Api};
 use crate::config::{Home, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
-use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
+use crate::reconcile::{self, DocumentProblems, FileProblem, Naming, Users};
 use crate::run_as::{Mounts, RunAs};
 use crate::source::{self, Source};
 use crate::store::Store;
@@ -224,9 +224,7 @@ impl App {
         let epoch = store.next_epoch().await?;
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings)?;
-        let (hosts, no_names) = private_names(&home, &shim).await?;
-        let mounts = if no_names.is_none() { Mounts::Possible } else { Mounts::Refused };
-        let (users, shared_tmp) = run_as.users(&home.state_dir, mounts);
+        let (hosts, users, shared) = private_views(&home, &shim, &run_as).await?;
         let supervisor = Supervisor::start(
             supervisor::Config {
                 run_dir: home.run_dir.clone(),
@@ -244,7 +242,7 @@ impl App {
         let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings, edge_user);
         let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let more = no_names.into_iter().chain(shared_tmp).chain(place.waits_for_down(listening));
+        let more = shared.into_iter().chain(place.waits_for_down(listening));
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
@@ -370,6 +368,18 @@ fn git_keys(home: &Home) -> api::MakeGitKey {
             Ok((dir.join(name), public))
         })
     })
+}
+
+/// What instances see of the machine that others do not; then what they have to share with it after all, and why.
+async fn private_views(
+    home: &Home,
+    shim: &Path,
+    run_as: &RunAs,
+) -> Result<(reconcile::HostsFile, Users, Vec<String>), Error> {
+    let (hosts, no_names) = private_names(home, shim).await?;
+    let mounts = if no_names.is_none() { Mounts::Possible } else { Mounts::Refused };
+    let (users, shared_tmp) = run_as.users(&home.state_dir, mounts);
+    Ok((hosts, users, no_names.into_iter().chain(shared_tmp).collect()))
 }
 
 /// The hosts file of the instances, and why they cannot have it, found out once by trying.

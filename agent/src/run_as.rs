@@ -212,7 +212,7 @@ mod tests {
             (60_000..=60_600, "people"),
             (61_000..=61_184, "systemd"),
             (65_535..=65_535, "nobody"),
-            (100..=99, "last"),
+            (RangeInclusive::new(100, 99), "last"),
             (70_000..=u32::MAX, "last"),
         ] {
             let why = why(range.clone(), WHOLE, "").unwrap_or_else(|| panic!("{range:?}"));

@@ -257,6 +257,27 @@ fn a_service_keeps_its_user_through_restart_redeploy_rollback_and_a_new_manager(
 }
 
 #[test]
+fn a_site_is_served_by_a_user_of_its_own() {
+    on_a_disk_of_its_own(|disk| {
+        let mut world = World::below(disk, "home");
+        let site = world.repo("site");
+        site.commit(&[("page", "made of <VERSION>\n")]);
+        world.stack(&format!(
+            "[[service]]\nname = \"site\"\nrepo = \"{}\"\nref = \"main\"\nkind = \"static\"\nroot = \"dist\"\n\
+             build = \"umask 077; mkdir dist; sed s/.VERSION./v1/ page > dist/index.html\"\npath = \"/\"\n",
+            site.url()
+        ));
+        world.start_with(&EACH, &[]);
+        world.applied();
+        assert_eq!(world.get("/").body, "made of v1\n", "whatever mode the build gave it");
+        let id = uid(&world.service("site"));
+        assert!(IDS.contains(&id));
+        assert_eq!(owner(&release_dir(&world, "site").join("dist/index.html")), (0, id, 0o640));
+        world.down();
+    });
+}
+
+#[test]
 fn a_hostile_build_changes_nothing_of_others() {
     on_a_disk_of_its_own(|disk| {
         let mut world = World::below(disk, "home");
