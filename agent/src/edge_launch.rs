@@ -340,6 +340,15 @@ mod tests {
     }
 
     #[test]
+    fn one_port_for_two_listeners_names_both_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut place = place(dir.path());
+        place.wanted.external = place.wanted.internal;
+        let error = bind_missing(Held::new(), &place).unwrap_err().to_string();
+        assert!(error.contains("proxy.port") && error.contains("ports.internal"), "{error}");
+    }
+
+    #[test]
     fn other_ports_wait_for_the_next_edge() {
         let dir = tempfile::tempdir().unwrap();
         let place = place(dir.path());

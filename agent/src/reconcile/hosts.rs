@@ -68,7 +68,7 @@ impl HostsFile {
     /// Makes the file unless it is there: one that an earlier manager left is what running instances see.
     pub fn prepare(path: &Path, suffix: &str) -> io::Result<Self> {
         if !path.exists() {
-            let text = text(&machine(suffix), &[], suffix).bytes;
+            let text = text(&machine(), &[], suffix).bytes;
             files::write_in_place(path, &text, MODE)?;
         }
         let (path, suffix) = (path.to_owned(), suffix.to_owned());
@@ -139,7 +139,12 @@ impl HostsFile {
         {
             self.replaced.notify_one();
         }
-        let made = text(&machine(&self.suffix), services, &self.suffix);
+        let mut machines = machine();
+        if self.machine.is_some() {
+            // Its comments would say of the instances' file what is not true of it.
+            machines = without_block(&machines, &self.suffix);
+        }
+        let made = text(&machines, services, &self.suffix);
         match files::write_in_place(&self.path, &made.bytes, MODE) {
             Ok(Written::Changed) => tracing::info!(services = services.len(), "names of services written"),
             Ok(Written::Same) => {}
@@ -168,8 +173,8 @@ fn taken_notes(taken: &[ServiceName], suffix: &str) -> Vec<String> {
     taken.iter().map(note).collect()
 }
 
-/// The machine's own file without our block; without a file, what every program counts on.
-fn machine(suffix: &str) -> Vec<u8> {
+/// The machine's own file; without one, what every program counts on.
+fn machine() -> Vec<u8> {
     let read = || {
         let bytes = std::fs::metadata(MACHINE_HOSTS_FILE)?.len();
         if bytes > MACHINE_BYTES_MAX {
@@ -177,7 +182,7 @@ fn machine(suffix: &str) -> Vec<u8> {
         }
         std::fs::read(MACHINE_HOSTS_FILE)
     };
-    read().map(|bytes| without_block(&bytes, suffix)).unwrap_or_else(|error| {
+    read().unwrap_or_else(|error| {
         tracing::warn!(error = chain(&error), "/etc/hosts cannot be read: instances find `localhost` and services");
         format!("{ADDRESS} {LOCALHOST}\n").into_bytes()
     })
