@@ -12,7 +12,7 @@ use agentd_protocol::api::STATUS_FILE;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::Commit;
 use agentd_protocol::places::Layout;
-use agentd_protocol::shim::hosts::{Advice, advice};
+use agentd_protocol::shim::hosts::{Advice, MACHINE_HOSTS_FILE, advice};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
@@ -20,12 +20,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
-use crate::config::{Home, RunUser, Settings};
+use crate::config::{Home, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
-use crate::reconcile::{self, Naming};
+use crate::reconcile::{self, Naming, Users};
+use crate::run_as::{Mounts, RunAs};
 use crate::source::{self, Source};
-use crate::store::Store;
+use crate::store::{Holder, Store};
 use crate::supervisor::{self, Scope, Supervisor, private_hosts};
 use crate::sync;
 use crate::{config, edge, firewall_launch, lifecycle, logging, static_site, tunnel, tunnel_launch};
@@ -75,6 +76,12 @@ pub enum Error {
     },
     #[error("the proxy's port cannot be opened to the outside; look at what else listens on it")]
     Outside(#[source] std::io::Error),
+    #[error("the names of services stay in {path}; remove the lines from `# BEGIN agentd` to `# END agentd` by hand")]
+    MachineHosts {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -87,6 +94,8 @@ pub enum Error {
     Shim(#[from] crate::supervisor::shim_binary::Error),
     #[error(transparent)]
     Reconcile(#[from] crate::reconcile::Error),
+    #[error(transparent)]
+    NoUser(#[from] reconcile::NoUser),
     #[error(transparent)]
     Edge(#[from] edge::Error),
     #[error(transparent)]
@@ -122,13 +131,17 @@ impl Error {
             Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } | Self::Hosts { .. } => Exit::Home,
             Self::Locked { .. } => Exit::Locked,
             Self::Document(_) => Exit::Invalid,
-            Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
+            Self::EdgeLaunch(edge_launch::Error::PortTaken { .. } | edge_launch::Error::SamePort { .. }) => {
+                Exit::PortTaken
+            }
             Self::Runtime(_)
             | Self::Outside(_)
             | Self::Source(_)
             | Self::Supervisor(_)
             | Self::Shim(_)
             | Self::Reconcile(_)
+            | Self::NoUser(_)
+            | Self::MachineHosts { .. }
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
             | Self::Tunnel(_)
@@ -150,6 +163,16 @@ pub fn edge(snapshot: PathBuf) -> Result<(), Error> {
 pub fn static_site(options: static_site::Options) -> Result<(), Error> {
     logging::to_stderr();
     Ok(static_site::run(options)?)
+}
+
+/// `agentd hosts remove`: for scripts that take agentd off a machine.
+pub fn remove_hosts() -> Result<(), Error> {
+    let path = PathBuf::from(MACHINE_HOSTS_FILE);
+    match reconcile::remove_block(&path, SUFFIX) {
+        // No file, no names.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map(drop).map_err(|source| Error::MachineHosts { path, source }),
+    }
 }
 
 /// `agentd run`
@@ -210,13 +233,14 @@ impl App {
     async fn build(options: &RunOptions, home: Home) -> Result<Self, Error> {
         let cancel = CancellationToken::new();
         let settings = Settings::read(&home.settings_file())?;
-        let run_user = run_user(options, &home)?;
+        let run_as = RunAs::choose(options.run_as.as_deref(), home.places.layout, &settings)?;
+        run_as.check_reaches(&home.state_dir)?;
         let store = Store::open(&home.database_file())?;
         let stack = first_stack(&options.stack, &store).await?;
         let epoch = store.next_epoch().await?;
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
-        let source = source(&home, &settings, run_user.as_ref())?;
-        let (hosts, no_names) = private_names(&home, &shim).await?;
+        let source = source(&home, &settings)?;
+        let (hosts, users, shared) = private_views(&home, &shim, &run_as).await?;
         let config = supervisor::Config {
             run_dir: home.run_dir.clone(),
             log_dir: home.log_dir.clone(),
@@ -224,20 +248,22 @@ impl App {
             epoch,
             events_kept: store.shim_events_recorded().await?,
             ports: settings.instance_ports(),
-            run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
             scope: Scope::of(home.places.layout),
+            tmp_dir: home.state_dir.join("tmp"),
         };
         let supervisor = Supervisor::start(config, cancel.clone()).await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings);
+        let edge_user = run_as.own(Holder::Edge, &store).await?;
+        let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings, edge_user);
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
         if !retiring.is_empty() {
             lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
         }
-        let more = no_names.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
+        let more = shared.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
         let tunnel = TunnelWiring::start(settings.tunnel(), external.port(), &store, &cancel).await?;
-        let more = more.chain(tunnel.limitation(run_user.as_ref()));
+        let more = more.chain(tunnel.limitation(&run_as));
+        let tunnel_user = run_as.own(Holder::Tunnel, &store).await?;
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
@@ -247,7 +273,8 @@ impl App {
             client_address: tunnel.believed(),
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
-            path: search_path(run_user.as_ref()),
+            users,
+            path: run_as.search_path(),
             credentials: secret_files(&settings, &home, &tunnel),
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
@@ -258,7 +285,7 @@ impl App {
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
-                limitations: limitations(run_user.as_ref(), more),
+                limitations: limitations(&run_as, more),
                 document: document_seen,
                 tunnel: tunnel.seen(),
             },
@@ -266,7 +293,7 @@ impl App {
             cancel: cancel.clone(),
         })
         .await?;
-        let tunnel = tunnel.run(&supervisor, &home, &reconcile, &cancel);
+        let tunnel = tunnel.run(&supervisor, &home, tunnel_user, &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
         let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel)?;
         lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
@@ -312,20 +339,13 @@ impl App {
         // First: Cloudflare then asks elsewhere, where there is an elsewhere.
         self.tunnel.down().await?;
         self.reconcile.down().await?;
+        self.reconcile.withdraw_names();
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;
         self.reconcile.leaving(reconcile::Leaving::Down).await;
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
-}
-
-fn run_user(options: &RunOptions, home: &Home) -> Result<Option<RunUser>, Error> {
-    let user = RunUser::choose(options.run_as.as_deref())?;
-    if let Some(user) = &user {
-        user.check_reaches(&home.state_dir)?;
-    }
-    Ok(user)
 }
 
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
@@ -351,27 +371,17 @@ fn read(text: &str, path: &Path) -> Result<Stack, Vec<String>> {
     agentd_document::read(text, Format::of(path)).map_err(located)
 }
 
-/// Our own PATH, as far as services can use it.
-fn search_path(run_user: Option<&RunUser>) -> String {
-    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
-    match run_user {
-        Some(user) => user.search_path(&path),
-        None => path,
-    }
-}
-
 /// What is never shown, whoever prints it.
 fn secret_files(settings: &Settings, home: &Home, tunnel: &TunnelWiring) -> reconcile::CredentialFiles {
     let (files, keys_dir) = (settings.credentials(), home.git_keys_dir());
     reconcile::CredentialFiles { files, keys_dir, tunnel_file: tunnel.secret_file() }
 }
 
-fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Result<Source, Error> {
+fn source(home: &Home, settings: &Settings) -> Result<Source, Error> {
     let config = source::Config {
         git_dir: home.state_dir.join("git"),
         services_dir: home.state_dir.join("services"),
         auth: settings.credentials(),
-        file_owner: run_user.map(|chosen| (chosen.user.uid, chosen.user.gid)),
         known_hosts_file: home.known_hosts_file(),
         git_keys_dir: home.git_keys_dir(),
         git_program: PathBuf::from("git"),
@@ -403,11 +413,27 @@ fn git_keys(home: &Home) -> api::MakeGitKey {
     })
 }
 
+/// What instances see of the machine that others do not; then what they have to share with it after all, and why.
+async fn private_views(
+    home: &Home,
+    shim: &Path,
+    run_as: &RunAs,
+) -> Result<(reconcile::HostsFile, Users, Vec<String>), Error> {
+    let (hosts, no_names) = private_names(home, shim).await?;
+    let mounts = if no_names.is_none() { Mounts::Possible } else { Mounts::Refused };
+    let (users, shared_tmp) = run_as.users(&home.state_dir, mounts);
+    Ok((hosts, users, no_names.into_iter().chain(shared_tmp).collect()))
+}
+
 /// The hosts file of the instances, and why they cannot have it, found out once by trying.
 async fn private_names(home: &Home, shim: &Path) -> Result<(reconcile::HostsFile, Option<String>), Error> {
     let path = home.run_dir.join("hosts");
     let made = reconcile::HostsFile::prepare(&path, SUFFIX);
     let hosts = made.map_err(|source| Error::Hosts { path, source })?;
+    let hosts = match home.places.layout {
+        Layout::System => hosts.and_for_machine(reconcile::MachineHosts::new(Path::new(MACHINE_HOSTS_FILE), SUFFIX)),
+        Layout::Home => hosts,
+    };
     let refused = match private_hosts::attempt(shim, hosts.path()).await {
         Ok(()) => return Ok((hosts, None)),
         Err(refused) => refused,
@@ -432,18 +458,8 @@ fn resolve_refs(refs: Arc<GitRefs>) -> api::ResolveRefs {
 }
 
 /// What this host cannot do, said at start and in `status`.
-fn limitations(run_user: Option<&RunUser>, found: impl Iterator<Item = String>) -> Vec<String> {
-    let mut said = Vec::new();
-    match run_user {
-        Some(chosen) => said.push(format!(
-            "all builds and services run as the one user `{}`: they can read each other's files",
-            chosen.name
-        )),
-        None if nix::unistd::geteuid().is_root() => {
-            said.push("builds and services run as root, as --run-as root asks".to_owned());
-        }
-        None => said.push("builds and services run as the user who started agentd".to_owned()),
-    }
+fn limitations(run_as: &RunAs, found: impl Iterator<Item = String>) -> Vec<String> {
+    let mut said = Vec::from_iter(run_as.limitation());
     said.push("memory, cpu and process limits are not enforced".to_owned());
     said.extend(found);
     for limitation in &said {

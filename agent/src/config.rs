@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use agentd_protocol::places::Places;
+use agentd_protocol::places::{Layout, Places};
 use agentd_protocol::shim::spec::User;
 use serde::Deserialize;
 use toml::Spanned;
@@ -20,6 +21,14 @@ const INSTANCE_PORTS: RangeInclusive<u16> = 20_000..=29_999;
 const INTERNAL_PORT_DEV: u16 = 8081;
 /// Port names are resolved on in dev, UDP and TCP: not 53, which only root may take, nor mDNS's 5353.
 const DNS_PORT_DEV: u16 = 5354;
+
+/// The machine's own names need no port in their URLs.
+const INTERNAL_PORT_SYSTEM: u16 = 80;
+/// Where the resolver of the machine asks for names of services: 127.0.0.53 and .54 are systemd-resolved's.
+const DNS_SYSTEM: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 153), 53);
+/// Ids of services when agentd.toml does not say: free in systemd's table of uids, above what containers (subuid,
+/// nspawn) and directory services (sssd) give out by default.
+const USER_IDS: RangeInclusive<u32> = 2_100_000_000..=2_100_009_999;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -39,6 +48,12 @@ pub enum Error {
     Settings { path: PathBuf, line: usize, message: String },
     #[error("--run-as {0}: no such user")]
     NoUser(String),
+    #[error("--run-as each-service takes root: start agentd as root, or leave it out")]
+    EachTakesRoot,
+    #[error(
+        "user ids {first} to {last} cannot be used: {why}; set others in agentd.toml, as in `[users] ids = [60578, 61183]`"
+    )]
+    UserIds { first: u32, last: u32, why: String },
     #[error(
         "user `{user}` cannot enter {path}: builds and services run as that user; choose another --home, \
          `chmod o+x` the folder, or --run-as another user"
@@ -128,6 +143,8 @@ pub struct Settings {
     #[serde(default)]
     ports: Ports,
     #[serde(default)]
+    users: UserSettings,
+    #[serde(default)]
     git: BTreeMap<String, GitSettings>,
     #[serde(default, rename = "tunnel")]
     tunnel_section: Option<Spanned<Section>>,
@@ -142,6 +159,13 @@ struct Ports {
     instances: Option<[u16; 2]>,
     internal: Option<u16>,
     dns: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserSettings {
+    /// First and last uid, and gid, that services may get.
+    ids: Option<[u32; 2]>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -196,12 +220,25 @@ impl Settings {
         self.ports.instances.map_or(INSTANCE_PORTS, |[first, last]| first..=last)
     }
 
-    pub fn internal_port(&self) -> u16 {
-        self.ports.internal.unwrap_or(INTERNAL_PORT_DEV)
+    pub fn internal(&self, layout: Layout) -> SocketAddr {
+        let port = match layout {
+            Layout::Home => INTERNAL_PORT_DEV,
+            Layout::System => INTERNAL_PORT_SYSTEM,
+        };
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.internal.unwrap_or(port)))
     }
 
-    pub fn dns_port(&self) -> u16 {
-        self.ports.dns.unwrap_or(DNS_PORT_DEV)
+    /// UDP and TCP.
+    pub fn dns(&self, layout: Layout) -> SocketAddr {
+        let (address, port) = match layout {
+            Layout::Home => (Ipv4Addr::LOCALHOST, DNS_PORT_DEV),
+            Layout::System => DNS_SYSTEM,
+        };
+        SocketAddr::from((address, self.ports.dns.unwrap_or(port)))
+    }
+
+    pub fn user_ids(&self) -> RangeInclusive<u32> {
+        self.users.ids.map_or(USER_IDS, |[first, last]| first..=last)
     }
 
     pub fn credentials(&self) -> BTreeMap<String, Credential> {
@@ -274,7 +311,10 @@ mod tests {
             "[ports]\ninstances = [21000, 21999]\ndns = 5355\n\n[git.\"git.example.com\"]\ntoken_file = \"/t\"\n";
         let settings = Settings::parse(text, Path::new("agentd.toml")).unwrap();
         assert_eq!(settings.instance_ports(), 21_000..=21_999);
-        assert_eq!((settings.internal_port(), settings.dns_port()), (8081, 5355));
+        let at = |layout| (settings.internal(layout).to_string(), settings.dns(layout).to_string());
+        assert_eq!(at(Layout::Home), ("127.0.0.1:8081".to_owned(), "127.0.0.1:5355".to_owned()));
+        assert_eq!(at(Layout::System), ("127.0.0.1:80".to_owned(), "127.0.0.153:5355".to_owned()));
+        assert_eq!(Settings::default().dns(Layout::System).to_string(), "127.0.0.153:53");
         assert_eq!(settings.credentials().len(), 1);
         let watched = Settings::parse("[tunnel]\nwatch = \"127.0.0.1:20241\"\n", Path::new("agentd.toml")).unwrap();
         assert!(matches!(watched.tunnel(), Some(Tunnel::Watched { .. })));

@@ -21,14 +21,14 @@ use agentd_protocol::edge::{
     LISTEN_PUBLIC_V6,
 };
 use agentd_protocol::ids::InstanceId;
-use agentd_protocol::shim::spec::RestartPolicy;
+use agentd_protocol::shim::spec::{RestartPolicy, User};
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::StopSignal;
 use agentd_sys::files::SocketDir;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{Home, Settings};
-use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor, Transport};
+use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, Supervisor, Tmp, Transport};
 
 /// Connections the kernel queues for the edge, over a restart of it too.
 const BACKLOG: i32 = 4096;
@@ -45,6 +45,10 @@ const PROXY_KEY: &str = "proxy.port in the stack file";
 pub enum Error {
     #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME shutdown`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { port: u16, key: &'static str, owner: Option<String> },
+    #[error(
+        "proxy.port in the stack file and ports.internal in agentd.toml are both {port}, on one address: change one of them"
+    )]
+    SamePort { port: u16 },
     #[error("cannot listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -76,6 +80,8 @@ pub struct EdgePlace {
     wanted: Listening,
     outside: Outside,
     dir: PathBuf,
+    /// `None`: the manager's own.
+    user: Option<User>,
 }
 
 /// Whether outside traffic can ever come in directly. Where it cannot, no socket for it exists.
@@ -86,11 +92,11 @@ pub enum Outside {
 }
 
 impl EdgePlace {
-    pub fn new(home: &Home, port: u16, outside: Outside, settings: &Settings) -> Self {
-        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        let external = loopback(port);
-        let (internal, dns) = (loopback(settings.internal_port()), loopback(settings.dns_port()));
-        Self { wanted: Listening { external, internal, dns }, outside, dir: home.edge_dir() }
+    pub fn new(home: &Home, port: u16, outside: Outside, settings: &Settings, user: Option<User>) -> Self {
+        let external = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let layout = home.places.layout;
+        let (internal, dns) = (settings.internal(layout), settings.dns(layout));
+        Self { wanted: Listening { external, internal, dns }, outside, dir: home.edge_dir(), user }
     }
 
     /// Ports of agentd.toml that a running edge does not listen on yet, in words.
@@ -210,7 +216,8 @@ fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
         run_limit: None,
         gate: Gate::None,
         probe: ProbePolicy::default(),
-        user: RunAs::Configured,
+        user: place.user.clone(),
+        tmp: Tmp::Shared,
         hosts_file: None,
     })
 }
@@ -262,6 +269,9 @@ fn listens_on(held: &Held) -> Option<Listening> {
 /// Keeps the sockets that were found and binds the others.
 fn bind_missing(found: Held, place: &EdgePlace) -> Result<Held, Error> {
     let Listening { external, internal, dns } = place.wanted;
+    if external.port() == internal.port() && find(&found, LISTEN_EXTERNAL).is_none() {
+        return Err(Error::SamePort { port: external.port() });
+    }
     let mut found: BTreeMap<String, OwnedFd> = found.into_iter().collect();
     let joinable = !found.contains_key(LISTEN_EXTERNAL);
     let mut sockets = Held::new();
@@ -369,7 +379,8 @@ mod tests {
         let port =
             || listen(free(), Transport::Tcp, "", Outside::Never).map(|fd| SockRef::from(&fd).local_addr().unwrap());
         let [external, internal, dns] = [(); 3].map(|()| port().unwrap().as_socket().unwrap());
-        EdgePlace { wanted: Listening { external, internal, dns }, outside: Outside::WhenOpened, dir: dir.join("edge") }
+        let wanted = Listening { external, internal, dns };
+        EdgePlace { wanted, outside: Outside::WhenOpened, dir: dir.join("edge"), user: None }
     }
 
     #[test]
@@ -412,6 +423,15 @@ mod tests {
             assert!(error.contains(&format!("taken by pid {}", std::process::id())), "{error}");
             assert!(error.contains("another ports.dns in agentd.toml,"), "{error}");
         }
+    }
+
+    #[test]
+    fn one_port_for_two_listeners_names_both_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut place = place(dir.path());
+        place.wanted.external = place.wanted.internal;
+        let error = bind_missing(Held::new(), &place).unwrap_err().to_string();
+        assert!(error.contains("proxy.port") && error.contains("ports.internal"), "{error}");
     }
 
     #[test]

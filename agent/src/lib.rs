@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod logging;
 pub mod proxy;
 pub mod reconcile;
+mod run_as;
 pub mod source;
 pub mod static_site;
 pub mod store;

@@ -37,7 +37,8 @@ enum Verb {
         /// The agent of the machine: its files under /etc, /var and /run, its firewall and names.
         #[arg(long, conflicts_with = "home")]
         system: bool,
-        /// User that builds and services run as when started as root.
+        /// User that builds and services run as when started as root; `each-service` gives every service its own
+        /// [default: nobody; with --system: each-service]
         #[arg(long, value_name = "USER")]
         run_as: Option<String>,
         /// Listen on every address of the host, not on loopback only.
@@ -50,6 +51,11 @@ enum Verb {
     /// The firewall by itself, without a manager.
     #[command(subcommand)]
     Firewall(FirewallVerb),
+    /// The names of services in the machine's own /etc/hosts, which `agentd run --system` keeps there.
+    Hosts {
+        #[command(subcommand)]
+        verb: HostsVerb,
+    },
     /// Runs the data plane. Started by the manager under a shim, never by hand.
     #[command(hide = true)]
     Edge {
@@ -68,6 +74,12 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum HostsVerb {
+    /// Takes them out, and nothing else. Again is fine; a manager that runs puts them back.
+    Remove,
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Run { stack, home, system: _, run_as, public, enforce_security } => {
@@ -75,6 +87,7 @@ fn main() -> ExitCode {
             app::run(&RunOptions { stack, home, run_as, public, enforce_security })
         }
         Verb::Firewall(verb) => firewall_cli::run(&verb).map(|()| Exit::Ok).map_err(app::Error::from),
+        Verb::Hosts { verb: HostsVerb::Remove } => app::remove_hosts().map(|()| Exit::Ok),
         Verb::Edge { snapshot } => app::edge(snapshot).map(|()| Exit::Ok),
         Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }).map(|()| Exit::Ok),
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentd_protocol::ids::InstanceId;
-use agentd_protocol::shim::spec::RestartPolicy;
+use agentd_protocol::shim::spec::{RestartPolicy, User};
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::StopSignal;
 use agentd_sys::causes::chain;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle;
-use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, RunAs, Supervisor};
+use crate::supervisor::{self, Gate, InstanceView, Label, Launch, ProbePolicy, Supervisor, Tmp};
 use crate::tunnel::{self, Command, Managed, Trouble};
 
 /// Longer than the grace period the program itself was given.
@@ -56,6 +56,8 @@ pub struct TunnelPlace {
     pub search_path: String,
     /// Of the external listener.
     pub origin_port: u16,
+    /// `None`: the manager's own.
+    pub user: Option<User>,
 }
 
 /// What is done to the program while the manager lives.
@@ -153,7 +155,7 @@ impl Keeper {
         let path = config_file(&self.place.dir);
         write_config(&path, &command).map_err(|source| Error::Config { path, source })?;
         let held = handed_over(&secret).map_err(Error::HandOver)?;
-        Ok(self.supervisor.launch(launch(command, held)).await?)
+        Ok(self.supervisor.launch(launch(command, held, self.place.user.clone())).await?)
     }
 
     async fn holds(&self, view: &InstanceView, secret: &[u8]) -> bool {
@@ -216,7 +218,7 @@ async fn stop_all(supervisor: &Supervisor) -> Result<(), supervisor::Error> {
     Ok(())
 }
 
-fn launch(command: Command, secret: OwnedFd) -> Launch {
+fn launch(command: Command, secret: OwnedFd, user: Option<User>) -> Launch {
     Launch {
         service: SERVICE.to_owned(),
         label: Label::Tunnel { settings: command.settings() },
@@ -231,8 +233,9 @@ fn launch(command: Command, secret: OwnedFd) -> Launch {
         run_limit: None,
         gate: Gate::None,
         probe: ProbePolicy::default(),
-        user: RunAs::Configured,
+        user,
         hosts_file: None,
+        tmp: Tmp::Shared,
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentd::supervisor::{
-    Config, Error, Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, Readiness, RunAs, Scope, Supervisor,
+    Config, Error, Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, Readiness, Scope, Supervisor, Tmp,
     shim_binary,
 };
 use agentd_protocol::ids::{Epoch, InstanceId, ReleaseNumber};
@@ -54,8 +54,6 @@ impl Home {
     async fn manager(&mut self) -> (Supervisor, CancellationToken) {
         self.epoch += 1;
         let cancel = CancellationToken::new();
-        // A plain user becomes nobody else.
-        let run_as = nix::unistd::geteuid().is_root().then_some(User { uid: 65_534, gid: 65_534 });
         let config = Config {
             run_dir: self.root.path().join("run"),
             log_dir: self.root.path().join("log"),
@@ -63,8 +61,8 @@ impl Home {
             epoch: Epoch(self.epoch),
             events_kept: BTreeMap::new(),
             ports: 20_000..=29_999,
-            run_as,
             scope: Scope::Inherited,
+            tmp_dir: self.root.path().join("tmp"),
         };
         let supervisor = Supervisor::start(config, cancel.clone()).await.unwrap();
         self.keeper = supervisor.keeper_pid();
@@ -90,7 +88,9 @@ impl Home {
             run_limit: None,
             gate: Gate::None,
             probe: ProbePolicy { interval: Duration::from_millis(200), ..ProbePolicy::default() },
-            user: RunAs::Configured,
+            // A plain user becomes nobody else.
+            user: nix::unistd::geteuid().is_root().then_some(User { uid: 65_534, gid: 65_534 }),
+            tmp: Tmp::Shared,
             hosts_file: None,
         }
     }

@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// One JSON object
     #[arg(long)]
     json: bool,
-    /// User that services are to run as when agentd is started as root
+    /// User that services are to run as when agentd is started as root; `each-service`: each its own
     #[arg(long, value_name = "USER", default_value = "nobody")]
     run_as: String,
 }

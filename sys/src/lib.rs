@@ -10,4 +10,5 @@ pub mod files;
 pub mod listeners;
 pub mod namespaces;
 pub mod process;
+pub mod replace;
 pub mod seqpacket;

@@ -70,7 +70,12 @@ impl World {
 
     /// With the home at `path` below the test's folder.
     pub fn at(path: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("agentd-test").tempdir().unwrap();
+        Self::below(&std::env::temp_dir(), path)
+    }
+
+    /// In a folder of the test's below `parent`: /tmp is not always to be in sight.
+    pub fn below(parent: &Path, path: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("agentd-test").tempdir_in(parent).unwrap();
         // Root's services run as `nobody`, who must be able to come here.
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let home = dir.path().join(path);

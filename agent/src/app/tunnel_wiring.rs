@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use agentd_protocol::api::TunnelStatus;
 use agentd_protocol::edge::ForwardedBy;
+use agentd_protocol::shim::spec::User;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::config::{Home, RunUser};
+use crate::config::Home;
 use crate::lifecycle;
 use crate::reconcile;
+use crate::run_as::RunAs;
 use crate::store::{EVENTS_KEPT, EventQuery, Store};
 use crate::supervisor::Supervisor;
 use crate::tunnel::{self, Managed, Told, Tunnel, Watched};
@@ -61,10 +63,13 @@ impl TunnelWiring {
         self.watching.as_ref().map_or_else(|| watch::channel(None).1, |tunnel| tunnel.status.clone())
     }
 
-    pub(super) fn limitation(&self, run_user: Option<&RunUser>) -> Option<String> {
+    pub(super) fn limitation(&self, run_as: &RunAs) -> Option<String> {
         self.managed()?;
-        let user =
-            run_user.map_or_else(|| "the user who started agentd".to_owned(), |chosen| format!("`{}`", chosen.name));
+        let user = match run_as {
+            RunAs::Each(_) => return None,
+            RunAs::Shared(chosen) => format!("`{}`", chosen.name),
+            RunAs::Manager => "the user who started agentd".to_owned(),
+        };
         Some(format!("services run as {user}, as cloudflared does: they can take the tunnel's secret from it"))
     }
 
@@ -73,6 +78,7 @@ impl TunnelWiring {
         self,
         supervisor: &Supervisor,
         home: &Home,
+        user: Option<User>,
         reconcile: &reconcile::Handle,
         cancel: &CancellationToken,
     ) -> tunnel_launch::Running {
@@ -88,8 +94,9 @@ impl TunnelWiring {
         });
         let place = TunnelPlace {
             dir: home.tunnel_dir(),
-            search_path: super::search_path(None),
+            search_path: RunAs::Manager.search_path(),
             origin_port: self.origin_port,
+            user,
         };
         tunnel_launch::start(supervisor.clone(), managed, place, told, cancel)
     }

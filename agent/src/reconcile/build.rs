@@ -10,16 +10,17 @@ use agentd_protocol::ids::Commit;
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Exit;
 use agentd_protocol::stack::{Revision, Service};
+use agentd_sys::causes::chain;
 
 use super::attempt::Attempt;
 use super::digest::{build_digest, program_digest};
 use super::environment::{Sources, build_environment, parse_env_file};
 use super::why::{self, Failure};
 use super::worker::{Again, Doing, Halt, Wanted, Worker};
-use super::{command, gate};
-use crate::source::Checkout;
+use super::{command, gate, users};
+use crate::source::{self, Checkout, Owner};
 use crate::store::{NewRelease, ReleaseState, StoredRelease};
-use crate::supervisor::{Gate, Label, Launch, ProbePolicy, RunAs};
+use crate::supervisor::{Gate, Label, Launch, ProbePolicy};
 
 /// A build that takes longer is stopped (DESIGN §7).
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -139,14 +140,14 @@ impl Worker {
             None => None,
         };
         let (commit, number) = (release.commit.clone(), release.number);
-        let checkout = self.rooms.source.checkout(&self.name, number, &entry.repo, &commit, entry.dir.as_deref());
+        let owner = self.owner(wanted, DeployPhase::Fetch).await?;
+        let source = &self.rooms.source;
+        let checkout = source.checkout(&self.name, number, &entry.repo, &commit, entry.dir.as_deref(), owner);
         let checkout = self.of_commit(&commit, self.fallible(wanted, DeployPhase::Fetch, checkout).await)?;
         release.dir_name.clone_from(&checkout.dir_name);
         release.state = ReleaseState::Building;
         let release = self.fallible(wanted, DeployPhase::Build, self.rooms.store.put_release(release)).await?;
-        if let Some(line) = &entry.build
-            && let Err(mut halt) = self.run_build(wanted, &release, &checkout, line).await
-        {
+        if let Err(mut halt) = self.build_and_seal(wanted, &release, &checkout, owner).await {
             halt.problem.commit = Some(commit);
             halt.problem.release = Some(number);
             let failed = ReleaseState::Failed(halt.problem.clone());
@@ -154,11 +155,28 @@ impl Worker {
             self.fallible(wanted, DeployPhase::Build, failed).await?;
             return Err(halt);
         }
-        let sealed = self.rooms.source.seal(&self.name, &checkout.dir_name);
-        self.of_commit(&commit, self.fallible(wanted, DeployPhase::Build, sealed).await)?;
         let built = self.rooms.store.set_release_state(&self.name, number, ReleaseState::Built);
         self.fallible(wanted, DeployPhase::Build, built).await?;
         Ok(StoredRelease { state: ReleaseState::Built, ..release })
+    }
+
+    async fn build_and_seal(
+        &self,
+        wanted: &Wanted,
+        release: &StoredRelease,
+        checkout: &Checkout,
+        owner: Owner,
+    ) -> Result<(), Halt> {
+        if let Some(line) = &release.entry.build {
+            self.run_build(wanted, release, checkout, line, owner).await?;
+        }
+        match self.rooms.source.seal(&self.name, &checkout.dir_name, owner).await {
+            // As the build left it, it will leave it again.
+            Err(error @ (source::Error::ForeignFile { .. } | source::Error::TreeTooLarge { .. })) => {
+                Err(self.halt(DeployPhase::Build, chain(&error)))
+            }
+            sealed => self.fallible(wanted, DeployPhase::Build, std::future::ready(sealed)).await,
+        }
     }
 
     async fn run_build(
@@ -167,8 +185,9 @@ impl Worker {
         release: &StoredRelease,
         checkout: &Checkout,
         line: &str,
+        owner: Owner,
     ) -> Result<(), Halt> {
-        let cache = self.rooms.source.cache_dir(&self.name);
+        let cache = self.rooms.source.cache_dir(&self.name, owner);
         let cache_dir = self.fallible(wanted, DeployPhase::Build, cache).await?;
         let user = BTreeMap::new();
         let sources = Sources {
@@ -196,7 +215,8 @@ impl Worker {
             run_limit: Some(BUILD_LIMIT),
             gate: Gate::None,
             probe: ProbePolicy::default(),
-            user: RunAs::Configured,
+            user: users::user(owner),
+            tmp: self.rooms.users.tmp(),
             hosts_file: None,
         };
         let supervisor = self.rooms.supervisor.clone();

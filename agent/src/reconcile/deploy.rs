@@ -18,11 +18,12 @@ use super::command;
 use super::environment::{Sources, environment};
 use super::gate::{self, Verdict};
 use super::routing::{Entry, backend};
+use super::users;
 use super::why::{self, Failure};
 use super::worker::{Again, Doing, Halt, Wanted, Worker, release_of, route_of, stands};
 use crate::edge::Idleness;
 use crate::store::{DeployEnd, NewDeploy, ReleaseState, StoredRelease};
-use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, RunAs, own_program};
+use crate::supervisor::{Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, own_program};
 
 /// Releases of a service that stay on disk (DESIGN §7).
 const RELEASES_KEPT: usize = 5;
@@ -279,7 +280,10 @@ impl Worker {
             Some(wish) => Some(self.fallible(wanted, DeployPhase::Start, supervisor.reserve(wish)).await?),
             None => None,
         };
-        let data = self.rooms.source.data_dir(&self.name);
+        let owner = self.owner(wanted, DeployPhase::Start).await?;
+        let settled = self.rooms.source.settle(&self.name, &release.dir_name, owner);
+        self.fallible(wanted, DeployPhase::Start, settled).await?;
+        let data = self.rooms.source.data_dir(&self.name, owner);
         let data_dir = self.fallible(wanted, DeployPhase::Start, data).await?;
         let env = environment(&Sources {
             service: &self.name,
@@ -321,7 +325,8 @@ impl Worker {
             run_limit: None,
             gate: gate_of(entry),
             probe: probe_policy(entry),
-            user: RunAs::Configured,
+            user: users::user(owner),
+            tmp: self.rooms.users.tmp(),
             hosts_file: self.rooms.hosts.for_instances(),
         };
         let supervisor = supervisor.clone();

@@ -59,11 +59,14 @@ pub(super) fn environment(from: &Sources<'_>) -> Vec<(String, String)> {
         ("HOME".to_owned(), data_dir),
         ("HOST".to_owned(), "127.0.0.1".to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        // A user of its own has no entry in /etc/passwd to be looked up.
+        ("LOGNAME".to_owned(), from.service.to_string()),
         ("PATH".to_owned(), from.path.to_owned()),
         // Python buffers a pipe by default: its log would come minutes late.
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
         ("SERVICE_NAME".to_owned(), from.service.to_string()),
         ("SHELL".to_owned(), "/bin/sh".to_owned()),
+        ("USER".to_owned(), from.service.to_string()),
     ]);
     if let Some(port) = from.port {
         env.insert("PORT".to_owned(), port.to_string());
@@ -85,9 +88,11 @@ pub(super) fn build_environment(from: &Sources<'_>, cache_dir: &Path) -> Vec<(St
         ("CI".to_owned(), "true".to_owned()),
         ("HOME".to_owned(), cache_dir),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("LOGNAME".to_owned(), from.service.to_string()),
         ("PATH".to_owned(), from.path.to_owned()),
         ("SERVICE_NAME".to_owned(), from.service.to_string()),
         ("SHELL".to_owned(), "/bin/sh".to_owned()),
+        ("USER".to_owned(), from.service.to_string()),
     ]
 }
 
@@ -176,6 +181,7 @@ mod tests {
         assert_eq!(env["PORT"], "20001");
         assert_eq!(env["SERVICE_MY_API_URL"], "http://my-api.svc.internal:8081");
         assert_eq!(env["AGENTD_RELEASE"], "3");
+        assert_eq!((env["HOME"].as_str(), env["USER"].as_str(), env["LOGNAME"].as_str()), ("/d", "web", "web"));
         assert_eq!(overridden(user.keys(), &services), ["HOST"]);
     }
 

@@ -75,6 +75,11 @@ impl Handle {
         self.order(service, Act::Unpin).await
     }
 
+    /// From now on this machine's other programs find no names: for when everything has been taken down.
+    pub fn withdraw_names(&self) {
+        self.rooms.hosts.withdraw();
+    }
+
     /// Removes releases, data and logs of a service that has left the document.
     pub async fn prune(&self, service: &ServiceName) -> Result<(), Error> {
         self.ask(|reply| Command::Prune { service: service.clone(), reply }).await?

@@ -12,6 +12,10 @@ use agentd_protocol::ids::ServiceName;
 use agentd_protocol::shim::hosts::MACHINE_HOSTS_FILE;
 use agentd_sys::causes::chain;
 use agentd_sys::files::{self, Written};
+use agentd_sys::replace::Replaced;
+use tokio::sync::Notify;
+
+use super::machine_hosts::{MachineHosts, without_block};
 
 /// Everyone reads it, whoever the services run as.
 const MODE: u32 = 0o644;
@@ -35,6 +39,10 @@ pub struct HostsFile {
     suffix: String,
     given: Given,
     names: Mutex<Names>,
+    /// The names for everybody else; none but in the machine's own layout.
+    machine: Option<MachineHosts>,
+    /// Told when we replaced the machine's file: mounts over the old one have ended.
+    replaced: Notify,
 }
 
 /// What the file was last made from.
@@ -64,7 +72,14 @@ impl HostsFile {
             files::write_in_place(path, &text, MODE)?;
         }
         let (path, suffix) = (path.to_owned(), suffix.to_owned());
-        Ok(Self { path, suffix, given: Given::ToInstances, names: Mutex::default() })
+        let (given, names) = (Given::ToInstances, Mutex::default());
+        Ok(Self { path, suffix, given, names, machine: None, replaced: Notify::new() })
+    }
+
+    /// Keeps the names in the machine's own file too.
+    #[must_use]
+    pub fn and_for_machine(self, machine: MachineHosts) -> Self {
+        Self { machine: Some(machine), ..self }
     }
 
     #[must_use]
@@ -104,9 +119,32 @@ impl HostsFile {
         MachineFile::Another
     }
 
+    /// Takes the names out of the machine's own file; instances keep theirs for as long as they run.
+    pub(super) fn withdraw(&self) {
+        self.names.lock().expect("no holder panics").services = None;
+        if let Some(machine) = &self.machine {
+            machine.set(&[]);
+        }
+    }
+
+    /// Resolves when running instances may have lost their file.
+    pub(super) async fn replaced(&self) {
+        self.replaced.notified().await;
+    }
+
     fn write(&self, names: &mut Names) {
         let services = names.services.as_deref().unwrap_or_default();
-        let made = text(&machine(), services, &self.suffix);
+        if let Some(machine) = &self.machine
+            && machine.set(services) == Replaced::Renamed
+        {
+            self.replaced.notify_one();
+        }
+        let mut machines = machine();
+        if self.machine.is_some() {
+            // Its comments would say of the instances' file what is not true of it.
+            machines = without_block(&machines, &self.suffix);
+        }
+        let made = text(&machines, services, &self.suffix);
         match files::write_in_place(&self.path, &made.bytes, MODE) {
             Ok(Written::Changed) => tracing::info!(services = services.len(), "names of services written"),
             Ok(Written::Same) => {}
@@ -122,7 +160,9 @@ impl HostsFile {
 
     /// For status: what people would not expect.
     pub(super) fn notes(&self) -> Vec<String> {
-        taken_notes(&self.names.lock().expect("no holder panics").taken, &self.suffix)
+        let mut notes = taken_notes(&self.names.lock().expect("no holder panics").taken, &self.suffix);
+        notes.extend(self.machine.as_ref().and_then(MachineHosts::trouble));
+        notes
     }
 }
 

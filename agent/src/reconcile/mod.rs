@@ -23,6 +23,7 @@ mod journal;
 mod lives;
 mod logs;
 mod look;
+mod machine_hosts;
 mod mask;
 mod observer;
 mod plan;
@@ -37,6 +38,7 @@ mod task;
 mod testing;
 mod transitions;
 mod upkeep;
+mod users;
 mod why;
 mod worker;
 
@@ -46,9 +48,11 @@ pub use handle::{Handle, Leaving};
 pub use hosts::{Given, HostsFile};
 pub use journal::Journal;
 pub use logs::LogReading;
+pub use machine_hosts::{MachineHosts, remove_block};
 pub use mask::CredentialFiles;
 pub use status::{DocumentProblems, Facts, FileProblem, Reading};
 pub use task::{Setup, start};
+pub use users::{NoUser, UserIds, Users};
 
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 

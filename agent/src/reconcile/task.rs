@@ -31,6 +31,7 @@ use super::status;
 use super::status_file::{self, Sources};
 use super::transitions::{self, Standing};
 use super::upkeep;
+use super::users::Users;
 use super::worker::{Doing, Report, Reports, Rooms, RunWish, Settled, Wanted, Worker, route_of, unix_ms};
 use crate::edge::EdgeClient;
 use crate::lifecycle;
@@ -61,6 +62,7 @@ pub struct Setup {
     pub client_address: ForwardedBy,
     /// What instances see in the place of /etc/hosts.
     pub hosts: HostsFile,
+    pub users: Users,
     /// PATH of every build and instance.
     pub path: String,
     /// Never shown, whoever prints them.
@@ -125,6 +127,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         builds: Arc::new(Semaphore::new(1)),
         naming: Arc::new(setup.naming),
         hosts: Arc::new(setup.hosts),
+        users: Arc::new(setup.users),
         path: setup.path.into(),
         journal,
         reports: Arc::new(reports),

@@ -69,7 +69,10 @@ async fn sweep_logs(supervisor: Supervisor) {
 async fn follow_machine_names(rooms: Rooms) {
     let mut interval = tokio::time::interval(NAMES_INTERVAL);
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = rooms.hosts.replaced() => {}
+        }
         if let (MachineFile::Another, Some(file)) = (rooms.hosts.refresh(), rooms.hosts.for_instances()) {
             rooms.supervisor.renew_hosts(&file).await;
         }

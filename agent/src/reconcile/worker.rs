@@ -22,6 +22,7 @@ use super::hosts::HostsFile;
 use super::journal::Journal;
 use super::mask::{KnownSecrets, mask};
 use super::routing::{Entry, RouteWish, Routing};
+use super::users::Users;
 use crate::edge::EdgeClient;
 use crate::lifecycle;
 use crate::source::Source;
@@ -46,6 +47,7 @@ pub(super) struct Rooms {
     pub(super) builds: Arc<Semaphore>,
     pub(super) naming: Arc<Naming>,
     pub(super) hosts: Arc<HostsFile>,
+    pub(super) users: Arc<Users>,
     /// PATH of every build and instance.
     pub(super) path: Arc<str>,
     pub(super) journal: Journal,

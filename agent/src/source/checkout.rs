@@ -9,6 +9,7 @@ use super::error::Error;
 use super::git::{Call, words};
 use super::inspect::{Finding, give_to, inspect};
 use super::mirror::{Inner, LOCAL_DEADLINE, Source};
+use super::ownership::Owner;
 use super::releases::{Layout, blocking, release_dir_name};
 use super::remote::Remote;
 
@@ -32,7 +33,7 @@ pub struct Checkout {
 
 impl Source {
     /// Writes a fetched commit into `services/<service>/releases/<n>-<sha7>`. Whatever an earlier, unsealed attempt with
-    /// that number left is removed first. The files belong to `file_owner`; there is no `.git`.
+    /// that number left is removed first. The files are the build's to change; there is no `.git`.
     pub async fn checkout(
         &self,
         service: &ServiceName,
@@ -40,6 +41,7 @@ impl Source {
         repo: &str,
         commit: &Commit,
         dir: Option<&str>,
+        owner: Owner,
     ) -> Result<Checkout, Error> {
         let remote = Remote::parse(repo)?;
         self.inner.demand_commit(&remote, commit).await?;
@@ -51,7 +53,7 @@ impl Source {
         let root = layout.release_dir(&dir_name);
         let prepared = (layout.clone(), root.clone());
         blocking("prepare a release", move || prepared.0.make_fresh(release, &prepared.1)).await?;
-        let written = self.inner.write_tree(&remote, commit, &layout, &root).await;
+        let written = self.inner.write_tree(&remote, commit, &layout, &root, owner).await;
         if let Err(error) = written {
             let removed = (layout, root);
             // The first failure is the one to tell; what stays is removed by the next attempt or sweep.
@@ -78,7 +80,14 @@ impl Inner {
     }
 
     /// Not `git archive`: that leaves files out on the repository's own request (export-ignore).
-    async fn write_tree(&self, remote: &Remote, commit: &Commit, layout: &Layout, root: &Path) -> Result<(), Error> {
+    async fn write_tree(
+        &self,
+        remote: &Remote,
+        commit: &Commit,
+        layout: &Layout,
+        root: &Path,
+        owner: Owner,
+    ) -> Result<(), Error> {
         let index_path = layout.index_path(root);
         let call = |args, deadline| {
             let mut call = self.local_call("checkout", remote, args);
@@ -91,14 +100,14 @@ impl Inner {
         self.git
             .run_on_mirror(call(words(["checkout-index", "--all", "--force", "--quiet"]), CHECKOUT_DEADLINE))
             .await?;
-        let (root, owner, commit) = (root.to_owned(), self.file_owner, commit.clone());
+        let (root, commit) = (root.to_owned(), commit.clone());
         blocking("look through a release", move || {
             std::fs::remove_file(&index_path).map_err(Error::io("remove", &index_path))?;
             if let Some(finding) = inspect(&root).map_err(Error::io("look through", &root))? {
                 return Err(refusal(finding, commit));
             }
-            match owner {
-                Some(owner) => give_to(&root, owner).map_err(Error::io("change the owner of", &root)),
+            match owner.ids() {
+                Some(ids) => give_to(&root, ids).map_err(Error::io("change the owner of", &root)),
                 None => Ok(()),
             }
         })

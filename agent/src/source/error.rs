@@ -88,6 +88,10 @@ pub enum Error {
     LargeFilePointer { path: String, commit: Commit },
     #[error("symbolic link `{path}` -> `{target}` in commit {commit} leaves the repository; make it point inside")]
     LinkLeavesTree { path: String, target: String, commit: Commit },
+    #[error("{} belongs to another user; a build may not link to files of others: `rm` the link at its end", path.display())]
+    ForeignFile { path: PathBuf },
+    #[error("{}: the tree has more than {limit}; let the build remove what the service does not need", path.display())]
+    TreeTooLarge { path: PathBuf, limit: &'static str },
     #[error("release {} is already sealed; release numbers are never used twice", release_dir.display())]
     ReleaseSealed { release_dir: PathBuf },
     #[error("release {} is not complete; deploy again", release_dir.display())]

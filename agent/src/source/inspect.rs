@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
+use super::ownership::Ids;
+
 /// First line of a Git LFS pointer, which is smaller than 1 KiB (git-lfs specification).
 const POINTER_START: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
 const POINTER_BYTES_MAX: u64 = 1024;
@@ -107,7 +109,7 @@ fn walk(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Gives the tree to its owner, the root last: until then the owner cannot get in and swap a file for a link.
-pub(super) fn give_to(root: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+pub(super) fn give_to(root: &Path, Ids { uid, gid }: Ids) -> io::Result<()> {
     for path in walk(root)? {
         lchown(&path, Some(uid), Some(gid))?;
     }

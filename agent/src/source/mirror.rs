@@ -35,8 +35,6 @@ pub struct Config {
     pub git_dir: PathBuf,
     pub services_dir: PathBuf,
     pub auth: BTreeMap<String, Credential>,
-    /// uid and gid that builds and services run as, when we are root: they own releases and data folders.
-    pub file_owner: Option<(u32, u32)>,
     pub known_hosts_file: PathBuf,
     pub git_keys_dir: PathBuf,
     /// `git`, looked up in PATH, but for tests.
@@ -53,7 +51,6 @@ pub struct Source {
 pub(super) struct Inner {
     pub(super) git: Git,
     pub(super) services_dir: PathBuf,
-    pub(super) file_owner: Option<(u32, u32)>,
     pub(super) conversations: Semaphore,
     auth: BTreeMap<String, Credential>,
     /// By mirror; one entry for every repository asked for since start.
@@ -63,7 +60,7 @@ pub(super) struct Inner {
 impl Source {
     /// Makes the folders and asks git for its version. Blocking: for start-up.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let Config { git_dir, services_dir, auth, file_owner, known_hosts_file, git_keys_dir, git_program } = config;
+        let Config { git_dir, services_dir, auth, known_hosts_file, git_keys_dir, git_program } = config;
         let found = first_line_blocking(&git_program, "--version", VERSION_DEADLINE)
             .map_err(|source| Error::GitMissing { program: git_program.clone(), source: Arc::new(source) })?;
         if !is_new_enough(&found) {
@@ -81,7 +78,6 @@ impl Source {
         let inner = Inner {
             git,
             services_dir,
-            file_owner,
             conversations: Semaphore::new(CONVERSATIONS_MAX),
             auth,
             slots: Mutex::default(),

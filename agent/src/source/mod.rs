@@ -11,7 +11,7 @@
 //!     git/<hash>.damaged                   a mirror set aside, at most one each, to be looked at
 //!     git/home/                            HOME of git: askpass script
 //!     git/<hash>.{git,lock,config}         mirror, its flock, the config naming its file:// origin as safe
-//!     services/<name>/releases/<n>-<sha7>  one tree each; owned by the user that services run as
+//!     services/<name>/releases/<n>-<sha7>  one tree each; the service's to read, at best
 //!     services/<name>/sealed/<n>-<sha7>    marker: that release is complete and on disk
 //!     services/<name>/current              link to the active release, for people
 //!     services/<name>/data                 outlives releases
@@ -27,6 +27,7 @@ mod git_key;
 mod history;
 mod inspect;
 mod mirror;
+mod ownership;
 mod releases;
 mod remote;
 #[cfg(test)]
@@ -39,4 +40,5 @@ pub use checkout::Checkout;
 pub use error::Error;
 pub use git_key::{new_key, pin_host};
 pub use mirror::{Config, Source};
+pub use ownership::{Ids, Owner};
 pub use releases::release_dir_name;

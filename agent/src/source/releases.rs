@@ -1,5 +1,6 @@
 //! Releases and data of services on disk. A release is complete when its marker exists; markers come last and go first.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, symlink};
@@ -11,6 +12,7 @@ use agentd_sys::files::{Durability, write_atomic};
 use super::error::Error;
 use super::inspect::remove_tree;
 use super::mirror::{Inner, Source, make_dir};
+use super::ownership::{self, Ids, Owner};
 use crate::lifecycle;
 
 /// Before names that nothing refers to any more: no service and no release begins with a dot.
@@ -40,7 +42,6 @@ fn check_name(name: &str) -> Result<(), Error> {
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     service_dir: PathBuf,
-    owner: Option<(u32, u32)>,
 }
 
 /// Runs file work off the runtime's threads.
@@ -59,7 +60,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 impl Inner {
     pub(super) fn layout(&self, service: &ServiceName) -> Layout {
-        Layout { service_dir: self.services_dir.join(service.as_str()), owner: self.file_owner }
+        Layout { service_dir: self.services_dir.join(service.as_str()) }
     }
 }
 
@@ -69,11 +70,29 @@ impl Source {
         self.inner.layout(service).release_dir(name)
     }
 
-    /// Marks a built release complete, once all of it is on disk. Again is fine.
-    pub async fn seal(&self, service: &ServiceName, release: &str) -> Result<(), Error> {
+    /// Marks a built release complete, once all of it is on disk; with a user of its own the service cannot change it from
+    /// then on. Again is fine.
+    pub async fn seal(&self, service: &ServiceName, release: &str, owner: Owner) -> Result<(), Error> {
         check_name(release)?;
         let (layout, name) = (self.inner.layout(service), release.to_owned());
-        blocking("seal a release", move || layout.seal(&name)).await
+        blocking("seal a release", move || {
+            layout.settle(&name, owner)?;
+            layout.seal(&name)
+        })
+        .await
+    }
+
+    /// Before a launch: a release that was sealed for another user becomes readable for this one.
+    pub async fn settle(&self, service: &ServiceName, release: &str, owner: Owner) -> Result<(), Error> {
+        check_name(release)?;
+        let (layout, name) = (self.inner.layout(service), release.to_owned());
+        blocking("hand over a release", move || layout.settle(&name, owner)).await
+    }
+
+    /// Users and groups that data of other services carries, whatever the store knows of them.
+    pub async fn ids_on_disk(&self, but: &ServiceName) -> Result<BTreeSet<u32>, Error> {
+        let (services_dir, but) = (self.inner.services_dir.clone(), but.to_string());
+        blocking("look at the owners of data", move || ids_on_disk(&services_dir, &but)).await
     }
 
     /// Points `current` at a sealed release.
@@ -95,16 +114,17 @@ impl Source {
         blocking("remove releases", move || layout.keep_only(&keep)).await
     }
 
-    /// The service's data folder, made on first use: 0700, its owner's alone.
-    pub async fn data_dir(&self, service: &ServiceName) -> Result<PathBuf, Error> {
+    /// The service's data folder, made on first use: 0700, its owner's alone. What another user left there becomes
+    /// the owner's too.
+    pub async fn data_dir(&self, service: &ServiceName, owner: Owner) -> Result<PathBuf, Error> {
         let layout = self.inner.layout(service);
-        blocking("make a data folder", move || layout.ensure_private("data")).await
+        blocking("make a data folder", move || layout.ensure_private("data", owner)).await
     }
 
     /// Home of the service's builds, so that package clients find what they fetched last time. Its owner's alone.
-    pub async fn cache_dir(&self, service: &ServiceName) -> Result<PathBuf, Error> {
+    pub async fn cache_dir(&self, service: &ServiceName, owner: Owner) -> Result<PathBuf, Error> {
         let layout = self.inner.layout(service);
-        blocking("make a build cache", move || layout.ensure_private("cache")).await
+        blocking("make a build cache", move || layout.ensure_private("cache", owner)).await
     }
 
     /// Removes all of a service, its data too.
@@ -210,7 +230,7 @@ impl Layout {
         Ok(removed)
     }
 
-    fn ensure_private(&self, name: &str) -> Result<PathBuf, Error> {
+    fn ensure_private(&self, name: &str, owner: Owner) -> Result<PathBuf, Error> {
         make_dir(&self.service_dir, 0o711)?;
         let dir = self.service_dir.join(name);
         make_dir(&dir, 0o700)?;
@@ -219,10 +239,34 @@ impl Layout {
             let mode = std::fs::Permissions::from_mode(0o700);
             std::fs::set_permissions(&dir, mode).map_err(Error::io("change the mode of", &dir))?;
         }
-        if let Some((uid, gid)) = self.owner.filter(|owner| *owner != (metadata.uid(), metadata.gid())) {
-            chown(&dir, Some(uid), Some(gid)).map_err(Error::io("change the owner of", &dir))?;
+        let found = Ids { uid: metadata.uid(), gid: metadata.gid() };
+        match owner.ids().filter(|ids| *ids != found) {
+            // Made just now.
+            Some(Ids { uid, gid }) if found.uid == 0 => {
+                chown(&dir, Some(uid), Some(gid)).map_err(Error::io("change the owner of", &dir))?;
+            }
+            Some(ids) => ownership::give(&dir, found.uid, ids)?,
+            None => {}
         }
         Ok(dir)
+    }
+
+    /// The root's owner and group tell of the whole tree: they are what they are to be only once all else is.
+    fn settle(&self, name: &str, owner: Owner) -> Result<(), Error> {
+        let release_dir = self.release_dir(name);
+        let facts = match release_dir.symlink_metadata() {
+            // Whoever is to use it says what is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found.map_err(Error::io("look at", &release_dir))?,
+        };
+        match owner {
+            Owner::Manager => Ok(()),
+            // Sealed while each service had a user: all of it is ours, and nobody else's to change.
+            Owner::Shared(ids) if facts.uid() == 0 => ownership::give(&release_dir, 0, ids),
+            Owner::Shared(_) => Ok(()),
+            Owner::Alone(ids) if (facts.uid(), facts.gid()) == (0, ids.gid) => Ok(()),
+            Owner::Alone(ids) => ownership::make_read_only(&release_dir, ids),
+        }
     }
 
     /// Names of all releases on disk, oldest first.
@@ -261,6 +305,19 @@ impl Layout {
     }
 }
 
+fn ids_on_disk(services_dir: &Path, but: &str) -> Result<BTreeSet<u32>, Error> {
+    let mut ids = BTreeSet::new();
+    for service in list(services_dir)?.into_iter().filter(|name| name != but) {
+        for name in ["data", "cache"] {
+            // Not there: carries nothing.
+            if let Ok(facts) = services_dir.join(&service).join(name).symlink_metadata() {
+                ids.extend([facts.uid(), facts.gid()]);
+            }
+        }
+    }
+    Ok(ids)
+}
+
 fn sweep(services_dir: &Path, building: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let mut removed = Vec::new();
     for name in list(services_dir)? {
@@ -268,7 +325,7 @@ fn sweep(services_dir: &Path, building: &[PathBuf]) -> Result<Vec<PathBuf>, Erro
         let swept = if name.starts_with(TRASH) {
             remove_tree(&service_dir).map(|()| Vec::new()).map_err(Error::io("remove", &service_dir))
         } else {
-            Layout { service_dir, owner: None }.sweep(building)
+            Layout { service_dir }.sweep(building)
         };
         match swept {
             Ok(mut paths) => removed.append(&mut paths),
@@ -319,7 +376,7 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout { service_dir: dir.path().join("api"), owner: None };
+        let layout = Layout { service_dir: dir.path().join("api") };
         (dir, layout)
     }
 
@@ -391,13 +448,13 @@ mod tests {
     #[test]
     fn data_outlives_releases_and_is_private() {
         let (_dir, layout) = layout();
-        let data_dir = layout.ensure_private("data").unwrap();
+        let data_dir = layout.ensure_private("data", Owner::Manager).unwrap();
         std::fs::write(data_dir.join("db"), "x").unwrap();
         std::fs::set_permissions(&data_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         made(&layout, 1, "aaaaaaa");
         layout.keep_only(&[]).unwrap();
         layout.sweep(&[]).unwrap();
-        assert_eq!(layout.ensure_private("data").unwrap(), data_dir);
+        assert_eq!(layout.ensure_private("data", Owner::Manager).unwrap(), data_dir);
         assert_eq!(data_dir.metadata().unwrap().mode() & 0o777, 0o700);
         assert!(data_dir.join("db").exists());
     }

@@ -28,7 +28,6 @@ impl Room {
             git_dir: self.path("git"),
             services_dir: self.path("services"),
             auth,
-            file_owner: None,
             known_hosts_file: self.path("known_hosts"),
             git_keys_dir: self.path("keys"),
             git_program: "git".into(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use agentd_protocol::ids::{Commit, ReleaseNumber, ServiceName};
 
 use super::testing::{Repository, Room, names_below};
-use super::{Checkout, Config, Credential, Error, Source};
+use super::{Checkout, Config, Credential, Error, Ids, Owner, Source};
 
 const NOWHERE: &str = "0123456789012345678901234567890123456789";
 /// Writes the verb (the first word behind the `-c` pairs) to the log, then does what git does.
@@ -23,7 +23,16 @@ fn api() -> ServiceName {
 
 async fn check_out(source: &Source, repository: &Repository, commit: &Commit) -> Result<Checkout, Error> {
     source.fetch(&repository.url(), None, None, commit).await?;
-    source.checkout(&api(), ReleaseNumber(1), &repository.url(), commit, None).await
+    check_out_for(source, repository, commit, Owner::Manager).await
+}
+
+async fn check_out_for(
+    source: &Source,
+    repository: &Repository,
+    commit: &Commit,
+    owner: Owner,
+) -> Result<Checkout, Error> {
+    source.checkout(&api(), ReleaseNumber(1), &repository.url(), commit, None, owner).await
 }
 
 #[tokio::test]
@@ -214,8 +223,8 @@ async fn a_checkout_is_the_tree_and_nothing_else() {
     let commit = repository.commit("first");
     let source = room.source();
     source.fetch(&repository.url(), None, None, &commit).await.unwrap();
-    let checkout =
-        source.checkout(&api(), ReleaseNumber(7), &repository.url(), &commit, Some("apps/api")).await.unwrap();
+    let (dir, owner) = (Some("apps/api"), Owner::Manager);
+    let checkout = source.checkout(&api(), ReleaseNumber(7), &repository.url(), &commit, dir, owner).await.unwrap();
     assert_eq!(checkout.dir_name, format!("7-{}", commit.short()));
     assert_eq!(checkout.root, source.release_dir(&api(), &checkout.dir_name));
     assert_eq!(checkout.work_dir, checkout.root.join("apps/api"));
@@ -235,7 +244,7 @@ async fn a_checkout_is_the_tree_and_nothing_else() {
     assert_eq!(checkout.work_dir.join("run.sh").metadata().unwrap().mode() & 0o100, 0o100);
     assert_eq!(std::fs::read_link(checkout.work_dir.join("shared")).unwrap(), Path::new("../../shared"));
     assert_eq!(names_below(checkout.root.parent().unwrap()).iter().filter(|name| name.starts_with('.')).count(), 0);
-    source.seal(&api(), &checkout.dir_name).await.unwrap();
+    source.seal(&api(), &checkout.dir_name, owner).await.unwrap();
     source.activate(&api(), &checkout.dir_name).await.unwrap();
     assert_eq!(source.sealed(&api()).await.unwrap(), [checkout.dir_name]);
     source.prune(&api()).await.unwrap();
@@ -410,9 +419,11 @@ async fn files_belong_to_their_owner() {
     let commit = repository.commit("first");
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let owner = if uid.is_root() { (65_534, 65_534) } else { (uid.as_raw(), gid.as_raw()) };
-    let source = Source::new(Config { file_owner: Some(owner), ..room.config(BTreeMap::new()) }).unwrap();
-    let checkout = check_out(&source, &repository, &commit).await.unwrap();
-    let data_dir = source.data_dir(&api()).await.unwrap();
+    let shared = Owner::Shared(Ids { uid: owner.0, gid: owner.1 });
+    let source = room.source();
+    source.fetch(&repository.url(), None, None, &commit).await.unwrap();
+    let checkout = check_out_for(&source, &repository, &commit, shared).await.unwrap();
+    let data_dir = source.data_dir(&api(), shared).await.unwrap();
     let below = names_below(&checkout.root).into_iter().map(|name| checkout.root.join(name));
     for path in below.chain([checkout.root.clone(), data_dir]) {
         let metadata = path.symlink_metadata().unwrap();

@@ -21,6 +21,7 @@ mod services;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod user_ids;
 mod versions;
 mod writer;
 
@@ -33,6 +34,7 @@ pub use published::entry_digest;
 pub use releases::{NewRelease, ReleaseState, StoredRelease};
 pub use restarts::PastRestarts;
 pub use services::{Pin, StoredService};
+pub use user_ids::Holder;
 pub use versions::{Put, Refs, StoredVersion, VERSIONS_KEPT};
 pub use writer::Store;
 

@@ -6,6 +6,7 @@ use rusqlite::{Row, params};
 use super::convert::{
     Fault, now_unix_ms, parsed, plain, release_or_null, rows, signed, some_row, unsigned, unsigned_or_null,
 };
+use super::user_ids;
 use super::versions::{drop_unused_env, know_services};
 use super::{Digest, Error, Store, StoredValue};
 
@@ -109,6 +110,7 @@ impl Store {
         self.write("forget a service", move |transaction| {
             some_row(transaction.execute("DELETE FROM services WHERE name = ?1", [service.as_str()])?)?;
             transaction.execute("DELETE FROM deploys WHERE service = ?1", [service.as_str()])?;
+            user_ids::free(transaction, &service)?;
             drop_unused_env(transaction)
         })
         .await

@@ -43,7 +43,7 @@ struct Stage {
 /// The task of one instance, its folder made; no shim yet.
 fn stage(gate: Gate, port: Option<u16>, probe: ProbePolicy) -> Stage {
     let root = tempfile::tempdir().unwrap();
-    let layout = Layout::prepare(&root.path().join("run"), &root.path().join("log")).unwrap();
+    let layout = Layout::prepare(&root.path().join("run"), &root.path().join("log"), &root.path().join("tmp")).unwrap();
     let id = InstanceId::new("abcdef012345").unwrap();
     let dir = layout.dir(&id);
     std::fs::create_dir(&dir).unwrap();

@@ -10,7 +10,6 @@ use std::time::Duration;
 use agentd_protocol::ids::{Epoch, InstanceId};
 use agentd_protocol::shim::RESERVE_PREFIX;
 use agentd_protocol::shim::event::Event;
-use agentd_protocol::shim::spec::User;
 use agentd_protocol::shim::state::{LastExit, Phase};
 use agentd_protocol::shim::wire::Refusal;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -64,10 +63,10 @@ pub struct Config {
     pub events_kept: BTreeMap<InstanceId, u64>,
     /// Of the pool.
     pub ports: RangeInclusive<u16>,
-    /// User of programs launched with [`super::RunAs::Configured`]; `None` keeps the manager's.
-    pub run_as: Option<User>,
     /// Where the keeper lives, and so everything below it.
     pub scope: Scope,
+    /// Where instances have their own /tmp; on a disk, for builds fill it.
+    pub tmp_dir: PathBuf,
 }
 
 /// Cheap to clone. Dropping it stops nothing: the token given to `start` ends the tasks, and the programs run on.
@@ -98,7 +97,7 @@ struct Entry {
 impl Supervisor {
     /// Ensures the keeper and adopts every instance that is found, at most ten seconds long.
     pub async fn start(config: Config, cancel: CancellationToken) -> Result<Self, Error> {
-        let layout = Layout::prepare(&config.run_dir, &config.log_dir)?;
+        let layout = Layout::prepare(&config.run_dir, &config.log_dir, &config.tmp_dir)?;
         let keeper_log = config.log_dir.join(KEEPER_LOG);
         let keeper = Keeper::ensure(&config.run_dir, &config.shim, &keeper_log, config.scope, cancel.clone()).await?;
         let (events, events_taken) = mpsc::channel(EVENTS_MAX);
@@ -177,7 +176,7 @@ impl Supervisor {
         let id = new_id();
         let room = &self.0.room;
         let log_dir = room.layout.log_dir(&launch.service, &id);
-        let spec = spec::of(&launch, &id, &log_dir, self.0.config.run_as.as_ref())?;
+        let spec = spec::of(&launch, &id, &log_dir, &room.layout.tmp_dir(&id))?;
         let uid = spec.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
         let Launch { service, label, port, mut held, stop_timeout, gate, probe, .. } = launch;
         let record =

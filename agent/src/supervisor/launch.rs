@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agentd_protocol::ids::{InstanceId, ReleaseNumber};
-use agentd_protocol::shim::spec::RestartPolicy;
+use agentd_protocol::shim::spec::{RestartPolicy, User};
 use serde::{Deserialize, Serialize};
 
 use super::ports::Reservation;
@@ -29,7 +29,9 @@ pub struct Launch {
     pub run_limit: Option<Duration>,
     pub gate: Gate,
     pub probe: ProbePolicy,
-    pub user: RunAs,
+    /// `None`: the manager's own.
+    pub user: Option<User>,
+    pub tmp: Tmp,
     /// Shown to the program in the place of /etc/hosts.
     pub hosts_file: Option<PathBuf>,
 }
@@ -88,12 +90,13 @@ impl Default for ProbePolicy {
     }
 }
 
+/// What the program finds at /tmp and /var/tmp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunAs {
-    /// The user of the room's configuration.
-    Configured,
-    /// The manager's own.
-    Same,
+pub enum Tmp {
+    /// The machine's.
+    Shared,
+    /// Folders of the instance alone, which go with it.
+    Private,
 }
 
 /// The file `label` of an instance folder: with it alone a restarted manager knows what runs there.

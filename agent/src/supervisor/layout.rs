@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agentd_protocol::ids::InstanceId;
-use agentd_protocol::shim::spec::{Spec, User};
+use agentd_protocol::shim::spec::{PRIVATE_TMP, PRIVATE_VAR_TMP, Spec, User};
 use agentd_protocol::shim::{INSTANCES_DIR, SPEC_FILE, STDERR_FIFO, STDOUT_FIFO};
 use agentd_sys::files::{Durability, write_atomic};
 use nix::sys::stat::Mode;
@@ -27,21 +27,55 @@ const UNFINISHED: &str = ".";
 pub(super) struct Layout {
     run_dir: PathBuf,
     log_dir: PathBuf,
+    tmp_dir: PathBuf,
 }
 
 impl Layout {
     /// Makes the folders that all instances share and clears away what a killed manager left half made.
-    pub(super) fn prepare(run_dir: &Path, log_dir: &Path) -> Result<Self, Error> {
-        let layout = Self { run_dir: run_dir.to_owned(), log_dir: log_dir.to_owned() };
+    pub(super) fn prepare(run_dir: &Path, log_dir: &Path, tmp_dir: &Path) -> Result<Self, Error> {
+        let (run_dir, log_dir, tmp_dir) = (run_dir.to_owned(), log_dir.to_owned(), tmp_dir.to_owned());
+        let layout = Self { run_dir, log_dir, tmp_dir };
         let instances_dir = layout.instances_dir();
         make_dir(&instances_dir, 0o700)?;
-        make_dir(log_dir, 0o750)?;
+        make_dir(&layout.log_dir, 0o750)?;
+        make_dir(&layout.tmp_dir, 0o700)?;
         for path in entries(&instances_dir)? {
             if name_of(&path).starts_with(UNFINISHED) {
                 std::fs::remove_dir_all(&path).map_err(at(&path))?;
             }
         }
+        layout.sweep_tmp()?;
         Ok(layout)
+    }
+
+    /// A restart of the machine forgets instances; what they left in /tmp goes with them.
+    fn sweep_tmp(&self) -> Result<(), Error> {
+        for path in entries(&self.tmp_dir)? {
+            if !self.instances_dir().join(name_of(&path)).is_dir()
+                && let Err(error) = std::fs::remove_dir_all(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "what an instance left in /tmp stays until the next start");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn tmp_dir(&self, id: &InstanceId) -> PathBuf {
+        self.tmp_dir.join(id.as_str())
+    }
+
+    /// Nobody gets in but through the mounts.
+    fn make_tmp(&self, id: &InstanceId) -> Result<(), Error> {
+        let dir = self.tmp_dir(id);
+        make_dir(&dir, 0o700)?;
+        for name in [PRIVATE_TMP, PRIVATE_VAR_TMP] {
+            let path = dir.join(name);
+            make_dir(&path, 0o700)?;
+            // As programs expect of /tmp; past the umask.
+            let mode = std::fs::Permissions::from_mode(0o1777);
+            std::fs::set_permissions(&path, mode).map_err(at(&path))?;
+        }
+        Ok(())
     }
 
     fn instances_dir(&self) -> PathBuf {
@@ -67,6 +101,9 @@ impl Layout {
         let path = record.log_dir.join(logs::LABEL_FILE);
         let label = serde_json::to_vec(&record.label).map_err(|error| at(&path)(error.into()))?;
         write_atomic(&path, &label, 0o640, Durability::Crash).map_err(at(&path))?;
+        if spec.tmp_dir.is_some() {
+            self.make_tmp(&record.id)?;
+        }
         let unfinished = self.instances_dir().join(format!("{UNFINISHED}{}", record.id));
         make_dir(&unfinished, 0o700)?;
         let path = unfinished.join(SPEC_FILE);
@@ -88,6 +125,13 @@ impl Layout {
         match std::fs::rename(&dir, &unfinished) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             moved => moved.map_err(at(&dir))?,
+        }
+        let tmp_dir = self.tmp_dir(id);
+        match std::fs::remove_dir_all(&tmp_dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %tmp_dir.display(), %error, "what an instance left in /tmp stays until the next start");
+            }
+            Ok(()) | Err(_) => {}
         }
         std::fs::remove_dir_all(&unfinished).map_err(at(&unfinished))
     }
@@ -148,7 +192,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
     use std::time::Duration;
 
     use agentd_protocol::ids::ReleaseNumber;
@@ -156,6 +200,10 @@ mod tests {
 
     use super::super::launch::{Gate, Label, ProbePolicy};
     use super::*;
+
+    fn prepare(root: &Path) -> Layout {
+        Layout::prepare(&root.join("run"), &root.join("log"), &root.join("tmp")).unwrap()
+    }
 
     fn record(layout: &Layout, id: &InstanceId) -> Record {
         Record {
@@ -191,18 +239,22 @@ mod tests {
             open_files_max: 0,
             no_new_privileges: true,
             hosts_file: None,
+            tmp_dir: None,
         }
     }
 
     #[test]
     fn a_folder_says_again_what_it_was_made_for() {
         let root = tempfile::tempdir().unwrap();
-        let layout = Layout::prepare(&root.path().join("run"), &root.path().join("log")).unwrap();
+        let layout = prepare(root.path());
         let id = InstanceId::new("abcdef012345").unwrap();
         let record = record(&layout, &id);
         // Giving a file away takes root.
         let user = nix::unistd::geteuid().is_root().then_some(User { uid: 65_534, gid: 65_534 });
-        layout.create(&record, &spec(user.clone())).unwrap();
+        let tmp_dir = Some(layout.tmp_dir(&id).into_os_string().into_encoded_bytes());
+        layout.create(&record, &Spec { tmp_dir, ..spec(user.clone()) }).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&layout.tmp_dir(&id)), mode(&layout.tmp_dir(&id).join(PRIVATE_TMP))), (0o700, 0o1777));
         assert_eq!(layout.found().unwrap()[&id].as_ref().unwrap(), &record);
         let dir = layout.dir(&id);
         assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
@@ -218,19 +270,28 @@ mod tests {
         layout.remove(&id).unwrap();
         layout.remove(&id).unwrap();
         assert!(layout.found().unwrap().is_empty());
+        assert!(!layout.tmp_dir(&id).exists(), "its /tmp goes with it");
         assert!(record.log_dir.is_dir(), "logs stay");
     }
 
     #[test]
     fn half_made_folders_are_cleared_and_unlabelled_ones_named() {
         let root = tempfile::tempdir().unwrap();
-        let (run, log) = (root.path().join("run"), root.path().join("log"));
-        let layout = Layout::prepare(&run, &log).unwrap();
+        let layout = prepare(root.path());
         std::fs::create_dir(layout.instances_dir().join(".abcdef012345")).unwrap();
         std::fs::create_dir(layout.instances_dir().join("bbbbbbbbbbbb")).unwrap();
-        let layout = Layout::prepare(&run, &log).unwrap();
+        for id in ["abcdef012345", "bbbbbbbbbbbb"] {
+            layout.make_tmp(&InstanceId::new(id).unwrap()).unwrap();
+        }
+        let layout = prepare(root.path());
         let found = layout.found().unwrap();
         assert_eq!(found.len(), 1);
         assert!(found.values().all(Result::is_err));
+        let left: Vec<_> = entries(&layout.tmp_dir).unwrap();
+        assert_eq!(
+            left.iter().map(|path| name_of(path)).collect::<Vec<_>>(),
+            ["bbbbbbbbbbbb"],
+            "its instance is there"
+        );
     }
 }

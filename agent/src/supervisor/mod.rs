@@ -41,7 +41,7 @@ use agentd_protocol::shim::wire::Refusal;
 
 pub use handle::{Config, Supervisor};
 pub use keeper::KeeperView;
-pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
+pub use launch::{Gate, Label, Launch, ProbePolicy, Tmp};
 pub use logs::{Line, LogFile, LogFolder, Merged, Origin, Start};
 pub use own_program::own_program;
 pub use ports::{PortWish, Reservation, Transport, listener_name};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::HELD_FDS_MAX;
-use agentd_protocol::shim::spec::{SPEC_BYTES_MAX, STRING_BYTES_MAX, Spec, User};
+use agentd_protocol::shim::spec::{SPEC_BYTES_MAX, STRING_BYTES_MAX, Spec};
 
 use super::Error;
-use super::launch::{Launch, RunAs};
+use super::launch::{Launch, Tmp};
 
 // DESIGN §7.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
@@ -19,15 +19,12 @@ const LOG_SEGMENTS_MAX: u32 = 5;
 const OOM_SCORE_ADJ: i32 = 200;
 const OPEN_FILES_MAX: u64 = 65_536;
 
-pub(super) fn of(launch: &Launch, id: &InstanceId, log_dir: &Path, run_as: Option<&User>) -> Result<Spec, Error> {
+pub(super) fn of(launch: &Launch, id: &InstanceId, log_dir: &Path, tmp_dir: &Path) -> Result<Spec, Error> {
     folder_name(&launch.service)?;
     if launch.held.len() + usize::from(launch.port.is_some()) > HELD_FDS_MAX {
         return Err(Error::TooMuch { what: "number of held descriptors", max: HELD_FDS_MAX });
     }
-    let user = match launch.user {
-        RunAs::Configured => run_as.cloned(),
-        RunAs::Same => None,
-    };
+    let user = launch.user.clone();
     let spec = Spec {
         instance: id.to_string(),
         service: launch.service.clone(),
@@ -52,6 +49,10 @@ pub(super) fn of(launch: &Launch, id: &InstanceId, log_dir: &Path, run_as: Optio
         no_new_privileges: user.is_some() || !nix::unistd::geteuid().is_root(),
         user,
         hosts_file: launch.hosts_file.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
+        tmp_dir: match launch.tmp {
+            Tmp::Private => Some(tmp_dir.as_os_str().as_bytes().to_vec()),
+            Tmp::Shared => None,
+        },
     };
     if spec.encode().len() > SPEC_BYTES_MAX {
         return Err(Error::TooMuch { what: "size of command and environment in bytes", max: SPEC_BYTES_MAX });
@@ -82,7 +83,7 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use agentd_protocol::shim::spec::RestartPolicy;
+    use agentd_protocol::shim::spec::{RestartPolicy, User};
 
     use super::super::launch::{Gate, Label, ProbePolicy};
     use super::*;
@@ -102,7 +103,8 @@ mod tests {
             run_limit: Some(Duration::from_micros(1)),
             gate: Gate::None,
             probe: ProbePolicy::default(),
-            user: RunAs::Configured,
+            user: None,
+            tmp: Tmp::Shared,
             hosts_file: Some("/h".into()),
         }
     }
@@ -111,13 +113,15 @@ mod tests {
     fn a_launch_becomes_a_spec_or_is_refused() {
         let id = InstanceId::new("abcdef012345").unwrap();
         let user = User { uid: 9, gid: 9 };
-        let of = |launch: &Launch| of(launch, &id, Path::new("/l"), Some(&user));
-        let spec = of(&launch("api", "b=c")).unwrap();
+        let of = |launch: &Launch| of(launch, &id, Path::new("/l"), Path::new("/t"));
+        let spec = of(&Launch { user: Some(user.clone()), tmp: Tmp::Private, ..launch("api", "b=c") }).unwrap();
         assert_eq!(spec.env, [b"A=b=c".to_vec()]);
         assert_eq!((spec.user.as_ref(), spec.no_new_privileges), (Some(&user), true));
         assert_eq!(spec.hosts_file.as_deref(), Some(&b"/h"[..]));
         assert_eq!(spec.run_limit_ms, 1, "a limit below a millisecond is not none");
-        assert_eq!(of(&Launch { user: RunAs::Same, ..launch("api", "") }).unwrap().user, None);
+        assert_eq!(spec.tmp_dir.as_deref(), Some(&b"/t"[..]));
+        let spec = of(&launch("api", "")).unwrap();
+        assert_eq!((spec.user, spec.tmp_dir), (None, None));
         for service in ["", "..", "a/b", ".x"] {
             assert!(matches!(of(&launch(service, "")), Err(Error::ServiceName { .. })), "{service}");
         }

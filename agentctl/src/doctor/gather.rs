@@ -24,6 +24,9 @@ const STATUS_LIMIT: Duration = Duration::from_secs(10);
 const EXTERNAL_PORT: u16 = 8080;
 const INTERNAL_PORT: u16 = 8081;
 const DNS_PORT: u16 = 5354;
+/// The value of `--run-as` that gives every service its own user, and an id that stands for all of those.
+const EACH_SERVICE: &str = "each-service";
+const SERVICE_ID: u32 = 2_100_000_000;
 const INSTANCE_PORTS: [u16; 2] = [20_000, 29_999];
 
 pub(super) fn facts(places: &Places, run_as: &str) -> anyhow::Result<Facts> {
@@ -121,17 +124,23 @@ fn home(places: &Places, run_as: &str, settings: Option<String>) -> Home {
         Home { folder, closed_to: None, unknown_user: None, settings, places: places.clone(), root: root.clone() };
     // A plain user's services run as that user.
     if nix::unistd::geteuid().is_root() {
-        match nix::unistd::User::from_name(run_as) {
-            Ok(Some(user)) => {
-                let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        let of_services = run_as == EACH_SERVICE;
+        let user = match nix::unistd::User::from_name(run_as) {
+            _ if of_services => Some((SERVICE_ID, SERVICE_ID)),
+            Ok(found) => found.map(|user| (user.uid.as_raw(), user.gid.as_raw())),
+            Err(_) => None,
+        };
+        match user {
+            Some((uid, gid)) => {
                 // What agentd will make is made enterable.
                 let within = &places.state_dir;
                 let innermost = if within.is_dir() { within } else { exists };
                 let real = innermost.canonicalize().unwrap_or_else(|_| innermost.to_owned());
                 let closed = if uid == 0 { None } else { closed_to(&real, uid, gid).unwrap_or_default() };
-                home.closed_to = closed.map(|path| (run_as.to_owned(), path));
+                let shown = if of_services { "of a service" } else { run_as };
+                home.closed_to = closed.map(|path| (shown.to_owned(), path));
             }
-            Ok(None) | Err(_) => home.unknown_user = Some(run_as.to_owned()),
+            None => home.unknown_user = Some(run_as.to_owned()),
         }
     }
     home

@@ -48,6 +48,9 @@ pub struct Spec {
     /// Shown to the program in the place of /etc/hosts, where the host lets us (see [`super::hosts`]). `None`: the
     /// program sees the machine's own.
     pub hosts_file: Option<Vec<u8>>,
+    /// Folder of the instance alone, with [`PRIVATE_TMP`] and [`PRIVATE_VAR_TMP`] in it, which the program sees in the
+    /// place of /tmp and /var/tmp. Only a shim of root's can; the program runs all the same without.
+    pub tmp_dir: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,11 @@ pub struct User {
     pub uid: u32,
     pub gid: u32,
 }
+
+/// What of `tmp_dir` is shown as /tmp.
+pub const PRIVATE_TMP: &str = "tmp";
+/// What of `tmp_dir` is shown as /var/tmp.
+pub const PRIVATE_VAR_TMP: &str = "var-tmp";
 
 /// Most bytes of one argument or environment entry (Linux: MAX_ARG_STRLEN, 32 pages).
 pub const STRING_BYTES_MAX: usize = 128 * 1024 - 1;
@@ -80,6 +88,7 @@ const OOM_SCORE_ADJ: u16 = 16;
 const OPEN_FILES_MAX: u16 = 17;
 const NO_NEW_PRIVILEGES: u16 = 18;
 const HOSTS_FILE: u16 = 19;
+const TMP_DIR: u16 = 20;
 
 impl RestartPolicy {
     fn code(self) -> u8 {
@@ -123,6 +132,9 @@ impl Spec {
         if let Some(path) = &self.hosts_file {
             out.bytes(HOSTS_FILE, path);
         }
+        if let Some(path) = &self.tmp_dir {
+            out.bytes(TMP_DIR, path);
+        }
         out.finish()
     }
 
@@ -153,6 +165,7 @@ impl Spec {
                 OPEN_FILES_MAX => spec.open_files_max = item.u64()?,
                 NO_NEW_PRIVILEGES => spec.no_new_privileges = item.u8()? != 0,
                 HOSTS_FILE => spec.hosts_file = Some(item.bytes.to_vec()),
+                TMP_DIR => spec.tmp_dir = Some(item.bytes.to_vec()),
                 _ => {}
             }
         }
@@ -196,6 +209,7 @@ impl Spec {
             open_files_max: 65_536,
             no_new_privileges: true,
             hosts_file: None,
+            tmp_dir: None,
         }
     }
 }
@@ -218,6 +232,7 @@ mod tests {
             stop_signal: 3,
             run_limit_ms: 1,
             hosts_file: Some(b"/run/hosts".to_vec()),
+            tmp_dir: Some(b"/var/lib/agentd/tmp/abcdef012345".to_vec()),
             ..Spec::defaults()
         };
         assert_eq!(Spec::decode(&spec.encode()), Ok(spec));

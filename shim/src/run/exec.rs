@@ -18,7 +18,7 @@ use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{ForkResult, Gid, Uid};
 
-use super::{Error, hosts};
+use super::{Error, hosts, tmp};
 
 /// Exit status of a child whose gate never opened.
 pub(crate) const NEVER_RAN: u8 = 126;
@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     listeners: Vec<RawFd>,
     /// Shown in the place of /etc/hosts.
     hosts_file: Option<CString>,
+    /// Shown in the places of /tmp and /var/tmp.
+    tmp_dir: Option<CString>,
 }
 
 /// Where the program finds the names of the services.
@@ -113,6 +115,7 @@ impl Plan {
             no_new_privileges: spec.no_new_privileges,
             listeners: listeners.iter().map(|(_, fd)| fd.as_raw_fd()).collect(),
             hosts_file: spec.hosts_file.clone().map(|path| text("hosts file", path)).transpose()?,
+            tmp_dir: spec.tmp_dir.clone().map(|path| text("folder for /tmp", path)).transpose()?,
         })
     }
 }
@@ -241,6 +244,7 @@ fn become_program(
     // Lowering needs a right that a plain user's shim lacks; the program runs all the same.
     let _ = std::fs::write("/proc/self/oom_score_adj", plan.oom_score_adj.to_string());
     take_names(names, &stdio[2])?;
+    take_tmp(plan.tmp_dir.as_ref(), &stdio[2]);
     nix::unistd::chdir(plan.cwd.as_c_str()).map_err(failed("working folder"))?;
     if plan.no_new_privileges {
         drop_capability_bounds();
@@ -277,6 +281,15 @@ fn take_names(names: Names<'_>, mut log: &File) -> Result<(), Failure> {
             let _ = log.write_all(text.as_bytes()); // a failure changes nothing
             Ok(())
         }
+    }
+}
+
+/// Without a /tmp of its own the program runs all the same; its log says so.
+fn take_tmp(dir: Option<&CString>, mut log: &File) {
+    let Some(dir) = dir else { return };
+    let entered = if Uid::effective().is_root() { tmp::enter(tmp::dir(dir)) } else { Err(Errno::EPERM) };
+    if let Err(errno) = entered {
+        let _ = log.write_all(tmp::refusal(errno).as_bytes()); // a failure changes nothing
     }
 }
 

@@ -23,6 +23,7 @@ mod program;
 mod setup;
 mod supervise;
 mod sweep;
+mod tmp;
 mod tree;
 
 use std::io;

@@ -91,6 +91,7 @@ impl Host {
             open_files_max: 0,
             no_new_privileges: true,
             hosts_file: None,
+            tmp_dir: None,
         };
         std::fs::write(host.dir().join("spec"), spec.encode()).unwrap();
         host

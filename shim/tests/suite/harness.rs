@@ -95,6 +95,7 @@ impl Instance {
             open_files_max: 0,
             no_new_privileges: true,
             hosts_file: None,
+            tmp_dir: None,
         };
         let fifos = fifos.into();
         Self { root, spec, kernel: Kernel::Real, held: Vec::new(), shim: None, _fifos: fifos }

@@ -8,3 +8,4 @@ mod hosts;
 mod life;
 mod logs;
 mod stop;
+mod tmp;

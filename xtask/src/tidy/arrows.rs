@@ -72,6 +72,11 @@ const TABLE: &[Row] = &[
         rooms: These(&["lifecycle", "supervisor", "tunnel"]),
         crates: &[PROTOCOL, SYS],
     },
+    Row {
+        place: "agent/src/run_as.rs",
+        rooms: These(&["config", "reconcile", "source::Ids", "store", "supervisor::Tmp"]),
+        crates: &[PROTOCOL],
+    },
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
     // The host's settings hold the credentials as source wants them, and the tunnel as its room does; a second type for
     // them would be a copy.
