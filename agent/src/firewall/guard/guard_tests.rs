@@ -238,6 +238,8 @@ proptest! {
             let address = IpAddr::from([203, 0, 113, u8::try_from(at).unwrap()]);
             prop_assert!(found.contains(&address));
         }
-        prop_assert_eq!(found.len(), ports.len());
+        // Whoever came to SSH's port counts, whatever holds it.
+        let strangers = noise.iter().filter(|port| **port == 22).count();
+        prop_assert_eq!(found.len(), ports.len() + strangers);
     }
 }
