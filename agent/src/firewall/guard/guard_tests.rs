@@ -225,7 +225,7 @@ proptest! {
     fn nobody_on_ssh_is_overlooked(
         ports in proptest::collection::vec(1u16..32_768, 1..6), server in 0usize..4, noise in proptest::collection::vec(any::<u16>(), 0..6),
     ) {
-        let mut seen = scene("192.0.2.1:22", "nginx");
+        let mut seen = scene("192.0.2.1:80", "nginx");
         for (at, port) in noise.iter().chain(&ports).enumerate() {
             let inode = 100 + u64::try_from(at).unwrap();
             let name = if at < noise.len() { "nginx" } else { SERVERS[server] };
@@ -238,6 +238,8 @@ proptest! {
             let address = IpAddr::from([203, 0, 113, u8::try_from(at).unwrap()]);
             prop_assert!(found.contains(&address));
         }
-        prop_assert_eq!(found.len(), ports.len());
+        // Whoever came to SSH's port counts, whatever holds it.
+        let strangers = noise.iter().filter(|port| **port == 22).count();
+        prop_assert_eq!(found.len(), ports.len() + strangers);
     }
 }
