@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use serde_json::json;
 
-use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
+use crate::firewall::{BreakGlass, Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,6 +28,9 @@ pub enum FirewallVerb {
     /// Applies what `render` prints.
     #[command(hide = true)]
     Apply(RenderOptions),
+    /// Lets SSH in for a while on top of the rules there are.
+    #[command(hide = true)]
+    OpenSsh(OpenOptions),
     /// Prints what our table in the kernel says.
     #[command(hide = true)]
     Read,
@@ -59,6 +62,16 @@ pub struct RenderOptions {
     window: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+pub struct OpenOptions {
+    /// Network that may reach SSH; may be given again.
+    #[arg(value_name = "NETWORK")]
+    ssh: Vec<IpNet>,
+    /// Seconds until the kernel ends it.
+    #[arg(long, value_name = "SECONDS")]
+    window: u64,
+}
+
 fn mode(word: &str) -> Result<Mode, &'static str> {
     Mode::parse(word).ok_or("open, daemon-port or tunnel")
 }
@@ -67,6 +80,10 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
     match verb {
         FirewallVerb::Render(options) => print(&render(options)?.text()),
         FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
+        FirewallVerb::OpenSsh(options) => {
+            let glass = BreakGlass { ssh: options.ssh.clone(), left: Duration::from_secs(options.window) };
+            Ok(Nft::find()?.amend(&ruleset::open_ssh(&glass))?)
+        }
         FirewallVerb::Read => read(&Nft::find()?),
     }
 }

@@ -142,6 +142,8 @@ fn input(policy: &Policy, facts: &Facts, names: &Names, seal: &str) -> Vec<Line>
         "P7 connections older than the rules",
         [is(meta(MetaKey::L4proto), text("tcp")), ct("state", &["new", "untracked"]), jump(SURVIVORS_IN)],
     ));
+    // Tracking would take it for new; an open port would answer a scanner's ACK with a reset.
+    lines.push(refuse("D5 opens no connection", vec![opens_no_connection()]));
     lines.extend(on(&facts.guest_interfaces, |on| line("P8 questions of guests", [on, jump(GUEST_IN)])));
     if policy.mode == Mode::DaemonPort && !policy.proxy_tcp.is_empty() {
         lines.push(line("A1 proxy", [tcp_to(&policy.proxy_tcp), accept()]));

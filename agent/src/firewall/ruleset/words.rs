@@ -78,10 +78,11 @@ pub(super) fn ct(key: &'static str, words: &[&str]) -> Act {
     Statement::Match(Match { left, right, op: Operator::IN })
 }
 
-/// No segment that opens a connection: SYN without ACK.
+/// Anything but the segment that opens a connection: SYN alone.
 pub(super) fn opens_no_connection() -> Act {
-    let mask = Expression::List(vec![text("syn"), text("ack")]);
-    let left = Expression::BinaryOperation(Box::new(BinaryOperation::AND(field("tcp", "flags"), mask)));
+    let mask = ["fin", "syn", "rst", "ack"].map(text).into();
+    let flags = BinaryOperation::AND(field("tcp", "flags"), Expression::List(mask));
+    let left = Expression::BinaryOperation(Box::new(flags));
     Statement::Match(Match { left, right: text("syn"), op: Operator::NEQ })
 }
 
