@@ -31,6 +31,18 @@ pub const SINK: &str = include_str!("sink.py");
 pub const FLOOD: &str = include_str!("flood.py");
 pub const SESSION: &str = include_str!("session.py");
 
+/// What container engines do: a published port, and one address for all that goes out. With it the host tracks
+/// connections, as it does not by itself.
+const ENGINE: &str = "
+table ip engine {
+  chain published { type nat hook prerouting priority dstnat; ip daddr 203.0.113.10 tcp dport 8081 dnat to 172.31.0.2:80; }
+  chain shared { type nat hook postrouting priority srcnat; ip saddr 172.31.0.0/24 oifname != guests masquerade; }
+}
+table ip6 engine {
+  chain published { type nat hook prerouting priority dstnat; ip6 daddr 2001:db8:1::10 tcp dport 8081 dnat to [fd31::2]:80; }
+  chain shared { type nat hook postrouting priority srcnat; ip6 saddr fd31::/64 oifname != guests masquerade; }
+}";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Outside,
@@ -82,6 +94,13 @@ impl Net {
         for place in [Place::Router, Place::Host] {
             net.run(place, &["sh", "-c", forward]);
         }
+        net
+    }
+
+    /// As `new`, with a container engine's rules on the host.
+    pub fn with_engine() -> Self {
+        let net = Self::new();
+        net.run(Place::Host, &["nft", ENGINE]);
         net
     }
 

@@ -14,7 +14,9 @@ address "$host" eth0 203.0.113.10/24 2001:db8:1::10/64
 address "$router" in0 203.0.113.1/24 2001:db8:1::1/64
 address "$router" out0 198.51.100.1/24 2001:db8:2::1/64
 address "$outside" eth0 198.51.100.20/24 2001:db8:2::20/64
-address "$outside" eth0 198.51.100.99/24 2001:db8:2::99/64
+# Never chosen for an answer, only where a program asks for it.
+ip -n "$outside" address add 198.51.100.99/24 dev eth0
+ip -n "$outside" address add 2001:db8:2::99/64 dev eth0 nodad preferred_lft 0
 address "$host" guests 172.31.0.1/24 fd31::1/64
 address "$guest" eth0 172.31.0.2/24 fd31::2/64
 ip -n "$host" link set port1 up
@@ -28,16 +30,3 @@ default "$guest" 172.31.0.1 fd31::1
 # A neighbour that knows the way to the guests.
 ip -n "$router" route add 172.31.0.0/24 via 203.0.113.10
 ip -n "$router" -6 route add fd31::/64 via 2001:db8:1::10
-# What container engines do: a published port, and one address for all that goes out.
-ip netns exec "$host" nft -f - <<'RULES'
-table ip engine {
-  chain published { type nat hook prerouting priority dstnat; ip daddr 203.0.113.10 tcp dport 8081 dnat to 172.31.0.2:80; }
-  chain shared { type nat hook postrouting priority srcnat; ip saddr 172.31.0.0/24 oifname != "guests" masquerade; }
-}
-table ip6 engine {
-  chain published {
-    type nat hook prerouting priority dstnat; ip6 daddr 2001:db8:1::10 tcp dport 8081 dnat to [fd31::2]:80;
-  }
-  chain shared { type nat hook postrouting priority srcnat; ip6 saddr fd31::/64 oifname != "guests" masquerade; }
-}
-RULES

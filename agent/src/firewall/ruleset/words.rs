@@ -68,9 +68,18 @@ pub(super) fn iifname(right: Expr) -> Act {
     is(meta(MetaKey::Iifname), right)
 }
 
+fn tracked(key: &'static str) -> Expr {
+    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
+}
+
+/// Against the direction of the first packet.
+pub(super) fn is_reply() -> Act {
+    is(tracked("direction"), text("reply"))
+}
+
 /// `ct state` or `ct status` has one of these.
 pub(super) fn ct(key: &'static str, words: &[&str]) -> Act {
-    let left = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }));
+    let left = tracked(key);
     let right = match words {
         [word] => text(*word),
         words => Expression::List(words.iter().map(|word| text(*word)).collect()),
