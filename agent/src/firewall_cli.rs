@@ -25,7 +25,7 @@ pub enum Error {
 pub enum FirewallVerb {
     /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
     Render(RenderOptions),
-    /// Applies what `render` prints.
+    /// Checks and applies what `render` prints.
     #[command(hide = true)]
     Apply(RenderOptions),
     /// Lets SSH in for a while on top of the rules there are.
@@ -79,7 +79,11 @@ fn mode(word: &str) -> Result<Mode, &'static str> {
 pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
     match verb {
         FirewallVerb::Render(options) => print(&render(options)?.text()),
-        FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
+        FirewallVerb::Apply(options) => {
+            let (nft, ruleset) = (Nft::find()?, render(options)?);
+            nft.check(&ruleset)?;
+            Ok(nft.apply(&ruleset)?)
+        }
         FirewallVerb::OpenSsh(options) => {
             let glass = BreakGlass { ssh: options.ssh.clone(), left: Duration::from_secs(options.window) };
             Ok(Nft::find()?.amend(&ruleset::open_ssh(&glass))?)
