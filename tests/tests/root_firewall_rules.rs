@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// SSH from half of the outside network: `OUTSIDE` is in it, `STRANGER` is not.
 const POLICY: [&str; 6] = ["--proxy-port", "8080", "--ssh", "198.51.100.16/28", "--ssh", "2001:db8:2::20/124"];
 const PORTS: u64 = 65_535;
-/// Reload after reload; the lab needed some 150 to see a table that is deleted and made anew leak.
+/// A table that is deleted and made anew leaks once or more in some hundred.
 const SWITCHES: u32 = 500;
 
 /// The figures of a run; nextest shows them of a test that fails, or with --no-capture.
