@@ -17,7 +17,7 @@ use crate::firewall::files::Files;
 use crate::firewall::load::{Loaded, load};
 use crate::firewall::transaction::{self, Reverted, Transactions};
 use crate::firewall::watchdog::{OwnProcess, guard};
-use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
+use crate::firewall::{BreakGlass, Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
 use crate::firewall_look::{self, LookVerb};
 
 /// State of the agent of the machine.
@@ -68,9 +68,12 @@ pub enum FirewallVerb {
     Watchdog(WatchdogArgs),
     /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
     Render(RenderOptions),
-    /// Applies what `render` prints.
+    /// Checks and applies what `render` prints.
     #[command(hide = true)]
     Apply(RenderOptions),
+    /// Lets SSH in for a while on top of the rules there are.
+    #[command(hide = true)]
+    OpenSsh(OpenOptions),
     /// Prints what our table in the kernel says.
     #[command(hide = true)]
     Read,
@@ -129,6 +132,16 @@ pub struct RenderOptions {
     window: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+pub struct OpenOptions {
+    /// Network that may reach SSH; may be given again.
+    #[arg(value_name = "NETWORK")]
+    ssh: Vec<IpNet>,
+    /// Seconds until the kernel ends it.
+    #[arg(long, value_name = "SECONDS")]
+    window: u64,
+}
+
 fn mode(word: &str) -> Result<Mode, &'static str> {
     Mode::parse(word).ok_or("open, daemon-port or tunnel")
 }
@@ -148,7 +161,15 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
         }),
         FirewallVerb::Watchdog(args) => watch(args),
         FirewallVerb::Render(options) => print(&render(options)?.text()),
-        FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
+        FirewallVerb::Apply(options) => {
+            let (nft, ruleset) = (Nft::find()?, render(options)?);
+            nft.check(&ruleset)?;
+            Ok(nft.apply(&ruleset)?)
+        }
+        FirewallVerb::OpenSsh(options) => {
+            let glass = BreakGlass { ssh: options.ssh.clone(), left: Duration::from_secs(options.window) };
+            Ok(Nft::find()?.amend(&ruleset::open_ssh(&glass))?)
+        }
         FirewallVerb::Read => read(&Nft::find()?),
         FirewallVerb::Look(verb) => print(&firewall_look::act(verb)?),
     }

@@ -5,6 +5,7 @@
 
 pub mod dns;
 pub mod host;
+pub mod net;
 mod repo;
 mod terminal;
 mod world;

@@ -256,3 +256,72 @@ fn plain(value: &Value, key: Option<&str>) -> Value {
 fn all_expire(elements: &Value) -> bool {
     elements.as_array().is_some_and(|elements| elements.iter().all(|element| !element["elem"]["expires"].is_null()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As nft lists what we applied, with its seal.
+    fn table(mode: &str) -> Value {
+        let chain = |name: &str| {
+            json!({"chain": {"family": "inet", "name": name, "handle": 1, "type": "filter", "hook": name,
+                "prio": -10, "policy": "drop"}})
+        };
+        let rule = |name: &str| {
+            json!({"rule": {"chain": name, "handle": 9, "comment": format!("D1 drop; mode={mode} rev=00"),
+                "expr": [{"counter": "dropped_in"}, {"drop": null}]}})
+        };
+        let set = json!({"set": {"name": "glass4", "elem": []}});
+        let counter = json!({"counter": {"name": "dropped_in", "packets": 5_000_000_000_u64, "bytes": 1}});
+        let objects = vec![counter, set, chain("input"), chain("forward"), rule("input"), rule("forward")];
+        seal(json!({ "nftables": objects }))
+    }
+
+    fn seal(mut table: Value) -> Value {
+        let print = fingerprint(&table).to_string();
+        table["nftables"].as_array_mut().unwrap().push(json!({"set": {"name": SEAL, "elem": [print]}}));
+        let print = fingerprint(&table).to_string();
+        *table["nftables"].as_array_mut().unwrap().last_mut().unwrap() =
+            json!({"set": {"name": SEAL, "elem": [print]}});
+        table
+    }
+
+    #[test]
+    fn what_changes_by_itself_is_no_change() {
+        let mut table = table("tunnel");
+        let confirmed = Found::Confirmed { mode: Mode::Tunnel, revision: Revision("00".to_owned()) };
+        assert_eq!(read(Some(&table)), confirmed);
+        table["nftables"][0]["counter"]["packets"] = json!(7_000_000_000_u64);
+        table["nftables"][1]["set"]["elem"] = json!([{"elem": {"val": "1.2.3.4", "timeout": 9, "expires": 8}}]);
+        assert_eq!(read(Some(&table)), confirmed);
+        assert_eq!(dropped(&table).input, 7_000_000_000);
+        let glass = break_glass(&table).unwrap();
+        assert_eq!((glass.ssh, glass.left), (vec!["1.2.3.4/32".parse().unwrap()], Duration::from_secs(9)));
+        table["nftables"][1]["set"]["elem"] = json!(["1.2.3.4"]);
+        assert_eq!(read(Some(&table)), Found::Altered { reason: Alteration::Changed }, "one that stays for ever");
+    }
+
+    #[test]
+    fn a_table_of_two_minds_is_altered() {
+        let mut mixed = table("tunnel");
+        mixed["nftables"][5]["rule"]["comment"] = json!("D4 drop; mode=daemon-port rev=01");
+        assert_eq!(read(Some(&mixed)), Found::Altered { reason: Alteration::Mixed });
+        let mut conditional = table("tunnel");
+        conditional["nftables"][4]["rule"]["expr"][0] = json!({"match": {}});
+        assert_eq!(read(Some(&conditional)), Found::Altered { reason: Alteration::NoFinalRule("input") });
+        assert_eq!(read(Some(&json!({"nftables": []}))), Found::Altered { reason: Alteration::ChainMissing("input") });
+    }
+
+    #[test]
+    fn exposure_is_of_what_is_in_force() {
+        let stamp = |mode| Stamp { mode, revision: Revision("00".to_owned()) };
+        let trial = |left| Found::Trial { from: stamp(Mode::Open), to: stamp(Mode::Tunnel), left };
+        assert_eq!(exposure(&read(None)), Exposure::Unmanaged);
+        assert_eq!(exposure(&trial(Duration::from_secs(3))), Exposure::None);
+        assert_eq!(exposure(&trial(Duration::ZERO)), Exposure::Unmanaged, "the kernel went back");
+        assert_eq!(exposure(&Found::Altered { reason: Alteration::Changed }), Exposure::Unmanaged);
+        assert_eq!(exposure(&read(Some(&table("daemon-port")))), Exposure::DaemonPort);
+    }
+}

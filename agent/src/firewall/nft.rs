@@ -22,7 +22,7 @@ use super::{Amendment, Ruleset};
 const PLACES: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 /// One transaction takes milliseconds; a host that swaps may take its time.
 const RUN_LIMIT: Duration = Duration::from_secs(10);
-/// What is read of either output. A table with the most survivors lists at about 4 MiB.
+/// What is read of either output. A table with the most survivors lists in 2 MB.
 const OUTPUT_BYTES_MAX: u64 = 32 << 20;
 /// Of what nft says against a ruleset; it repeats itself once for each rule.
 const SAID_BYTES_MAX: usize = 2000;

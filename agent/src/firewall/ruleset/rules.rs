@@ -10,8 +10,8 @@ use super::layout::{
     ARMED, DROPPED_FORWARD, DROPPED_IN, GLASS4, GLASS6, GUEST_IN, ICMP_IN, SURVIVORS_IN, SURVIVORS4, SURVIVORS6,
 };
 use super::words::{
-    Act, Expr, accept, any_of, any_word, concat, counted, ct, drop, field, goto, iifname, is, jump, meta, network,
-    number, opens_no_connection, per_second, text,
+    Act, Expr, accept, any_of, any_word, concat, counted, ct, drop, field, goto, iifname, is, is_reply, jump, meta,
+    network, number, opens_no_connection, per_second, text,
 };
 use super::{Revision, Stamp};
 use crate::firewall::{Facts, Policy};
@@ -133,7 +133,7 @@ fn input(policy: &Policy, facts: &Facts, names: &Names, seal: &str) -> Vec<Line>
     for protocol in ["icmp", "icmpv6"] {
         lines.push(line(echo, [is(field(protocol, "type"), text("echo-request")), goto(names.ping)]));
     }
-    lines.push(line("P3 replies", [ct("state", &["established"]), accept()]));
+    lines.extend(replies("P3 P7"));
     // Before what is invalid: neighbour discovery is not tracked.
     lines.push(line("P4 P5 ICMP", [is(meta(MetaKey::L4proto), any_word(&["icmp", "ipv6-icmp"])), jump(ICMP_IN)]));
     lines.push(refuse("D5 belongs to no connection", vec![ct("state", &["invalid"])]));
@@ -142,6 +142,8 @@ fn input(policy: &Policy, facts: &Facts, names: &Names, seal: &str) -> Vec<Line>
         "P7 connections older than the rules",
         [is(meta(MetaKey::L4proto), text("tcp")), ct("state", &["new", "untracked"]), jump(SURVIVORS_IN)],
     ));
+    // Tracking would take it for new; an open port would answer a scanner's ACK with a reset.
+    lines.push(refuse("D5 opens no connection", vec![opens_no_connection()]));
     lines.extend(on(&facts.guest_interfaces, |on| line("P8 questions of guests", [on, jump(GUEST_IN)])));
     if policy.mode == Mode::DaemonPort && !policy.proxy_tcp.is_empty() {
         lines.push(line("A1 proxy", [tcp_to(&policy.proxy_tcp), accept()]));
@@ -149,6 +151,16 @@ fn input(policy: &Policy, facts: &Facts, names: &Names, seal: &str) -> Vec<Line>
     lines.extend(ssh(policy, facts));
     lines.push(refuse(&format!("D1 final drop; {seal}"), Vec::new()));
     lines
+}
+
+/// A conversation that is not TCP's has no end: one that somebody outside began is not let go on (D1), while the
+/// kernel would count it as established for as long as he keeps asking.
+fn replies(numbers: &str) -> [Line; 2] {
+    let established = || ct("state", &["established"]);
+    [
+        line(format!("{numbers} TCP under way"), [is(meta(MetaKey::L4proto), text("tcp")), established(), accept()]),
+        line(format!("{numbers} replies"), [established(), is_reply(), accept()]),
+    ]
 }
 
 fn dhcp() -> [Line; 2] {
@@ -195,11 +207,11 @@ fn ssh(policy: &Policy, facts: &Facts) -> Vec<Line> {
 }
 
 fn forward(policy: &Policy, facts: &Facts, seal: &str) -> Vec<Line> {
-    let mut lines = vec![
-        line("P8 replies", [ct("state", &["established"]), accept()]),
+    let mut lines: Vec<Line> = replies("P8 P7").into();
+    lines.extend([
         line("P8 errors", [ct("state", &["related"]), is(field("icmp", "type"), any_word(ERRORS4)), accept()]),
         line("P8 errors", [ct("state", &["related"]), is(field("icmpv6", "type"), any_word(ERRORS6)), accept()]),
-    ];
+    ]);
     let bridged: Vec<Expr> = named(&facts.bridged).map(|name| concat(vec![text(name), text(name)])).collect();
     if !bridged.is_empty() {
         let both = concat(vec![meta(MetaKey::Iifname), meta(MetaKey::Oifname)]);

@@ -68,9 +68,18 @@ pub(super) fn iifname(right: Expr) -> Act {
     is(meta(MetaKey::Iifname), right)
 }
 
+fn tracked(key: &'static str) -> Expr {
+    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
+}
+
+/// Against the direction of the first packet.
+pub(super) fn is_reply() -> Act {
+    is(tracked("direction"), text("reply"))
+}
+
 /// `ct state` or `ct status` has one of these.
 pub(super) fn ct(key: &'static str, words: &[&str]) -> Act {
-    let left = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }));
+    let left = tracked(key);
     let right = match words {
         [word] => text(*word),
         words => Expression::List(words.iter().map(|word| text(*word)).collect()),
@@ -78,10 +87,11 @@ pub(super) fn ct(key: &'static str, words: &[&str]) -> Act {
     Statement::Match(Match { left, right, op: Operator::IN })
 }
 
-/// No segment that opens a connection: SYN without ACK.
+/// Anything but the segment that opens a connection: SYN alone.
 pub(super) fn opens_no_connection() -> Act {
-    let mask = Expression::List(vec![text("syn"), text("ack")]);
-    let left = Expression::BinaryOperation(Box::new(BinaryOperation::AND(field("tcp", "flags"), mask)));
+    let mask = ["fin", "syn", "rst", "ack"].map(text).into();
+    let flags = BinaryOperation::AND(field("tcp", "flags"), Expression::List(mask));
+    let left = Expression::BinaryOperation(Box::new(flags));
     Statement::Match(Match { left, right: text("syn"), op: Operator::NEQ })
 }
 
