@@ -254,15 +254,9 @@ impl App {
         follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
         let down = CancellationToken::new();
         let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel);
-        let api = Api {
-            reconcile: reconcile.clone(),
-            firewall,
-            new_git_key: git_keys(&home),
-            resolve_refs: resolve_refs(refs),
-            down: down.clone(),
-            ending: cancel.clone(),
-        };
-        serve(api, &home)?;
+        let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
+        let (asked, ending) = (reconcile.clone(), cancel.clone());
+        serve(Api { reconcile: asked, firewall, new_git_key, resolve_refs, down: down.clone(), ending }, &home)?;
         tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
         Ok(Self { supervisor, reconcile, cancel, down })
     }

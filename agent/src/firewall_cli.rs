@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::firewall::files::Files;
 use crate::firewall::load::{Loaded, load};
+use crate::firewall::selftest;
 use crate::firewall::transaction::{self, Reverted, Transactions};
 use crate::firewall::watchdog::{OwnProcess, guard};
 use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
@@ -30,6 +31,8 @@ pub enum Error {
     Nft(#[from] nft::Error),
     #[error("cannot print")]
     Print(#[source] io::Error),
+    #[error(transparent)]
+    Selftest(#[from] selftest::Error),
     #[error(transparent)]
     Transaction(#[from] transaction::Error),
     #[error("the confirmed rules cannot be loaded as they were; simpler ones of the same mode are in force")]
@@ -47,7 +50,12 @@ impl Error {
         match self {
             Self::Simpler | Self::ShutButSsh => Exit::Degraded,
             Self::Transaction(transaction::Error::Files(_)) => Exit::Home,
-            Self::Facts(_) | Self::Nft(_) | Self::Print(_) | Self::Transaction(_) | Self::Detach(_) => Exit::Failed,
+            Self::Selftest(_)
+            | Self::Facts(_)
+            | Self::Nft(_)
+            | Self::Print(_)
+            | Self::Transaction(_)
+            | Self::Detach(_) => Exit::Failed,
         }
     }
 }
@@ -61,6 +69,9 @@ pub enum FirewallVerb {
     /// Waits for the deadline of a trial and rolls it back. Started by the manager, never by hand.
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
+    /// The far end of the self-test's link. Started by the manager, never by hand.
+    #[command(hide = true)]
+    Outside,
     /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
     Render(RenderOptions),
     /// Applies what `render` prints.
@@ -140,6 +151,7 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
             Reverted::Done => "the rules of before are back",
         }),
         FirewallVerb::Watchdog(args) => watch(args),
+        FirewallVerb::Outside => Ok(selftest::outside()?),
         FirewallVerb::Render(options) => print(&render(options)?.text()),
         FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
         FirewallVerb::Read => read(&Nft::find()?),
