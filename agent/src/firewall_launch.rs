@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::RunOptions;
 use crate::config::Home;
+use crate::firewall::checks::RESOLV_CONF;
 use crate::firewall::files::Files;
 use crate::firewall::nft::Nft;
 use crate::firewall::watchdog::OwnProcess;
@@ -32,6 +33,7 @@ pub fn start(
         transactions: Transactions::new(Arc::new(nft), Arc::new(watchdog), Files::below(&home.state_dir)),
         owner: OwnerRules::default(),
         proxy: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), external.port()),
+        resolv_conf: RESOLV_CONF.into(),
         note: Arc::new(move |what| journal.note_host(what)),
         cancel: cancel.clone(),
     })

@@ -417,5 +417,6 @@ fn the_self_test_hears_what_is_let_in_and_nothing_else() {
 /// For the log of the test: figures.
 fn eprint(text: &str) {
     use std::io::Write as _;
-    writeln!(std::io::stderr(), "{text}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{text}").unwrap();
 }
