@@ -1,32 +1,36 @@
 //! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
 
+mod follow;
+mod outside;
+mod tunnels;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
-use agentd_protocol::api::{DeployPhase, Problem, STATUS_FILE};
+use agentd_protocol::api::STATUS_FILE;
+use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
-use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::ids::Commit;
+use agentd_protocol::places::Layout;
 use agentd_protocol::shim::hosts::{Advice, advice};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
-use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
+use crate::reconcile::{self, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
-use crate::supervisor::{self, Supervisor, private_hosts};
-use crate::sync::{self, SyncStatus};
-use crate::{config, edge, firewall_launch, lifecycle, logging, static_site};
-
-/// Versions that may wait for the reconciler: only the newest matters, the publisher waits for room.
-const VERSIONS_MAX: usize = 4;
+use crate::supervisor::{self, Scope, Supervisor, private_hosts};
+use crate::sync;
+use crate::{config, edge, firewall_launch, lifecycle, logging, static_site, tunnel, tunnel_launch};
+use outside::Outside;
 
 /// The suffix names live under until a document may set it.
 const SUFFIX: &str = "svc.internal";
@@ -69,6 +73,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("the proxy's port cannot be opened to the outside; look at what else listens on it")]
+    Outside(#[source] std::io::Error),
     #[error("{0}")]
     Document(DocumentError),
     #[error(transparent)]
@@ -85,6 +91,8 @@ pub enum Error {
     Edge(#[from] edge::Error),
     #[error(transparent)]
     EdgeLaunch(#[from] edge_launch::Error),
+    #[error(transparent)]
+    Tunnel(#[from] tunnel::Error),
     #[error(transparent)]
     Api(#[from] crate::api::Error),
     #[error(transparent)]
@@ -116,12 +124,14 @@ impl Error {
             Self::Document(_) => Exit::Invalid,
             Self::EdgeLaunch(edge_launch::Error::PortTaken { .. }) => Exit::PortTaken,
             Self::Runtime(_)
+            | Self::Outside(_)
             | Self::Source(_)
             | Self::Supervisor(_)
             | Self::Shim(_)
             | Self::Reconcile(_)
             | Self::Edge(_)
             | Self::EdgeLaunch(_)
+            | Self::Tunnel(_)
             | Self::Api(_)
             | Self::Sync(_)
             | Self::StaticSite(_) => Exit::Failed,
@@ -143,10 +153,11 @@ pub fn static_site(options: static_site::Options) -> Result<(), Error> {
 }
 
 /// `agentd run`
-pub fn run(options: &RunOptions) -> Result<(), Error> {
+pub fn run(options: &RunOptions) -> Result<Exit, Error> {
     let home = Home::open(options.home.as_deref())?;
     let _lock = lock(&home)?;
     logging::to_stderr_and(&home.agent_log_file())?;
+    lifecycle::service::status("starting");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
@@ -155,9 +166,9 @@ pub fn run(options: &RunOptions) -> Result<(), Error> {
     })
 }
 
-async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<edge_launch::Edge, Error> {
     match edge_launch::ensure(supervisor, place).await {
-        Ok(listening) => Ok(listening),
+        Ok(edge) => Ok(edge),
         Err(error) => {
             leave_nothing(supervisor).await;
             Err(error.into())
@@ -185,11 +196,13 @@ fn lock(home: &Home) -> Result<Lock, Error> {
 
 /// A running manager.
 struct App {
+    layout: Layout,
     supervisor: Supervisor,
     reconcile: reconcile::Handle,
+    tunnel: tunnel_launch::Running,
     /// Ends every task; services run on.
     cancel: CancellationToken,
-    /// Set by `agentctl down`.
+    /// Set by `agentctl shutdown`.
     down: CancellationToken,
 }
 
@@ -197,10 +210,7 @@ impl App {
     async fn build(options: &RunOptions, home: Home) -> Result<Self, Error> {
         let cancel = CancellationToken::new();
         let settings = Settings::read(&home.settings_file())?;
-        let run_user = RunUser::choose(options.run_as.as_deref())?;
-        if let Some(user) = &run_user {
-            user.check_reaches(&home.state_dir)?;
-        }
+        let run_user = run_user(options, &home)?;
         let store = Store::open(&home.database_file())?;
         let stack = first_stack(&options.stack, &store).await?;
         let epoch = store.next_epoch().await?;
@@ -216,67 +226,98 @@ impl App {
                 events_kept: store.shim_events_recorded().await?,
                 ports: settings.instance_ports(),
                 run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
+                scope: Scope::of(home.places.layout),
             },
             cancel.clone(),
         )
         .await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, options.public, &settings);
-        let listening @ Listening { external, internal, dns } = listen(&supervisor, &place).await?;
+        let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings);
+        let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
+        let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        let more = no_names.into_iter().chain(place.waits_for_down(listening));
+        if !retiring.is_empty() {
+            lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
+        }
+        let more = no_names.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
+        let more = more.chain(tunnels::shared_secret(settings.tunnel(), run_user.as_ref()));
+        let watching = tunnels::watch(settings.tunnel(), external.port(), &store, &cancel).await?;
+        let tunnel_seen = watching.as_ref().map_or_else(|| watch::channel(None).1, |tunnel| tunnel.status.clone());
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
+            client_address: settings.tunnel().map_or(ForwardedBy::Nobody, |_| ForwardedBy::Cloudflare),
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
-            credentials: reconcile::CredentialFiles { files: settings.credentials(), keys_dir: home.git_keys_dir() },
+            credentials: reconcile::CredentialFiles {
+                files: settings.credentials(),
+                keys_dir: home.git_keys_dir(),
+                tunnel_file: tunnels::managed(settings.tunnel()).map(|managed| managed.identity.file().clone()),
+            },
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 home: home.places.shown(),
                 started_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
-                external,
+                external: outside.address.subscribe(),
                 internal,
                 dns,
                 suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref(), more),
                 document: document_seen,
+                tunnel: tunnel_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
+        let tunnel = tunnels::run(&settings, watching, &supervisor, &home, external.port(), &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
-        follow(options, &home, store, Arc::clone(&refs), external.port(), document, &reconcile, &cancel)?;
+        let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel)?;
+        lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
+        let told = follow::Told { document, firewall: firewall.clone(), reconcile: reconcile.clone() };
+        follow::start(options, &home, store, Arc::clone(&refs), external.port(), told, &cancel)?;
         let down = CancellationToken::new();
-        let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel);
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
         let (asked, ending) = (reconcile.clone(), cancel.clone());
         serve(Api { reconcile: asked, firewall, new_git_key, resolve_refs, down: down.clone(), ending }, &home)?;
-        tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
-        Ok(Self { supervisor, reconcile, cancel, down })
+        lifecycle::service::start_watchdog(cancel.clone());
+        lifecycle::service::ready();
+        tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
+        Ok(Self { layout: home.places.layout, supervisor, reconcile, tunnel, cancel, down })
     }
 
-    /// Until a signal (services run on) or `agentctl down` (they do not).
-    async fn wait(self) -> Result<(), Error> {
+    /// Until a signal (services run on) or `agentctl shutdown` (they do not).
+    async fn wait(self) -> Result<Exit, Error> {
         let ended = lifecycle::termination();
-        tokio::select! {
+        let exit = tokio::select! {
             signal = ended => {
                 tracing::info!(signal, "the manager ends; services, edge and keeper run on");
                 self.reconcile.leaving(reconcile::Leaving::Signal(signal)).await;
+                Exit::Ok
             }
-            () = self.down.cancelled() => self.take_down().await?,
-        }
+            () = self.down.cancelled() => {
+                self.take_down().await?;
+                // The unit starts us again after any other end.
+                match self.layout {
+                    Layout::Home => Exit::Ok,
+                    Layout::System => Exit::ShutDown,
+                }
+            }
+        };
+        lifecycle::service::stopping();
         self.cancel.cancel();
-        Ok(())
+        Ok(exit)
     }
 
     async fn take_down(&self) -> Result<(), Error> {
         tracing::info!("taking everything down");
+        lifecycle::service::status("taking everything down");
+        // First: Cloudflare then asks elsewhere, where there is an elsewhere.
+        self.tunnel.down().await?;
         self.reconcile.down().await?;
         edge_launch::stop(&self.supervisor).await?;
         self.supervisor.shutdown().await?;
@@ -284,6 +325,14 @@ impl App {
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
+}
+
+fn run_user(options: &RunOptions, home: &Home) -> Result<Option<RunUser>, Error> {
+    let user = RunUser::choose(options.run_as.as_deref())?;
+    if let Some(user) = &user {
+        user.check_reaches(&home.state_dir)?;
+    }
+    Ok(user)
 }
 
 /// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
@@ -333,7 +382,7 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
 
 /// From here on people can ask.
 fn serve(api: Api, home: &Home) -> Result<(), Error> {
-    let (callers, cancel) = (api::bind(&home.run_dir)?, api.ending.clone());
+    let (callers, cancel) = (api::bind(home)?, api.ending.clone());
     let serving = api::serve(callers, api, cancel.clone());
     lifecycle::spawn_essential("api", cancel, async move {
         if let Err(error) = serving.await {
@@ -402,111 +451,6 @@ fn limitations(run_user: Option<&RunUser>, found: impl Iterator<Item = String>) 
         tracing::warn!("{limitation}");
     }
     said
-}
-
-/// Starts the publisher on the stack file, hands its versions to the reconciler and its troubles to status.
-#[expect(clippy::too_many_arguments, reason = "wiring: each is a room or a place")]
-fn follow(
-    options: &RunOptions,
-    home: &Home,
-    store: Store,
-    refs: Arc<GitRefs>,
-    port: u16,
-    document: watch::Sender<Option<DocumentProblems>>,
-    reconcile: &reconcile::Handle,
-    cancel: &CancellationToken,
-) -> Result<(), Error> {
-    let (versions, queue) = mpsc::channel(VERSIONS_MAX);
-    let config = sync::FileConfig { path: absolute(&options.stack)?, read };
-    let publisher = sync::FilePublisher::start(config, refs, store.clone(), versions, cancel.clone())?;
-    tracing::info!(stack = %options.stack.display(), home = %home.places.shown(), "following the stack file");
-    let reconcile = reconcile.clone();
-    let bridge = Bridge { store, port, document, status: publisher.status.clone() };
-    lifecycle::spawn_essential("versions", cancel.clone(), bridge.run(queue, reconcile, publisher));
-    Ok(())
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|source| Error::Config(config::Error::Read { path: path.to_owned(), source }))
-}
-
-/// Between sync and reconcile, which do not know each other.
-struct Bridge {
-    store: Store,
-    /// The port the edge listens on; another one in a document waits for the next start.
-    port: u16,
-    document: watch::Sender<Option<DocumentProblems>>,
-    status: watch::Receiver<SyncStatus>,
-}
-
-impl Bridge {
-    async fn run(mut self, mut queue: mpsc::Receiver<Version>, to: reconcile::Handle, publisher: sync::SyncHandle) {
-        let mut other_port = None;
-        loop {
-            tokio::select! {
-                version = queue.recv() => {
-                    let Some(version) = version else { return };
-                    other_port = self.other_port(version).await;
-                    if to.apply(version).await.is_err() { return }
-                }
-                changed = self.status.changed() => if changed.is_err() { return },
-            }
-            self.tell(other_port, &publisher);
-        }
-    }
-
-    async fn other_port(&self, version: Version) -> Option<u16> {
-        match self.store.version(version).await {
-            Ok(stored) => stored.map(|stored| stored.stack.proxy.port).filter(|port| *port != self.port),
-            Err(error) => {
-                tracing::error!(%error, "the version cannot be read back");
-                None
-            }
-        }
-    }
-
-    fn tell(&mut self, other_port: Option<u16>, _publisher: &sync::SyncHandle) {
-        let status = self.status.borrow_and_update().clone();
-        if status.last_read_unix_ms.is_none() {
-            return;
-        }
-        let port = other_port.map(|port| {
-            format!(
-                "proxy.port {port} takes effect at the next start after `agentctl down`; the edge listens on {}",
-                self.port
-            )
-        });
-        self.document.send_modify(|told| {
-            let before = told.take().unwrap_or_default();
-            let troubles = status.unresolved.into_iter().chain(status.stale);
-            let services = troubles.map(|(service, cause)| unresolved(service, cause, &before.services)).collect();
-            let file = status.file_problem.or(port).map(|text| file_problem(text, before.file));
-            let (version, reading) = (status.version, status.reading);
-            *told = Some(DocumentProblems { file, services, version, reading });
-        });
-    }
-}
-
-/// What was told before keeps its time.
-fn file_problem(text: String, told: Option<FileProblem>) -> FileProblem {
-    let since_unix_ms = agentd_sys::clock::real_ns() / 1_000_000;
-    told.filter(|told| told.text == text).unwrap_or(FileProblem { text, since_unix_ms })
-}
-
-/// A ref that cannot be resolved now; what was told before keeps its time.
-fn unresolved(service: ServiceName, cause: String, told: &[Problem]) -> Problem {
-    let before = told.iter().find(|problem| problem.service.as_ref() == Some(&service) && problem.cause == cause);
-    before.cloned().unwrap_or_else(|| Problem {
-        service: Some(service),
-        phase: DeployPhase::Fetch,
-        cause,
-        commit: None,
-        release: None,
-        probes: Vec::new(),
-        log_tail: Vec::new(),
-        why: Default::default(),
-        since_unix_ms: agentd_sys::clock::real_ns() / 1_000_000,
-    })
 }
 
 /// Refs are resolved by asking the repository.

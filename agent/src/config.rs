@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use agentd_protocol::places::Places;
 use agentd_protocol::shim::spec::User;
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::source::Credential;
+use crate::tunnel::{Section, Tunnel};
 
 /// Ports of instances when agentd.toml does not say (DESIGN §7).
 const INSTANCE_PORTS: RangeInclusive<u16> = 20_000..=29_999;
@@ -82,6 +84,10 @@ impl Home {
         self.places.settings_dir.join("agentd.toml")
     }
 
+    pub fn policy_file(&self) -> PathBuf {
+        self.places.settings_dir.join("policy.toml")
+    }
+
     pub fn known_hosts_file(&self) -> PathBuf {
         self.places.settings_dir.join("known_hosts")
     }
@@ -102,6 +108,10 @@ impl Home {
         self.places.settings_dir.join("git-keys")
     }
 
+    pub fn tunnel_dir(&self) -> PathBuf {
+        self.run_dir.join("tunnel")
+    }
+
     pub fn edge_dir(&self) -> PathBuf {
         self.run_dir.join("edge")
     }
@@ -119,6 +129,10 @@ pub struct Settings {
     ports: Ports,
     #[serde(default)]
     git: BTreeMap<String, GitSettings>,
+    #[serde(default, rename = "tunnel")]
+    tunnel_section: Option<Spanned<Section>>,
+    #[serde(skip)]
+    tunnel: Option<Tunnel>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -152,10 +166,9 @@ impl Settings {
 
     fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         let bad = |line, message: &str| Error::Settings { path: path.to_owned(), line, message: message.to_owned() };
-        let settings: Self = toml::from_str(text).map_err(|error| {
-            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            bad(before.matches('\n').count() + 1, error.message())
-        })?;
+        let line_of = |at: usize| text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+        let mut settings: Self = toml::from_str(text)
+            .map_err(|error| bad(line_of(error.span().map_or(0, |span| span.start)), error.message()))?;
         if let Some([first, last]) = settings.ports.instances
             && (first > last || first < 1024)
         {
@@ -166,7 +179,17 @@ impl Settings {
                 return Err(bad(1, &format!("git.\"{name}\" must have either ssh_key_file or token_file")));
             }
         }
+        if let Some(section) = settings.tunnel_section.take() {
+            let at = section.span().start;
+            let chosen = section.into_inner().choose();
+            let chosen = chosen.map_err(|wrong| bad(line_of(wrong.at.unwrap_or(at)), &wrong.message))?;
+            settings.tunnel = Some(chosen);
+        }
         Ok(settings)
+    }
+
+    pub fn tunnel(&self) -> Option<&Tunnel> {
+        self.tunnel.as_ref()
     }
 
     pub fn instance_ports(&self) -> RangeInclusive<u16> {
@@ -253,6 +276,14 @@ mod tests {
         assert_eq!(settings.instance_ports(), 21_000..=21_999);
         assert_eq!((settings.internal_port(), settings.dns_port()), (8081, 5355));
         assert_eq!(settings.credentials().len(), 1);
+        let watched = Settings::parse("[tunnel]\nwatch = \"127.0.0.1:20241\"\n", Path::new("agentd.toml")).unwrap();
+        assert!(matches!(watched.tunnel(), Some(Tunnel::Watched { .. })));
+        let both = "[ports]\ndns = 5355\n[tunnel]\nwatch = \"127.0.0.1:1\"\ntoken_file = \"/t\"\n";
+        let (lone, unknown) = ("\n[tunnel]\nprotocol = \"quic\"\n", "[tunnel]\ntoken = \"hush\"\n");
+        for (text, line) in [(both, 5), (lone, 2), (unknown, 2)] {
+            let error = Settings::parse(text, Path::new("agentd.toml")).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line}:")) && !error.contains("hush"), "{error}");
+        }
         for (text, line) in [("[ports]\nx = 1\n", 2), ("[ports]\ninstances = [5, 1]\n", 1), ("[git.a]\n", 1)] {
             match Settings::parse(text, Path::new("agentd.toml")) {
                 Err(Error::Settings { line: found, .. }) => assert_eq!(found, line, "{text}"),

@@ -1,6 +1,12 @@
 //! The edge is the first service the supervisor runs: its listeners are bound once, here, and live in shim and keeper
 //! from then on; a later manager finds it running.
 
+mod handover;
+mod public;
+
+pub use handover::retire;
+pub use public::{PublicSockets, Reach};
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,7 +16,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentd_protocol::edge::{LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL};
+use agentd_protocol::edge::{
+    LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL, LISTEN_PUBLIC_V4,
+    LISTEN_PUBLIC_V6,
+};
+use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::spec::RestartPolicy;
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::StopSignal;
@@ -25,11 +35,15 @@ const BACKLOG: i32 = 4096;
 /// The edge drains its requests itself when asked to stop; streams are cut after this.
 const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 const SERVICE: &str = "edge";
+/// What a new edge inherits of the one before.
+const SOCKETS: &[&str] =
+    &[LISTEN_EXTERNAL, LISTEN_PUBLIC_V4, LISTEN_PUBLIC_V6, LISTEN_INTERNAL, LISTEN_DNS_UDP, LISTEN_DNS_TCP];
 const CONTROL_SOCKET: &str = "edge.sock";
+const PROXY_KEY: &str = "proxy.port in the stack file";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME down`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
+    #[error("port {port} is taken{}; give another {key}, or end what listens there (another agentd: by `agentctl --home ITS_HOME shutdown`)", owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     PortTaken { port: u16, key: &'static str, owner: Option<String> },
     #[error("cannot listen on {address}")]
     Listen {
@@ -60,19 +74,27 @@ pub struct Listening {
 #[derive(Debug, Clone)]
 pub struct EdgePlace {
     wanted: Listening,
+    outside: Outside,
     dir: PathBuf,
 }
 
+/// Whether outside traffic can ever come in directly. Where it cannot, no socket for it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outside {
+    Never,
+    WhenOpened,
+}
+
 impl EdgePlace {
-    pub fn new(home: &Home, port: u16, public: bool, settings: &Settings) -> Self {
+    pub fn new(home: &Home, port: u16, outside: Outside, settings: &Settings) -> Self {
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        let external = if public { SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)) } else { loopback(port) };
+        let external = loopback(port);
         let (internal, dns) = (loopback(settings.internal_port()), loopback(settings.dns_port()));
-        Self { wanted: Listening { external, internal, dns }, dir: home.edge_dir() }
+        Self { wanted: Listening { external, internal, dns }, outside, dir: home.edge_dir() }
     }
 
     /// Ports of agentd.toml that a running edge does not listen on yet, in words.
-    pub fn waits_for_down(&self, listening: Listening) -> Vec<String> {
+    pub fn waits_for_down(&self, listening: Listening, public: &PublicSockets) -> Vec<String> {
         let ports = [
             ("ports.internal", self.wanted.internal, listening.internal),
             ("ports.dns", self.wanted.dns, listening.dns),
@@ -80,9 +102,14 @@ impl EdgePlace {
         let other = ports.into_iter().filter(|(_, wanted, found)| wanted.port() != found.port());
         let said = other.map(|(key, wanted, found)| {
             let (wanted, found) = (wanted.port(), found.port());
-            format!("{key} {wanted} takes effect at the next start after `agentctl down`; the edge listens on {found}")
+            format!(
+                "{key} {wanted} takes effect at the next start after `agentctl shutdown`; the edge listens on {found}"
+            )
         });
-        said.collect()
+        let shut = "requests from outside are taken from loopback only until `agentctl down` and a new start: the edge \
+                    was started without sockets for them";
+        let shut = (self.outside == Outside::WhenOpened && public.is_empty()).then(|| shut.to_owned());
+        said.chain(shut).collect()
     }
 
     pub fn control_socket(&self) -> PathBuf {
@@ -97,17 +124,28 @@ impl EdgePlace {
 /// Descriptors with their names, as they are held.
 type Held = Vec<(String, OwnedFd)>;
 
+/// The edge that serves from now on, and those that are to end once it does.
+#[derive(Debug)]
+pub struct Edge {
+    pub listening: Listening,
+    pub public: PublicSockets,
+    pub retiring: Vec<InstanceId>,
+}
+
 /// Finds the running edge or starts one. Tells where it listens: one that was found keeps the ports it was started with,
-/// whatever document and settings say by now.
-pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listening, Error> {
+/// whatever document and settings say by now. One of another program than ours gets a successor on the same sockets.
+pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Edge, Error> {
+    let edges = running(supervisor);
+    let current = edges.iter().find(|view| handover::is_our_program(view)).or(edges.first());
     let mut found = Held::new();
-    if let Some(view) = running(supervisor) {
-        found = held(supervisor, &view).await;
+    if let Some(view) = current {
+        found = held(supervisor, view).await;
         if let Some(listening) = listens_on(&found) {
-            if matches!(view.phase, Phase::Down) {
-                supervisor.start_again(&view.id).await?;
+            if !handover::is_our_program(view) {
+                return succeed(supervisor, place, found, &edges).await;
             }
-            return Ok(listening);
+            let retiring = edges.iter().filter(|edge| edge.id != view.id).map(|edge| edge.id.clone()).collect();
+            return Ok(Edge { listening, public: PublicSockets::of(&found), retiring });
         }
         if outer(&found).is_none() {
             tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
@@ -117,15 +155,39 @@ pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Listen
     }
     // Before the old edge ends: a port that is taken leaves it serving.
     let sockets = bind_missing(found, place)?;
-    if running(supervisor).is_some() {
+    if !running(supervisor).is_empty() {
         tracing::warn!(
             "the edge was started by an older agentd and knows no names; it drains, then a new one takes over"
         );
         stop(supervisor).await?;
     }
+    begin(supervisor, place, sockets, Vec::new()).await
+}
+
+/// A second edge on the sockets of the first: both accept until the first is told to end.
+async fn succeed(
+    supervisor: &Supervisor,
+    place: &EdgePlace,
+    mut sockets: Held,
+    edges: &[InstanceView],
+) -> Result<Edge, Error> {
+    tracing::info!("the edge that was found does not run our program; one of ours takes over on its sockets");
+    sockets.retain(|(name, _)| SOCKETS.contains(&name.as_str()));
+    // Managers reach the new edge from here on; the old one routes by what it was told last.
+    sockets.push((LISTEN_CONTROL.to_owned(), control(place)?));
+    begin(supervisor, place, sockets, edges.iter().map(|edge| edge.id.clone()).collect()).await
+}
+
+async fn begin(
+    supervisor: &Supervisor,
+    place: &EdgePlace,
+    sockets: Held,
+    retiring: Vec<InstanceId>,
+) -> Result<Edge, Error> {
     let listening = listens_on(&sockets).expect("all sockets are there");
+    let public = PublicSockets::of(&sockets);
     supervisor.launch(launch(sockets, place)?).await?;
-    Ok(listening)
+    Ok(Edge { listening, public, retiring })
 }
 
 fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
@@ -153,15 +215,19 @@ fn launch(sockets: Held, place: &EdgePlace) -> Result<Launch, Error> {
     })
 }
 
-/// Stops the edge and lets its listeners go.
+/// Stops every edge and lets their listeners go.
 pub async fn stop(supervisor: &Supervisor) -> Result<(), Error> {
-    if let Some(view) = running(supervisor) {
-        if view.phase != Phase::Down {
-            supervisor.stop(&view.id, None).await?;
-        }
-        supervisor.remove(&view.id).await?;
+    for view in running(supervisor) {
+        end(supervisor, &view).await?;
     }
     Ok(())
+}
+
+async fn end(supervisor: &Supervisor, view: &InstanceView) -> Result<(), Error> {
+    if view.phase != Phase::Down {
+        supervisor.stop(&view.id, None).await?;
+    }
+    Ok(supervisor.remove(&view.id).await?)
 }
 
 /// What shim or keeper still hold for the edge.
@@ -197,9 +263,10 @@ fn listens_on(held: &Held) -> Option<Listening> {
 fn bind_missing(found: Held, place: &EdgePlace) -> Result<Held, Error> {
     let Listening { external, internal, dns } = place.wanted;
     let mut found: BTreeMap<String, OwnedFd> = found.into_iter().collect();
+    let joinable = !found.contains_key(LISTEN_EXTERNAL);
     let mut sockets = Held::new();
     for (name, wanted) in [
-        (LISTEN_EXTERNAL, Wanted::Port(external, Transport::Tcp, "proxy.port in the stack file")),
+        (LISTEN_EXTERNAL, Wanted::Port(external, Transport::Tcp, PROXY_KEY)),
         (LISTEN_INTERNAL, Wanted::Port(internal, Transport::Tcp, "ports.internal in agentd.toml")),
         (LISTEN_DNS_UDP, Wanted::Port(dns, Transport::Udp, "ports.dns in agentd.toml")),
         (LISTEN_DNS_TCP, Wanted::Port(dns, Transport::Tcp, "ports.dns in agentd.toml")),
@@ -207,12 +274,24 @@ fn bind_missing(found: Held, place: &EdgePlace) -> Result<Held, Error> {
     ] {
         let socket = match (found.remove(name), wanted) {
             (Some(socket), _) => socket,
-            (None, Wanted::Port(address, transport, key)) => listen(address, transport, key)?,
+            (None, Wanted::Port(address, transport, key)) => listen(address, transport, key, place.outside)?,
             (None, Wanted::Control) => control(place)?,
         };
         sockets.push((name.to_owned(), socket));
     }
+    found.retain(|name, _| name == LISTEN_PUBLIC_V4 || name == LISTEN_PUBLIC_V6);
+    // A loopback socket that was made to stand alone cannot be joined by others: then there are none until the next edge.
+    if found.is_empty() && joinable && place.outside == Outside::WhenOpened {
+        sockets.extend(public_sockets(place)?);
+    }
+    sockets.extend(found);
     Ok(sockets)
+}
+
+fn public_sockets(place: &EdgePlace) -> Result<Held, Error> {
+    let port = place.wanted.external.port();
+    public::bind(port)
+        .map_err(|source| refused((Ipv4Addr::UNSPECIFIED, port).into(), Transport::Tcp, PROXY_KEY, source))
 }
 
 /// A socket, and the setting that moves it elsewhere.
@@ -221,14 +300,16 @@ enum Wanted {
     Control,
 }
 
-fn running(supervisor: &Supervisor) -> Option<InstanceView> {
-    supervisor.view().borrow().values().find(|view| matches!(view.label, Label::Edge)).cloned()
+fn running(supervisor: &Supervisor) -> Vec<InstanceView> {
+    supervisor.view().borrow().values().filter(|view| matches!(view.label, Label::Edge)).cloned().collect()
 }
 
-fn listen(address: SocketAddr, transport: Transport, key: &'static str) -> Result<OwnedFd, Error> {
+fn listen(address: SocketAddr, transport: Transport, key: &'static str, outside: Outside) -> Result<OwnedFd, Error> {
     let tcp = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
+        // Only for the sockets of all addresses beside it: it also lets any program of this user share the port.
+        socket.set_reuse_port(key == PROXY_KEY && outside == Outside::WhenOpened)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket)
@@ -243,12 +324,16 @@ fn listen(address: SocketAddr, transport: Transport, key: &'static str) -> Resul
         Transport::Tcp => tcp(),
         Transport::Udp => udp(),
     };
-    bound.map(OwnedFd::from).map_err(|source| match source.kind() {
+    bound.map(OwnedFd::from).map_err(|source| refused(address, transport, key, source))
+}
+
+fn refused(address: SocketAddr, transport: Transport, key: &'static str, source: io::Error) -> Error {
+    match source.kind() {
         io::ErrorKind::AddrInUse => {
             Error::PortTaken { port: address.port(), key, owner: supervisor::listener_name(address.port(), transport) }
         }
         _ => Error::Listen { address, source },
-    })
+    }
 }
 
 /// The folder is open to the edge's user, the socket is not: the edge holds it by descriptor.
@@ -281,9 +366,10 @@ mod tests {
     /// Ports that are free now; the kernel does not give them out again at once.
     fn place(dir: &Path) -> EdgePlace {
         let free = || loopback(0);
-        let port = || listen(free(), Transport::Tcp, "").map(|fd| SockRef::from(&fd).local_addr().unwrap());
+        let port =
+            || listen(free(), Transport::Tcp, "", Outside::Never).map(|fd| SockRef::from(&fd).local_addr().unwrap());
         let [external, internal, dns] = [(); 3].map(|()| port().unwrap().as_socket().unwrap());
-        EdgePlace { wanted: Listening { external, internal, dns }, dir: dir.join("edge") }
+        EdgePlace { wanted: Listening { external, internal, dns }, outside: Outside::WhenOpened, dir: dir.join("edge") }
     }
 
     #[test]
@@ -304,7 +390,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut place = place(dir.path());
         let old = vec![
-            (LISTEN_EXTERNAL.to_owned(), listen(loopback(0), Transport::Tcp, "").unwrap()),
+            (LISTEN_EXTERNAL.to_owned(), listen(loopback(0), Transport::Tcp, "", Outside::Never).unwrap()),
             (LISTEN_CONTROL.to_owned(), control(&place).unwrap()),
             (PROGRAM.to_owned(), std::fs::File::open("/proc/self/exe").unwrap().into()),
         ];
@@ -320,9 +406,9 @@ mod tests {
     #[test]
     fn a_taken_port_names_owner_and_key() {
         for transport in [Transport::Tcp, Transport::Udp] {
-            let taken = listen(loopback(0), transport, "").unwrap();
+            let taken = listen(loopback(0), transport, "", Outside::Never).unwrap();
             let address = SockRef::from(&taken).local_addr().unwrap().as_socket().unwrap();
-            let error = listen(address, transport, "ports.dns in agentd.toml").unwrap_err().to_string();
+            let error = listen(address, transport, "ports.dns in agentd.toml", Outside::Never).unwrap_err().to_string();
             assert!(error.contains(&format!("taken by pid {}", std::process::id())), "{error}");
             assert!(error.contains("another ports.dns in agentd.toml,"), "{error}");
         }
@@ -332,9 +418,12 @@ mod tests {
     fn other_ports_wait_for_the_next_edge() {
         let dir = tempfile::tempdir().unwrap();
         let place = place(dir.path());
-        assert!(place.waits_for_down(place.wanted).is_empty());
-        let said = place.waits_for_down(Listening { dns: loopback(1), ..place.wanted });
+        let public = PublicSockets::of(&bind_missing(Held::new(), &place).unwrap());
+        assert!(place.waits_for_down(place.wanted, &public).is_empty());
+        let said = place.waits_for_down(Listening { dns: loopback(1), ..place.wanted }, &public);
         assert_eq!(said.len(), 1);
         assert!(said[0].starts_with("ports.dns ") && said[0].ends_with("listens on 1"), "{said:?}");
+        let said = place.waits_for_down(place.wanted, &PublicSockets::default());
+        assert!(said[0].contains("from loopback only until `agentctl down`"), "{said:?}");
     }
 }

@@ -1,14 +1,20 @@
 //! Whether this manager keeps a firewall, and with what; wiring that would make app.rs too long to read.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use agentd_protocol::places::Layout;
+use agentd_protocol::security::Mode;
 use agentd_sys::causes::chain;
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::RunOptions;
-use crate::config::Home;
+use crate::config::{Error, Home};
+#[cfg(test)]
+use crate::firewall::DocumentMay;
 use crate::firewall::checks::RESOLV_CONF;
 use crate::firewall::files::Files;
 use crate::firewall::nft::Nft;
@@ -22,21 +28,70 @@ pub fn start(
     external: SocketAddr,
     reconcile: &reconcile::Handle,
     cancel: &CancellationToken,
-) -> Handle {
+) -> Result<Handle, Error> {
+    let owner = owner_rules(&home.policy_file())?;
+    let files = Files::below(&home.state_dir);
     let nft = match permitted(options, home).and_then(|()| Nft::find().map_err(|error| chain(&error))) {
         Ok(nft) => nft,
-        Err(reason) => return firewall::unmanaged(reason),
+        Err(reason) => {
+            let confirmed = files.active().ok().flatten().map_or(Mode::Open, |active| active.policy.mode);
+            return Ok(firewall::unmanaged(reason, confirmed));
+        }
     };
     let watchdog = OwnProcess::choose(home.places.layout == Layout::System);
     let journal = reconcile.clone();
-    firewall::start(Setup {
-        transactions: Transactions::new(Arc::new(nft), Arc::new(watchdog), Files::below(&home.state_dir)),
-        owner: OwnerRules::default(),
+    Ok(firewall::start(Setup {
+        transactions: Transactions::new(Arc::new(nft), Arc::new(watchdog), files),
+        owner,
         proxy: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), external.port()),
         resolv_conf: RESOLV_CONF.into(),
         note: Arc::new(move |what| journal.note_host(what)),
         cancel: cancel.clone(),
-    })
+    }))
+}
+
+/// `policy.toml`: what no document may override here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PolicyFile {
+    security: OwnerRules,
+}
+
+/// Absent file: the defaults, by which a document may shut and not open.
+fn owner_rules(path: &Path) -> Result<OwnerRules, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OwnerRules::default()),
+        Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+    };
+    match toml::from_str::<PolicyFile>(&text) {
+        Ok(file) => Ok(file.security),
+        Err(error) => {
+            let line =
+                error.span().and_then(|span| text.get(..span.start)).unwrap_or_default().matches('\n').count() + 1;
+            Err(Error::Settings { path: path.to_owned(), line, message: error.message().to_owned() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_owner_settled_is_read_or_refused_by_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        assert_eq!(owner_rules(&path).unwrap(), OwnerRules::default());
+        let text = "[security]\ndocument = \"nothing\"\nssh = [\"203.0.113.0/24\"]\nssh_interfaces = [\"wg0\"]\n";
+        std::fs::write(&path, text).unwrap();
+        let owner = owner_rules(&path).unwrap();
+        assert_eq!((owner.document, owner.ssh.len(), owner.ssh_interfaces.len()), (DocumentMay::Nothing, 1, 1));
+        std::fs::write(&path, "[security]\nssh = []\ndocument = \"everything\"\n").unwrap();
+        assert!(matches!(owner_rules(&path), Err(Error::Settings { line: 3, .. })));
+        std::fs::write(&path, "\n[securty]\n").unwrap();
+        assert!(matches!(owner_rules(&path), Err(Error::Settings { line: 2, .. })));
+    }
 }
 
 fn permitted(options: &RunOptions, home: &Home) -> Result<(), String> {

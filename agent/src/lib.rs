@@ -21,3 +21,5 @@ pub mod static_site;
 pub mod store;
 pub mod supervisor;
 pub mod sync;
+pub mod tunnel;
+pub mod tunnel_launch;

@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Runs the manager on one home. Ending it leaves every service running; `agentctl down` stops them.
+    /// Runs the manager on one home. Ending it leaves every service running; `agentctl shutdown` stops them.
     Run {
         /// The desired state, TOML or JSON; watched for changes [default with --system: /etc/agentd/stack.toml]
         #[arg(long, required_unless_present = "system")]
@@ -74,12 +74,12 @@ fn main() -> ExitCode {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
             app::run(&RunOptions { stack, home, run_as, public, enforce_security })
         }
-        Verb::Firewall(verb) => firewall_cli::run(&verb).map_err(app::Error::from),
-        Verb::Edge { snapshot } => app::edge(snapshot),
-        Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }),
+        Verb::Firewall(verb) => firewall_cli::run(&verb).map(|()| Exit::Ok).map_err(app::Error::from),
+        Verb::Edge { snapshot } => app::edge(snapshot).map(|()| Exit::Ok),
+        Verb::Static { root, fallback } => app::static_site(static_site::Options { root, fallback }).map(|()| Exit::Ok),
     };
     match outcome {
-        Ok(()) => Exit::Ok.into(),
+        Ok(exit) => exit.into(),
         Err(error) => {
             // Nobody is left to tell when stderr is closed.
             let _ = writeln!(std::io::stderr(), "agentd: {}", chain(&error));

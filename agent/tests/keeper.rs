@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use agentd::supervisor::keeper::{Error, Keeper};
-use agentd::supervisor::shim_binary;
+use agentd::supervisor::{Scope, shim_binary};
 use agentd_protocol::ids::InstanceId;
 use agentd_protocol::shim::wire::Refusal;
 use agentd_sys::process;
@@ -33,7 +33,8 @@ impl Home {
         let shim_path = shim_binary::install(self.root.path()).unwrap();
         let run_dir = self.root.path().join("run");
         let log_path = self.root.path().join("keeper.log");
-        let keeper = Keeper::ensure(&run_dir, &shim_path, &log_path, self.cancel.clone()).await.unwrap();
+        let keeper =
+            Keeper::ensure(&run_dir, &shim_path, &log_path, Scope::Inherited, self.cancel.clone()).await.unwrap();
         self.pids.push(keeper.pid());
         keeper
     }

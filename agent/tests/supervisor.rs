@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentd::supervisor::{
-    Config, Error, Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, Readiness, RunAs, Supervisor, shim_binary,
+    Config, Error, Gate, InstanceView, Label, Launch, PortWish, ProbePolicy, Readiness, RunAs, Scope, Supervisor,
+    shim_binary,
 };
 use agentd_protocol::ids::{Epoch, InstanceId, ReleaseNumber};
 use agentd_protocol::shim::event::EventKind;
@@ -63,6 +64,7 @@ impl Home {
             events_kept: BTreeMap::new(),
             ports: 20_000..=29_999,
             run_as,
+            scope: Scope::Inherited,
         };
         let supervisor = Supervisor::start(config, cancel.clone()).await.unwrap();
         self.keeper = supervisor.keeper_pid();

@@ -1,14 +1,18 @@
 //! Calls to the manager over its Unix socket.
 
-use std::path::{Path, PathBuf};
+use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
 use agentd_protocol::api::{API_SOCKET, Failure};
 use agentd_protocol::exit_code::Exit;
+use agentd_protocol::places::Places;
 use agentd_sys::files::SocketDir;
 use reqwest::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::place;
 
 /// The longest any call may take: a deploy's start deadline, drain and stop, with the manager's own slack.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -20,8 +24,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Why a call has no answer, or the answer is no.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// Nobody listens: with the folder that was looked in.
-    NotRunning { run_dir: PathBuf },
+    /// Nobody listens: with where was looked.
+    NotRunning { places: Places },
+    /// Somebody listens whom we may not call.
+    NotAllowed { places: Places },
     /// The connection broke or the answer was not ours.
     Broken { cause: String },
     /// The manager says no, in its own words.
@@ -31,11 +37,8 @@ pub(crate) enum Error {
 impl Error {
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::NotRunning { run_dir } => format!(
-                "no agentd runs on this home (looked for {}); name its home with --home or AGENTD_HOME, or start it with \
-                 `agentd run --stack FILE --home DIR`",
-                run_dir.join(API_SOCKET).display()
-            ),
+            Self::NotRunning { places } => place::not_running(places),
+            Self::NotAllowed { places } => place::not_allowed(places),
             Self::Broken { cause } => format!("the call to agentd broke off: {cause}"),
             Self::Refused { text, .. } => text.clone(),
         }
@@ -43,7 +46,7 @@ impl Error {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::NotRunning { .. } | Self::Broken { .. } => Exit::Unreachable,
+            Self::NotRunning { .. } | Self::NotAllowed { .. } | Self::Broken { .. } => Exit::Unreachable,
             Self::Refused { status: StatusCode::NOT_FOUND, .. } => Exit::NotFound,
             Self::Refused { .. } => Exit::Failed,
         }
@@ -53,23 +56,22 @@ impl Error {
 /// One home's manager.
 pub(crate) struct Client {
     http: reqwest::Client,
-    run_dir: PathBuf,
+    places: Places,
     /// Keeps the socket's short name valid.
     _dir: SocketDir,
 }
 
 impl Client {
-    pub(crate) fn new(home: &Path) -> Result<Self, Error> {
-        let run_dir = home.join("run");
-        let missing = |_| Error::NotRunning { run_dir: run_dir.clone() };
-        let dir = SocketDir::open(&run_dir).map_err(missing)?;
+    pub(crate) fn new(places: &Places) -> Result<Self, Error> {
+        let missing = |_| Error::NotRunning { places: places.clone() };
+        let dir = SocketDir::open(&places.run_dir).map_err(missing)?;
         let http = reqwest::Client::builder()
             .unix_socket(dir.path_of(API_SOCKET))
             .timeout(LIMIT)
             .connect_timeout(CONNECT_LIMIT)
             .build()
             .map_err(|error| Error::Broken { cause: chain(&error) })?;
-        Ok(Self { http, run_dir, _dir: dir })
+        Ok(Self { http, places: places.clone(), _dir: dir })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
@@ -112,10 +114,11 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Error {
-        if error.is_connect() {
-            Error::NotRunning { run_dir: self.run_dir.clone() }
-        } else {
-            Error::Broken { cause: chain(error) }
+        let places = || self.places.clone();
+        match connecting(error) {
+            Some(io::ErrorKind::PermissionDenied) => Error::NotAllowed { places: places() },
+            Some(_) => Error::NotRunning { places: places() },
+            None => Error::Broken { cause: chain(error) },
         }
     }
 
@@ -123,6 +126,18 @@ impl Client {
     pub(crate) async fn is_up(&self) -> bool {
         self.get::<serde_json::Value>("/v1/status").await.is_ok()
     }
+}
+
+/// Why no connection was made, if that is what failed.
+fn connecting(error: &reqwest::Error) -> Option<io::ErrorKind> {
+    let mut cause = error.is_connect().then_some(error.source())?;
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        cause = inner.source();
+    }
+    Some(io::ErrorKind::NotConnected)
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> Error {

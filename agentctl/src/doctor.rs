@@ -6,9 +6,8 @@ mod facts;
 mod gather;
 mod probe;
 
-use std::path::Path;
-
 use agentd_protocol::exit_code::Exit;
+use agentd_protocol::places::Places;
 use serde_json::json;
 
 use crate::out::Out;
@@ -37,8 +36,8 @@ pub(crate) struct Args {
     run_as: String,
 }
 
-pub(crate) fn run(home: &Path, args: &Args, out: &mut Out) -> anyhow::Result<Exit> {
-    let facts = gather::facts(home, &args.run_as)?;
+pub(crate) fn run(places: &Places, args: &Args, out: &mut Out) -> anyhow::Result<Exit> {
+    let facts = gather::facts(places, &args.run_as)?;
     let checks = checks::checks(&facts);
     let problems = checks.iter().filter(|check| check.verdict == Verdict::Problem).count();
     if args.json {

@@ -27,7 +27,8 @@ Exit codes:
   6  degraded: something is not as the stack file wants it (status)
   7  another agentd runs on this home (agentd run)
   8  the home cannot be used: not writable, or its database is unreadable or newer (agentd run)
-  9  a port or address is taken; the message names its owner (agentd run)";
+  9  a port or address is taken; the message names its owner (agentd run)
+  10  shut down on request (agentd run --system)";
 
 pub(crate) const STOP: &str = "\
 Example:
@@ -84,12 +85,13 @@ they are old.
 
 Exit codes: 0 removed, 1 it is still in the stack file, 4 no agentd answers, 5 no such service";
 
-pub(crate) const DOWN: &str = "\
+pub(crate) const SHUTDOWN: &str = "\
 Example:
-  agentctl down
+  agentctl shutdown
 
 Every service is drained and stopped, then the proxy, the keeper and agentd itself. Data and releases are kept: the next \
-`agentd run` brings back all that was not stopped by hand. To stop agentd alone, end it: services run on.
+start (`systemctl start agentd`, or `agentd run`) brings back all that was not stopped by hand. To stop agentd alone, end \
+it (`systemctl stop agentd`): services run on. `down` is another name of this verb.
 
 Exit codes: 0 all is down, 4 no agentd answers or it did not end";
 

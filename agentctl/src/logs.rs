@@ -40,7 +40,7 @@ Lines of several instances begin with the instance they come from. Known secrets
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// As `agentctl status` lists it; or `edge`, or `agentd`
+    /// As `agentctl status` lists it; or `edge`, `tunnel`, or `agentd`
     service: String,
     /// Go on with what is written from now on, until Ctrl-C
     #[arg(short, long)]

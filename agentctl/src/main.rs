@@ -7,7 +7,6 @@ mod check;
 mod client;
 mod completions;
 mod doctor;
-mod down;
 mod events;
 mod explain;
 mod git_key;
@@ -15,6 +14,7 @@ mod help;
 mod lock;
 mod logs;
 mod out;
+mod place;
 mod plan;
 mod problem;
 mod releases;
@@ -24,6 +24,7 @@ mod schema;
 mod screen;
 mod security;
 mod service;
+mod shutdown;
 mod status;
 mod table;
 mod time;
@@ -36,15 +37,11 @@ use agentd_protocol::exit_code::Exit;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use out::Out;
 
-/// Where a packaged agent keeps its state.
-const HOME: &str = "/var/lib/agentd";
-const HOME_ENV: &str = "AGENTD_HOME";
-
 /// Talk to the agentd on this host.
 #[derive(Debug, Parser)]
 #[command(name = "agentctl", version, after_help = help::TOP)]
 struct Cli {
-    /// The agent's home [default: $AGENTD_HOME, else /var/lib/agentd]
+    /// The agent's home [default: $AGENTD_HOME, else the agent of this system]
     #[arg(long, global = true, value_name = "DIR")]
     home: Option<PathBuf>,
     #[command(subcommand)]
@@ -99,9 +96,9 @@ enum Verb {
     Doctor(doctor::Args),
     /// Make a deploy key for private repositories
     GitKey(git_key::Args),
-    /// Stop everything on this home, keeper and manager included
-    #[command(after_help = help::DOWN)]
-    Down,
+    /// Stop everything, keeper and manager included
+    #[command(after_help = help::SHUTDOWN, alias = "down")]
+    Shutdown(shutdown::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print docs/agentctl.md
@@ -119,7 +116,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(args, &mut out),
         Verb::Explain(args) => explain::run(args, &mut out),
         Verb::Schema(args) => schema::run(args, &mut out),
-        Verb::Doctor(args) => doctor::run(&place(cli.home), args, &mut out),
+        Verb::Doctor(args) => doctor::run(&place::places(cli.home), args, &mut out),
         Verb::Completions(args) => completions::run(args, &Cli::command(), &mut out),
         Verb::HelpMarkdown => help::run(Cli::command(), &mut out),
         verb => ask(cli.home, verb, &mut out),
@@ -132,16 +129,12 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-fn place(home: Option<PathBuf>) -> PathBuf {
-    home.or_else(|| std::env::var_os(HOME_ENV).map(PathBuf::from)).unwrap_or_else(|| HOME.into())
-}
-
 /// The verbs that need a running agent. Its refusals are answers: they are said here, with the exit code they stand for.
 fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit> {
-    let home = place(home);
+    let places = place::places(home);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
-        let client = client::Client::new(&home)?;
+        let client = client::Client::new(&places)?;
         match verb {
             Verb::Status(args) => status::run(&client, args, out).await,
             Verb::Logs(args) => logs::run(&client, args, out).await,
@@ -159,7 +152,7 @@ fn ask(home: Option<PathBuf>, verb: &Verb, out: &mut Out) -> anyhow::Result<Exit
             Verb::Rollback(args) => service::rollback(&client, args, out).await,
             Verb::GitKey(args) => git_key::run(&client, args, out).await,
             Verb::Security(args) => security::run(&client, args, out).await,
-            Verb::Down => down::run(&client, out).await,
+            Verb::Shutdown(args) => shutdown::run(&client, args, out).await,
             Verb::Check(_)
             | Verb::Explain(_)
             | Verb::Schema(_)

@@ -2,6 +2,7 @@
 
 mod page;
 mod service;
+mod tunnel;
 mod watch;
 
 use agentd_protocol::api::{ServiceState, ServiceStatus, Status, Verdict};

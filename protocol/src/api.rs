@@ -37,6 +37,7 @@ mod refs;
 mod releases;
 mod routes;
 mod security;
+mod tunnel;
 mod usage;
 mod why;
 
@@ -52,6 +53,7 @@ pub use security::{
     SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan, SecurityStatus, Selftest, SshSession,
     TrialStatus, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS,
 };
+pub use tunnel::{TunnelState, TunnelStatus};
 pub use usage::Host;
 pub use why::{Changes, ProgramExit, Why};
 
@@ -89,6 +91,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// What this host cannot do, each with its reason and cure; said here, at start and by doctor.
     pub limitations: Vec<String>,
+    /// `None` where agentd.toml names none.
+    #[serde(default)]
+    pub tunnel: Option<TunnelStatus>,
     /// Only where somebody asked.
     pub host: Option<Host>,
     /// Only where somebody asked.

@@ -18,6 +18,10 @@ pub const PROTOCOL: u32 = 2;
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Names of the edge's descriptors (see [`crate::shim`]).
 pub const LISTEN_EXTERNAL: &str = "listen.external";
+/// The same port on every address. Bound with the others, listened on only while outside traffic may come: any process
+/// that holds it opens and shuts it for all (listen(2), shutdown(2)), and can see which it is (SO_ACCEPTCONN).
+pub const LISTEN_PUBLIC_V4: &str = "listen.public-v4";
+pub const LISTEN_PUBLIC_V6: &str = "listen.public-v6";
 pub const LISTEN_INTERNAL: &str = "listen.internal";
 pub const LISTEN_DNS_UDP: &str = "listen.dns-udp";
 pub const LISTEN_DNS_TCP: &str = "listen.dns-tcp";
@@ -36,6 +40,27 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Lower case, without dots at its ends.
     pub suffix: String,
+    /// Left out while it is nobody, which an edge of before knows no other of.
+    #[serde(default, skip_serializing_if = "ForwardedBy::is_nobody")]
+    pub client_address: ForwardedBy,
+}
+
+/// Whose word on a client's address is believed, on the external listener and from loopback alone. A loopback port has
+/// no owner: any process of this host can forge such a word, so services may log by it, and must not authorise by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedBy {
+    /// The client is the peer of the connection.
+    #[default]
+    Nobody,
+    /// A tunnel's program on this host: CF-Connecting-IP is the client.
+    Cloudflare,
+}
+
+impl ForwardedBy {
+    fn is_nobody(&self) -> bool {
+        *self == Self::Nobody
+    }
 }
 
 /// One external route. An exact host beats any host, then the longest path wins, on segment boundaries.
@@ -143,10 +168,9 @@ pub enum FromEdge {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_snapshot_survives_its_json() {
+    fn snapshot() -> Snapshot {
         let name = ServiceName::new("api").unwrap();
-        let snapshot = Snapshot {
+        Snapshot {
             generation: Generation(3),
             health_path: Some("/-/healthy".into()),
             routes: vec![Route { host: None, path: "/api".into(), strip_prefix: false, service: name.clone() }],
@@ -160,8 +184,21 @@ mod tests {
                 absent: Absent::Starting,
             }],
             suffix: "svc.internal".into(),
-        };
+            client_address: ForwardedBy::Cloudflare,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_survives_its_json() {
+        let snapshot = snapshot();
         let json = serde_json::to_string(&ToEdge::Snapshot { snapshot: snapshot.clone() }).unwrap();
         assert_eq!(serde_json::from_str::<ToEdge>(&json).unwrap(), ToEdge::Snapshot { snapshot });
+    }
+    #[test]
+    fn without_a_tunnel_it_reads_as_it_did_before_there_were_any() {
+        let nobody = Snapshot { client_address: ForwardedBy::Nobody, ..snapshot() };
+        let json = serde_json::to_string(&nobody).unwrap();
+        assert!(!json.contains("client_address"), "{json}");
+        assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), nobody);
     }
 }

@@ -23,10 +23,12 @@ pub enum Exit {
     Home,
     /// A port or address is taken; the message names its owner.
     PortTaken,
+    /// The agent of the machine was shut down on request: its unit does not start it again.
+    ShutDown,
 }
 
 impl Exit {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -37,6 +39,7 @@ impl Exit {
         Self::Locked,
         Self::Home,
         Self::PortTaken,
+        Self::ShutDown,
     ];
 
     pub fn code(self) -> u8 {
@@ -51,6 +54,7 @@ impl Exit {
             Self::Locked => 7,
             Self::Home => 8,
             Self::PortTaken => 9,
+            Self::ShutDown => 10,
         }
     }
 }

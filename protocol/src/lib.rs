@@ -7,6 +7,7 @@
 //! feature, which every program but the shim turns on.
 
 pub mod ids;
+pub mod order;
 pub mod places;
 pub mod shim;
 

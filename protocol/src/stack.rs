@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Commit, ServiceName};
+use crate::security::Security;
 
 /// The only schema this version reads.
 pub const SCHEMA: u32 = 1;
@@ -23,6 +24,9 @@ pub struct Stack {
     pub schema: u32,
     pub stack: StackSection,
     pub proxy: Proxy,
+    /// `None`: what the host lets in is not this document's business.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<Security>,
     /// In the order of the document.
     pub service: Vec<Service>,
 }
@@ -79,6 +83,9 @@ pub struct Service {
     pub strip_prefix: bool,
     pub public: bool,
     pub replicas: u32,
+    /// Started before this one, stopped after it; names of this stack, without cycles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<ServiceName>,
     /// Names of the variables in sorted order. The values stand in the env object (they are secrets until proven
     /// otherwise) while a document is published, and here only between reading a file and publishing it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -115,6 +122,7 @@ impl fmt::Debug for Service {
             strip_prefix,
             public,
             replicas,
+            depends_on,
             env,
             env_file,
             health,
@@ -140,6 +148,7 @@ impl fmt::Debug for Service {
             .field("strip_prefix", strip_prefix)
             .field("public", public)
             .field("replicas", replicas)
+            .field("depends_on", depends_on)
             .field("env", &env.keys())
             .field("env_file", env_file)
             .field("health", health)

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::ServiceName;
+use crate::security::{Mode, Security};
 use crate::stack::{Proxy, SCHEMA, SERVICES_MAX, Stack, StackSection};
 use open::{Flaw, Problems, Table, kind_of};
 
@@ -83,16 +84,14 @@ fn read(tree: &Value, problems: &mut Problems) -> Option<Stack> {
     let proxy = proxy(&root, problems);
     // Opening a table checks its keys; `dns` has none yet that this version takes.
     root.table("dns", problems);
-    if let Some(security) = root.table("security", problems) {
-        // The one mode of this version is what the rest of the program does anyway.
-        security.choice("mode", problems);
-    }
+    let security = security(&root, problems);
     let (claims, services) = services(&root, problems);
     across::check(&claims, &proxy, problems);
     Some(Stack {
         schema: schema?,
         stack: stack?,
         proxy: Proxy { port: proxy.port?, health_path: proxy.health_path },
+        security,
         service: services.into_iter().collect::<Option<_>>()?,
     })
 }
@@ -119,6 +118,19 @@ fn proxy(root: &Table<'_>, problems: &mut Problems) -> ProxyDraft {
         port: table.port("port", problems),
         health_path: table.ruled("health_path", problems, rules::route_path),
     }
+}
+
+/// `None` also after a problem, which has been noted then.
+fn security(root: &Table<'_>, problems: &mut Problems) -> Option<Security> {
+    let table = root.table("security", problems)?;
+    let ssh = table.list("ssh", problems, rules::network);
+    let mode = table.choice("mode", problems).and_then(Mode::parse)?;
+    if mode != Mode::DaemonPort && table.has("ssh") {
+        let found = format!("networks beside `mode = \"{mode}\"`, which lets no SSH in or shuts nothing");
+        let flaw = Flaw::plain(found, "none, or `mode = \"daemon-port\"`");
+        table.note("ssh", flaw, Locus::Key, problems);
+    }
+    Some(Security { mode, ssh })
 }
 
 fn services(root: &Table<'_>, problems: &mut Problems) -> (Vec<across::Claim>, Vec<Option<crate::stack::Service>>) {

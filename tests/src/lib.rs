@@ -4,6 +4,7 @@
 //! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
 
 pub mod dns;
+pub mod host;
 mod repo;
 mod terminal;
 mod world;

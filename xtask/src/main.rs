@@ -8,6 +8,7 @@ mod demo;
 mod doors;
 mod figures;
 mod http;
+mod package;
 mod setup;
 mod tidy;
 
@@ -26,6 +27,7 @@ usage: cargo xtask VERB
   demo       runs the three applications of examples/ until Ctrl-C; `cargo xtask demo --help` tells more
   figures    measures memory, idle CPU, restarts, adoption and redeploys under load on this machine; takes 4 min
   bench      measures the release build beside nginx, Caddy and Unbound; takes 5 min after the build
+  package    builds a Debian package; `cargo xtask package --help` tells more
   tidy       rules about the tree: arrows between rooms, sizes, banned calls and words
   setup      installs what is missing on this machine";
 
@@ -48,6 +50,7 @@ fn run(arguments: &[String]) -> Result<()> {
         (Some("test"), filters) => doors::rootless(&root, filters).map(drop),
         (Some("test-root"), filters) => doors::root(&root, filters).map(drop),
         (Some("demo"), options) => demo::run(&root, options),
+        (Some("package"), options) => package::run(&root, options),
         (Some("ci"), []) => ci::run(&root),
         (Some("figures"), []) => figures::run(&root),
         (Some("bench"), []) => figures::bench::run(&root),

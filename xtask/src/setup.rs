@@ -49,6 +49,9 @@ const PACKAGES: &[Package] = &[
     package("npm", Proof::Program("npm"), Purpose::Demo),
     package("iproute2", Proof::Program("ip"), Purpose::Tests),
     package("nftables", Proof::Program("nft"), Purpose::Tests),
+    package("ufw", Proof::Program("ufw"), Purpose::Tests),
+    // The root tree of the test hosts.
+    package("debootstrap", Proof::Program("debootstrap"), Purpose::Tests),
 ];
 
 const fn package(name: &'static str, proof: Proof, purpose: Purpose) -> Package {
@@ -60,6 +63,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     shim_target(root);
     ensure_nextest(root)?;
     ensure_deny(root)?;
+    test_hosts(root)?;
     say("setup: everything is here");
     Ok(())
 }
@@ -104,6 +108,14 @@ fn is_there(root: &Path, proof: &Proof) -> bool {
             arguments.iter().fold(Line::new(program), |line, word| line.argument(*word)).succeeds(root)
         }
     }
+}
+
+/// The root tree of the systemd hosts behind test-root, which only root can make and use.
+fn test_hosts(root: &Path) -> Result<()> {
+    if doors::is_root()? {
+        Line::new("sh tests/src/host/base.sh").run(root)?;
+    }
+    Ok(())
 }
 
 /// The shim is to be small and without a loader: musl. Without that target it is linked statically against glibc.

@@ -156,7 +156,9 @@ impl Task {
     async fn run(mut self, cancel: CancellationToken) {
         let mut pause = RECONNECT_MIN;
         let mut next_try = Instant::now();
+        let pulse = lifecycle::pulse("edge client");
         loop {
+            pulse.beat();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
@@ -165,7 +167,7 @@ impl Task {
                     match linked {
                         Ok(link) => {
                             pause = RECONNECT_MIN;
-                            let ended = self.converse(link, &cancel).await;
+                            let ended = self.converse(link, &pulse, &cancel).await;
                             if cancel.is_cancelled() { return }
                             self.gone(&ended);
                         }
@@ -180,9 +182,15 @@ impl Task {
         }
     }
 
-    async fn converse(&mut self, mut link: Link, cancel: &CancellationToken) -> Result<(), Error> {
+    async fn converse(
+        &mut self,
+        mut link: Link,
+        pulse: &lifecycle::Pulse,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
         link.send(&ToEdge::Hello { protocol: PROTOCOL }).await?;
         loop {
+            pulse.beat();
             let until = self.waiting.as_ref().map(|waiting| waiting.until);
             tokio::select! {
                 biased;
@@ -193,6 +201,7 @@ impl Task {
                 },
                 Some(publish) = self.orders.recv() => self.take(publish, Some(&mut link)).await,
                 () = at(until) => self.answer(|generation| Err(Error::NoAnswer { generation })),
+                () = pulse.due() => {}
             }
         }
     }

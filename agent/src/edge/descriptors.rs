@@ -4,7 +4,10 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 
-use agentd_protocol::edge::{LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL};
+use agentd_protocol::edge::{
+    LISTEN_CONTROL, LISTEN_DNS_TCP, LISTEN_DNS_UDP, LISTEN_EXTERNAL, LISTEN_INTERNAL, LISTEN_PUBLIC_V4,
+    LISTEN_PUBLIC_V6,
+};
 use agentd_protocol::shim::LISTEN_PREFIX;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -32,7 +35,8 @@ pub(super) fn take() -> Result<Descriptors, Error> {
         return Err(Error::NoDescriptors);
     };
     let count = count.parse().map_err(|_| Error::NoDescriptors)?;
-    let external = named(&names, count, LISTEN_EXTERNAL);
+    let all = [LISTEN_EXTERNAL, LISTEN_PUBLIC_V4, LISTEN_PUBLIC_V6];
+    let external: Vec<RawFd> = all.iter().flat_map(|name| named(&names, count, name)).collect();
     let one = |name| {
         let found = named(&names, count, name).first().copied();
         found.ok_or(Error::MissingDescriptor { name }).and_then(|descriptor| own(descriptor, name))

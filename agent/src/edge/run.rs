@@ -35,7 +35,8 @@ const DESCRIPTORS_OWN: u64 = 640;
 
 #[derive(Debug)]
 pub struct EdgeOptions {
-    /// At least one; each is closed in this process when the drain begins.
+    /// At least one; each is closed in this process when the drain begins. Those that are not listened on now may be
+    /// later.
     pub external: Vec<TcpListener>,
     /// Bound to loopback.
     pub internal: TcpListener,
@@ -77,11 +78,12 @@ pub(super) async fn serve(options: EdgeOptions, terminate: impl Future<Output = 
     let (proxy, unreachable) = Proxy::new(table, options.limits);
     let ending = CancellationToken::new();
     for listener in options.external {
-        let listener = into_tokio(listener, LISTEN_EXTERNAL)?;
+        nonblocking(&listener, LISTEN_EXTERNAL)?;
         lifecycle::spawn_essential("proxy accept", ending.clone(), proxy.clone().accept(listener, Entrance::External));
     }
-    let internal = into_tokio(options.internal, LISTEN_INTERNAL)?;
-    lifecycle::spawn_essential("internal accept", ending.clone(), proxy.clone().accept(internal, Entrance::Internal));
+    nonblocking(&options.internal, LISTEN_INTERNAL)?;
+    let internal = proxy.clone().accept(options.internal, Entrance::Internal);
+    lifecycle::spawn_essential("internal accept", ending.clone(), internal);
     answer_names(&routing.names, options.dns_udp, options.dns_tcp, &ending)?;
     let (orders, mut ordered) = mpsc::channel(1);
     let life = watch::Sender::new(Life::Serving);
@@ -170,10 +172,13 @@ fn read(path: &Path) -> Result<Snapshot, Error> {
     serde_json::from_slice(&text).map_err(|source| Error::ParseSnapshot { path: path.into(), source })
 }
 
+fn nonblocking(listener: &TcpListener, name: &'static str) -> Result<(), Error> {
+    listener.set_nonblocking(true).map_err(|source| Error::BadDescriptor { name, source })
+}
+
 fn into_tokio(listener: TcpListener, name: &'static str) -> Result<tokio::net::TcpListener, Error> {
-    let bad = |source| Error::BadDescriptor { name, source };
-    listener.set_nonblocking(true).map_err(bad)?;
-    tokio::net::TcpListener::from_std(listener).map_err(bad)
+    nonblocking(&listener, name)?;
+    tokio::net::TcpListener::from_std(listener).map_err(|source| Error::BadDescriptor { name, source })
 }
 
 fn control_listener(listener: UnixListener) -> Result<tokio::net::UnixListener, Error> {

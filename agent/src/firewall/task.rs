@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{Awaiting, Drops, Origin, What};
+use agentd_protocol::security::Mode;
 use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -52,9 +53,9 @@ impl fmt::Debug for Setup {
     }
 }
 
-/// A handle to nobody: says everywhere why this agent leaves the firewall alone.
-pub fn unmanaged(reason: String) -> Handle {
-    let truth = Truth { unmanaged: Some(reason), ..Truth::unknown() };
+/// A handle to nobody: says everywhere why this agent leaves the firewall alone. `mode` was confirmed when it did not.
+pub fn unmanaged(reason: String, mode: Mode) -> Handle {
+    let truth = Truth { unmanaged: Some(reason), mode, ..Truth::unknown() };
     let (orders, _) = mpsc::channel(1);
     Handle { orders, documents: Arc::new(watch::Sender::new(None)), truth: Arc::new(watch::Sender::new(truth)) }
 }
@@ -277,10 +278,11 @@ impl Task {
 
     fn publish(&self, seen: &Seen, altered: Option<String>) {
         let policy = seen.active.as_ref().map(|active| &active.policy);
-        let mode = policy.map_or(agentd_protocol::security::Mode::Open, |policy| policy.mode);
+        let mode = policy.map_or(Mode::Open, |policy| policy.mode);
         let exposure = inspect::exposure(&seen.found);
         let drops = Drops { input: seen.dropped.input, forward: seen.dropped.forward };
         let truth = Truth {
+            known: true,
             unmanaged: None,
             mode,
             exposure,

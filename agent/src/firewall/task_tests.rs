@@ -169,7 +169,7 @@ async fn nobodys_ssh_ends_but_by_a_phrase_and_the_choice_is_kept() {
 
 #[tokio::test]
 async fn where_nothing_is_enforced_a_document_that_asks_is_not_ignored() {
-    let handle = unmanaged("a home keeps no firewall".to_owned());
+    let handle = unmanaged("a home keeps no firewall".to_owned(), Mode::Open);
     assert_eq!(handle.limitation(), None);
     handle.document_wants(wants(Mode::Tunnel), 8080);
     assert!(handle.limitation().unwrap().contains("tunnel, which is not enforced here: a home keeps no firewall"));

@@ -8,6 +8,8 @@ use super::files::{Moment, OpenedSsh, Pending};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Truth {
+    /// `false` until the kernel has been looked at once.
+    pub known: bool,
     /// Why this agent leaves the firewall alone.
     pub unmanaged: Option<String>,
     /// Of what was confirmed.
@@ -28,6 +30,7 @@ pub struct Truth {
 impl Truth {
     pub fn unknown() -> Self {
         Self {
+            known: false,
             unmanaged: None,
             mode: Mode::Open,
             exposure: Exposure::Unmanaged,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 use pingora::apps::{HttpPersistentSettings, HttpServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
@@ -25,12 +26,17 @@ use crate::lifecycle;
 
 /// The proxy's own loop over backends; more than our hooks ever ask for.
 const PROXY_TRIES_MAX: usize = 6;
+/// Silence between two requests of one client. More than the 90 s for which a tunnel's program or a load balancer keeps
+/// an idle connection: who sends a POST on one that we close at the same moment cannot send it again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Idle connections to all backends together, of each entrance.
 const POOL_CONNECTIONS_MAX: usize = 256;
 /// Unreachable backends not yet reported.
 const UNREACHABLE_QUEUE: usize = 64;
 /// Pause after an accept that failed for want of descriptors or memory: they come back when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks at a listener that is shut. Connections wait in the kernel's queue meanwhile.
+const OPEN_PAUSE: Duration = Duration::from_millis(500);
 /// Above this share of the connections, idle ones are kept for a second only.
 const CROWDED_NUMERATOR: usize = 7;
 const CROWDED_DENOMINATOR: usize = 8;
@@ -52,7 +58,7 @@ impl Default for Limits {
         Self {
             connections_max: 4096,
             head: HeadLimits {
-                idle_timeout: Duration::from_secs(60),
+                idle_timeout: IDLE_TIMEOUT,
                 head_timeout: Duration::from_secs(10),
                 head_bytes_max: 64 * 1024,
             },
@@ -106,17 +112,36 @@ impl Proxy {
         (proxy, reports)
     }
 
-    /// Accepts until [`Self::drain`] begins; then the listener is closed in this process.
-    pub async fn accept(self, listener: TcpListener, entrance: Entrance) {
+    /// Accepts, while somebody has the socket listening, until [`Self::drain`] begins; then it is closed in this process.
+    pub async fn accept(self, socket: std::net::TcpListener, entrance: Entrance) {
         let mut draining = self.draining.subscribe();
+        tokio::select! {
+            biased;
+            // An error means that the proxy itself is gone.
+            _ = draining.wait_for(|draining| *draining) => {}
+            () = self.accept_while_open(&socket, entrance) => {}
+        }
+    }
+
+    async fn accept_while_open(&self, socket: &std::net::TcpListener, entrance: Entrance) {
         loop {
-            let accepted = tokio::select! {
-                biased;
-                // An error means that the proxy itself is gone.
-                _ = draining.wait_for(|draining| *draining) => return,
-                accepted = self.next(&listener) => accepted,
-            };
-            match accepted {
+            // A registration made while nobody listens would report the end of the socket for ever.
+            while !is_open(socket) {
+                tokio::time::sleep(OPEN_PAUSE).await;
+            }
+            match socket.try_clone().and_then(TcpListener::from_std) {
+                Ok(listener) => self.accept_until_shut(&listener, entrance).await,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot listen for now; look at the edge's descriptor limit");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept_until_shut(&self, listener: &TcpListener, entrance: Entrance) {
+        loop {
+            match self.next(listener).await {
                 Ok((stream, peer, permit)) if entrance.admits(peer) => {
                     set_no_delay(&stream);
                     let client = ClientIo::new(stream, peer, self.limits.head);
@@ -129,6 +154,7 @@ impl Proxy {
                     tracing::warn!(%error, "cannot accept connections for now; look at the edge's descriptor limit");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
                 // That one connection broke before we had it.
                 Err(error) => tracing::debug!(%error, "accept failed"),
             }
@@ -202,6 +228,12 @@ fn set_no_delay(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the connection is already broken; reading from it will tell");
     }
+}
+
+/// Whether the kernel takes connections on it, by whomever it was opened or shut.
+fn is_open(socket: &std::net::TcpListener) -> bool {
+    // What cannot be asked is a socket no more, and accepting from it says so.
+    getsockopt(socket, AcceptConn).unwrap_or(true)
 }
 
 fn is_shortage(error: &io::Error) -> bool {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use agentd_protocol::edge::ForwardedBy;
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::Result as PingoraResult;
@@ -16,6 +17,14 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Who the client is, as Cloudflare's edge says it. X-Forwarded-For it only appends to: that is the client's own word.
+const CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
+/// Of the same standing, and said of the same client.
+const CONNECTING_ALIASES: [HeaderName; 3] = [
+    HeaderName::from_static("cf-connecting-ipv6"),
+    HeaderName::from_static("cf-pseudo-ipv4"),
+    HeaderName::from_static("true-client-ip"),
+];
 /// What a client says about its own path to us; only we may say it to a service.
 const CLAIMS: [HeaderName; 4] = [
     header::FORWARDED,
@@ -30,12 +39,48 @@ const HOP_BY_HOP: [HeaderName; 4] =
 const PROTECTED: [HeaderName; 4] =
     [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE];
 
+/// A client, and by which scheme it asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) client: Option<IpAddr>,
+    pub(super) scheme: &'static str,
+}
+
+/// Who asks. `said_by` is believed of a peer on loopback alone, and where it names one address; where it is not, what it
+/// may have said is taken out, so that a service that goes by it is not deceived.
+pub(super) fn origin(head: &mut RequestHeader, peer: Option<IpAddr>, said_by: ForwardedBy) -> Origin {
+    let said = match said_by {
+        ForwardedBy::Cloudflare if peer.is_some_and(|peer| peer.to_canonical().is_loopback()) => said(head),
+        ForwardedBy::Cloudflare | ForwardedBy::Nobody => None,
+    };
+    match said {
+        Some(client) => {
+            let https = only(head, &FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
+            Origin { client: Some(client), scheme: if https { "https" } else { "http" } }
+        }
+        None => {
+            std::iter::once(&CONNECTING_IP).chain(&CONNECTING_ALIASES).for_each(|name| drop(head.remove_header(name)));
+            Origin { client: peer, scheme: "http" }
+        }
+    }
+}
+
+fn said(head: &RequestHeader) -> Option<IpAddr> {
+    only(head, &CONNECTING_IP)?.parse().ok()
+}
+
+fn only<'a>(head: &'a RequestHeader, name: &HeaderName) -> Option<&'a str> {
+    let mut values = head.headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok();
+    value.filter(|_| values.next().is_none())
+}
+
 /// Sets who asked for what; drops what the client claimed.
-pub(super) fn forward(head: &mut RequestHeader, client: Option<IpAddr>) -> PingoraResult<()> {
+pub(super) fn forward(head: &mut RequestHeader, origin: Origin) -> PingoraResult<()> {
     for name in &CLAIMS {
         head.remove_header(name);
     }
-    match client {
+    match origin.client {
         Some(client) => head.insert_header(FORWARDED_FOR, client.to_canonical().to_string())?,
         None => {
             head.remove_header(&FORWARDED_FOR);
@@ -47,7 +92,7 @@ pub(super) fn forward(head: &mut RequestHeader, client: Option<IpAddr>) -> Pingo
             head.remove_header(&FORWARDED_HOST);
         }
     }
-    head.insert_header(FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+    head.insert_header(FORWARDED_PROTO, HeaderValue::from_static(origin.scheme))?;
     let mut ids = head.headers.get_all(REQUEST_ID).iter();
     let keeps_id = ids.next().is_some_and(is_request_id) && ids.next().is_none();
     if !keeps_id {
@@ -115,6 +160,44 @@ mod tests {
         head
     }
 
+    const NOBODY: Origin = Origin { client: None, scheme: "http" };
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_tunnel_is_believed_from_loopback_alone() {
+        let tunnel = || {
+            let said = [("cf-connecting-ip", "203.0.113.9"), ("cf-connecting-ipv6", "2001:db8::9")];
+            request(&[said[0], said[1], ("x-forwarded-proto", "https"), ("x-forwarded-for", "6.6.6.6")])
+        };
+        let believed = Origin { client: Some(ip("203.0.113.9")), scheme: "https" };
+        for peer in ["127.0.0.1", "::ffff:127.0.0.1", "::1"] {
+            let mut head = tunnel();
+            assert_eq!(origin(&mut head, Some(ip(peer)), ForwardedBy::Cloudflare), believed, "{peer}");
+            assert_eq!(head.headers["cf-connecting-ip"], "203.0.113.9");
+        }
+        for (peer, said_by) in [("10.0.0.7", ForwardedBy::Cloudflare), ("127.0.0.1", ForwardedBy::Nobody)] {
+            let mut head = tunnel();
+            let found = origin(&mut head, Some(ip(peer)), said_by);
+            assert_eq!(found, Origin { client: Some(ip(peer)), scheme: "http" });
+            assert!(!head.headers.keys().any(|name| name.as_str().starts_with("cf-connecting")), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_names_no_one_address_is_none() {
+        for said in [&[][..], &["nobody"], &["203.0.113.9, 6.6.6.6"], &["203.0.113.9", "6.6.6.6"], &[""]] {
+            let lines: Vec<(&'static str, &str)> = said.iter().map(|value| ("cf-connecting-ip", *value)).collect();
+            let mut head = request(&lines);
+            head.append_header("x-forwarded-proto", "https").unwrap();
+            let found = origin(&mut head, Some(ip("127.0.0.1")), ForwardedBy::Cloudflare);
+            assert_eq!(found, Origin { client: Some(ip("127.0.0.1")), scheme: "http" }, "{said:?}");
+            assert!(!head.headers.contains_key("cf-connecting-ip"), "{said:?}");
+        }
+    }
+
     #[test]
     fn the_clients_claims_are_replaced() {
         let mut head = request(&[
@@ -126,7 +209,7 @@ mod tests {
             ("forwarded", "for=6.6.6.6"),
             ("x-real-ip", "6.6.6.6"),
         ]);
-        forward(&mut head, Some("::ffff:10.0.0.7".parse().unwrap())).unwrap();
+        forward(&mut head, Origin { client: Some(ip("::ffff:10.0.0.7")), ..NOBODY }).unwrap();
         let all =
             |name: &str| head.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>();
         assert_eq!(all("x-forwarded-for"), ["10.0.0.7"]);
@@ -140,7 +223,7 @@ mod tests {
     fn request_ids_are_kept_when_sane() {
         for (sent, kept) in [("abc-1.2:3_X", true), ("", false), ("a b", false), (&"a".repeat(129), false)] {
             let mut head = request(&[("x-request-id", sent)]);
-            forward(&mut head, None).unwrap();
+            forward(&mut head, NOBODY).unwrap();
             assert_eq!(head.headers["x-request-id"] == sent, kept, "{sent}");
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentd_protocol::edge::Absent;
+use agentd_protocol::edge::{Absent, ForwardedBy};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -141,6 +141,14 @@ impl Hooks {
         }
     }
 
+    /// A tunnel's program knows the external listener alone.
+    fn forwarded_by(&self) -> ForwardedBy {
+        match (self.entrance, &self.table.load().snapshot) {
+            (Entrance::External, Some(snapshot)) => snapshot.client_address,
+            (Entrance::External, None) | (Entrance::Internal, _) => ForwardedBy::Nobody,
+        }
+    }
+
     /// For load balancers, which stand outside; from within every path belongs to the service.
     fn is_health_check(&self, session: &Session) -> bool {
         if self.entrance == Entrance::Internal {
@@ -230,8 +238,9 @@ impl ProxyHttp for Hooks {
         upstream: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> PingoraResult<()> {
-        let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
-        headers::forward(upstream, client)?;
+        let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        let origin = headers::origin(upstream, peer, self.forwarded_by());
+        headers::forward(upstream, origin)?;
         if upstream.headers.get(header::HOST).is_none()
             && let Some(lease) = &exchange.lease
         {

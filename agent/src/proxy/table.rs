@@ -194,7 +194,7 @@ fn routes_of(snapshot: &Snapshot) -> Result<Routes, Error> {
 
 #[cfg(test)]
 mod tests {
-    use agentd_protocol::edge;
+    use agentd_protocol::edge::{self, ForwardedBy};
     use agentd_protocol::ids::{Generation, Incarnation, InstanceId, ServiceName};
 
     use super::*;
@@ -212,6 +212,7 @@ mod tests {
             routes: vec![edge::Route { host: None, path: "/".into(), strip_prefix: false, service: name.clone() }],
             services: vec![edge::Service { name, backends: backends.collect(), absent: Absent::Starting }],
             suffix: "svc.internal".into(),
+            client_address: ForwardedBy::Nobody,
         }
     }
 

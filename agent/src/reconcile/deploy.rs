@@ -206,6 +206,15 @@ impl Worker {
         self.retire(wanted, self.instances()).await
     }
 
+    /// An edge of before an upgrade drains by itself and tells nobody what it still has under way.
+    async fn one_edge_left(&self, deadline: tokio::time::Instant) {
+        let mut views = self.rooms.supervisor.view();
+        let one = views.wait_for(|views| views.values().filter(|view| matches!(view.label, Label::Edge)).count() <= 1);
+        if tokio::time::timeout_at(deadline, one).await.is_err() {
+            tracing::info!(service = %self.name, "drain deadline passed while an older edge had requests");
+        }
+    }
+
     /// Drains and ends instances that are no longer on the routing table.
     pub(super) async fn retire(&self, wanted: &Wanted, old: Vec<InstanceView>) -> Result<(), Halt> {
         if old.is_empty() {
@@ -225,6 +234,7 @@ impl Worker {
                 tracing::info!(service = %self.name, instance = %backend.instance, "drain deadline passed with requests in flight");
             }
         }
+        self.one_edge_left(deadline).await;
         let ends = old.iter().map(|view| self.end(wanted, view));
         futures_util::future::join_all(ends).await.into_iter().collect()
     }

@@ -63,7 +63,7 @@ impl Journal {
     }
 
     /// About the host as a whole.
-    pub(super) fn host(&self, what: What) {
+    pub fn host(&self, what: What) {
         self.note(Fact::host(what));
     }
 

@@ -22,7 +22,7 @@ enum Owner {
         release: ReleaseNumber,
     },
     Edge,
-    /// Builds are told by who runs them.
+    /// Builds are told by who runs them, tunnels by who watches them.
     Nobody,
 }
 
@@ -122,7 +122,7 @@ impl Life {
         let owner = match (&view.label, ServiceName::new(view.service.clone())) {
             (Label::Edge, _) => Owner::Edge,
             (Label::Instance { release }, Ok(name)) => Owner::Service { name, release: *release },
-            (Label::Instance { .. }, Err(_)) | (Label::Build { .. }, _) => Owner::Nobody,
+            (Label::Instance { .. }, Err(_)) | (Label::Build { .. } | Label::Tunnel { .. }, _) => Owner::Nobody,
         };
         Self { owner, port: view.port, asked: Asked::Nothing, ended: None, crashes: Crashes::Single }
     }

@@ -32,6 +32,8 @@ const LINES_MAX: u32 = 100_000;
 const AGENT: &str = "agentd";
 /// And the edge's by this, which is also the name of its folder.
 const EDGE: &str = "edge";
+/// What the program of a managed tunnel writes.
+const TUNNEL: &str = "tunnel";
 
 /// The room's way to all logs.
 #[derive(Debug)]
@@ -91,8 +93,8 @@ impl Logs {
         let services: Vec<String> =
             self.store.services().await?.into_iter().map(|service| service.name.to_string()).collect();
         let is_service = services.iter().any(|service| service == name);
-        if !is_service && ![AGENT, EDGE].contains(&name) {
-            let known = services.iter().map(String::as_str).chain([EDGE, AGENT]).collect::<Vec<_>>().join(", ");
+        if !is_service && ![AGENT, EDGE, TUNNEL].contains(&name) {
+            let known = services.iter().map(String::as_str).chain([EDGE, AGENT, TUNNEL]).collect::<Vec<_>>().join(", ");
             return Err(Error::NoLog { name: name.to_owned(), known });
         }
         let stage = match (query.lines, query.since_unix_ms) {
@@ -293,7 +295,7 @@ fn release(folder: &LogFolder) -> Option<ReleaseNumber> {
     match folder.label.as_ref()? {
         Label::Instance { release } => Some(*release),
         Label::Build { key } => key.parse().ok().map(ReleaseNumber),
-        Label::Edge => None,
+        Label::Edge | Label::Tunnel { .. } => None,
     }
 }
 

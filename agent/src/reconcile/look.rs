@@ -93,6 +93,7 @@ mod tests {
             routes: vec![route(None, "/"), route(None, "/a"), route(Some("h.test"), "/")],
             services: vec![service],
             suffix: "svc.test".into(),
+            client_address: Default::default(),
         };
         Published { in_force, refused: None }
     }

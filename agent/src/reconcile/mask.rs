@@ -165,8 +165,11 @@ impl KnownSecrets {
 
     /// A token or a key of the host's: always a secret.
     pub(super) fn learn_credential(&self, name: &str, text: &str) {
-        let mask = format!("[masked git credential {name}]");
-        self.add(forms(text).into_iter().map(|form| (form, mask.clone())));
+        self.learn_masked(text, &format!("[masked git credential {name}]"));
+    }
+
+    fn learn_masked(&self, text: &str, mask: &str) {
+        self.add(forms(text).into_iter().map(|form| (form, mask.to_owned())));
     }
 
     fn add(&self, masks: impl Iterator<Item = (String, String)>) {
@@ -190,13 +193,19 @@ impl KnownSecrets {
     }
 }
 
-/// The files that hold the host's git credentials.
+/// The files that hold the host's own secrets: git credentials, and that of its tunnel.
 #[derive(Debug)]
 pub struct CredentialFiles {
     pub files: BTreeMap<String, Credential>,
     /// Deploy keys that were made here.
     pub keys_dir: PathBuf,
+    /// A token, or credentials in JSON.
+    pub tunnel_file: Option<PathBuf>,
 }
+
+/// The one part of a tunnel's credentials that is no name.
+const TUNNEL_SECRET: &str = "TunnelSecret";
+const TUNNEL_MASK: &str = "[masked tunnel secret]";
 
 impl CredentialFiles {
     /// A file that cannot be read now is no secret that could be told now.
@@ -210,15 +219,24 @@ impl CredentialFiles {
                 learn_file(secrets, &entry.file_name().to_string_lossy(), &path);
             }
         }
+        if let Some(text) = self.tunnel_file.as_deref().and_then(text_of) {
+            let credentials: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            let secret = credentials.as_ref().and_then(|found| found.get(TUNNEL_SECRET)?.as_str());
+            secrets.learn_masked(secret.unwrap_or(&text), TUNNEL_MASK);
+        }
     }
 }
 
 fn learn_file(secrets: &KnownSecrets, name: &str, path: &Path) {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(CREDENTIAL_BYTES_MAX).read_to_string(&mut text));
-    if read.is_ok() {
+    if let Some(text) = text_of(path) {
         secrets.learn_credential(name, &text);
     }
+}
+
+fn text_of(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(CREDENTIAL_BYTES_MAX).read_to_string(&mut text));
+    read.ok().map(|_| text)
 }
 
 impl Secrets {

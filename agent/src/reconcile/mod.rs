@@ -29,6 +29,7 @@ mod plan;
 mod rollback;
 mod routing;
 mod running;
+mod sequence;
 mod status;
 mod status_file;
 mod task;

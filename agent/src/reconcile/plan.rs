@@ -171,6 +171,7 @@ mod tests {
             schema: SCHEMA,
             stack: StackSection { name: ServiceName::new("s").unwrap(), poll_interval: Span::from_secs(15) },
             proxy: Proxy { port: 8080, health_path: None },
+            security: None,
             service,
         }
     }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentd_protocol::edge::{Absent, Backend, Route, Service, Snapshot};
+use agentd_protocol::edge::{Absent, Backend, ForwardedBy, Route, Service, Snapshot};
 use agentd_protocol::ids::{Generation, Incarnation, InstanceId, ServiceName, Version};
 use agentd_protocol::shim::state::Phase;
 use agentd_protocol::stack::Kind;
@@ -74,6 +74,7 @@ pub(super) fn snapshot(table: &Table, views: &Views, health_path: Option<&str>, 
         routes: routes.collect(),
         services: services.collect(),
         suffix: suffix.to_owned(),
+        client_address: ForwardedBy::Nobody,
     }
 }
 
@@ -120,6 +121,7 @@ pub(super) struct Routing {
     table: Arc<Mutex<Table>>,
     health_path: Arc<Mutex<Option<String>>>,
     suffix: Arc<str>,
+    client_address: ForwardedBy,
     known: Arc<Mutex<Known>>,
     published: Arc<Mutex<Published>>,
     requests: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
@@ -178,6 +180,7 @@ impl Routing {
         store: Store,
         journal: Journal,
         suffix: &str,
+        client_address: ForwardedBy,
     ) -> (Self, Publisher) {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let found = views.borrow().keys().cloned().collect();
@@ -188,6 +191,7 @@ impl Routing {
             table: Arc::default(),
             health_path: Arc::default(),
             suffix: suffix.into(),
+            client_address,
             known,
             published,
             requests,
@@ -239,7 +243,8 @@ impl Routing {
     fn compute(&self, views: &Views) -> Snapshot {
         let table = self.table.lock().expect("no holder panics");
         let health_path = self.health_path.lock().expect("no holder panics");
-        snapshot(&table, views, health_path.as_deref(), &self.suffix)
+        let client_address = self.client_address;
+        Snapshot { client_address, ..snapshot(&table, views, health_path.as_deref(), &self.suffix) }
     }
 }
 
@@ -303,7 +308,7 @@ impl Publisher {
 }
 
 fn same_but_generation(a: &Snapshot, b: &Snapshot) -> bool {
-    (&a.health_path, &a.routes, &a.services, &a.suffix) == (&b.health_path, &b.routes, &b.services, &b.suffix)
+    Snapshot { generation: b.generation, ..a.clone() } == *b
 }
 
 #[cfg(test)]

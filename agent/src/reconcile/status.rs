@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
 
 use agentd_protocol::api::{
-    Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, Verdict,
+    Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, TunnelStatus, Verdict,
 };
 use agentd_protocol::ids::Version;
 use agentd_protocol::shim::state::Phase;
@@ -26,13 +26,16 @@ pub struct Facts {
     pub version: String,
     pub home: String,
     pub started_unix_ms: u64,
-    pub external: SocketAddr,
+    /// Moves with the host's security mode.
+    pub external: watch::Receiver<SocketAddr>,
     pub internal: SocketAddr,
     pub dns: SocketAddr,
     pub suffix: String,
     pub limitations: Vec<String>,
     /// From sync; `None` until it has read the file once.
     pub document: watch::Receiver<Option<DocumentProblems>>,
+    /// From who watches it; `None` without one.
+    pub tunnel: watch::Receiver<Option<TunnelStatus>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,13 +108,14 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         edge: Edge {
             pid: seen.edge.edge.as_ref().map(|edge| edge.pid),
             generation: seen.edge.generation,
-            external: Some(seen.facts.external),
+            external: Some(*seen.facts.external.borrow()),
             internal: Some(seen.facts.internal),
             dns: Some(seen.facts.dns),
             suffix: seen.facts.suffix.clone(),
         },
         services,
         limitations: seen.facts.limitations.clone(),
+        tunnel: seen.facts.tunnel.borrow().clone(),
         host: None,
         security: None,
     }
@@ -201,7 +205,7 @@ fn one(seen: &Seen<'_>, service: &StoredService, document: &DocumentProblems) ->
         ready,
         wanted,
         restarts: restarts(seen, service, &serving),
-        url: entry.and_then(|entry| url(entry, seen.facts.external)),
+        url: entry.and_then(|entry| url(entry, *seen.facts.external.borrow())),
         internal_url: entry
             .filter(|entry| entry.kind != Kind::Worker)
             .map(|entry| environment::url(&entry.name, seen.naming)),
@@ -353,17 +357,19 @@ mod tests {
             version: String::new(),
             home: String::new(),
             started_unix_ms: 0,
-            external: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            external: watch::channel(SocketAddr::from(([127, 0, 0, 1], 8080))).1,
             internal: SocketAddr::from(([127, 0, 0, 1], 8081)),
             dns: SocketAddr::from(([127, 0, 0, 1], 5354)),
             suffix: "svc.internal".into(),
             limitations: Vec::new(),
             document: receiver,
+            tunnel: watch::channel(None).1,
         };
         let stack = Stack {
             schema: SCHEMA,
             stack: StackSection { name: name("s"), poll_interval: Span::from_secs(15) },
             proxy: Proxy { port: 8080, health_path: None },
+            security: None,
             service: vec![entry("api", 'a')],
         };
         let latest = StoredVersion {

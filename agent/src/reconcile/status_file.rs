@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentd_protocol::api::{InstanceStatus, Status};
+use agentd_protocol::api::{InstanceStatus, Status, TunnelStatus};
 use agentd_sys::causes::chain;
 use agentd_sys::files::{Durability, write_atomic};
 use tokio::sync::watch;
@@ -30,6 +30,7 @@ pub(super) struct Sources {
     pub(super) document: watch::Receiver<Option<DocumentProblems>>,
     /// The newest version was marked as applied.
     pub(super) applied: watch::Receiver<()>,
+    pub(super) tunnel: watch::Receiver<Option<TunnelStatus>>,
 }
 
 pub(super) fn start(path: PathBuf, handle: Handle, sources: Sources, cancel: CancellationToken) {
@@ -62,6 +63,7 @@ impl Sources {
                 changed = self.edge.changed() => return changed.ok(),
                 changed = self.document.changed() => return changed.ok(),
                 changed = self.applied.changed() => return changed.ok(),
+                changed = self.tunnel.changed() => return changed.ok(),
                 changed = self.views.changed() => changed.ok()?,
             }
             // A probe that says what the one before said changes no status.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{Plan, Status, What};
-use agentd_protocol::edge::Absent;
+use agentd_protocol::edge::{Absent, ForwardedBy};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
@@ -26,6 +26,7 @@ use super::plan::{self, Known};
 use super::rollback;
 use super::routing::{Entry, Routing};
 use super::running::{self, RunProblems};
+use super::sequence;
 use super::status;
 use super::status_file::{self, Sources};
 use super::transitions::{self, Standing};
@@ -56,6 +57,8 @@ pub struct Setup {
     pub supervisor: Supervisor,
     pub edge: EdgeClient,
     pub naming: Naming,
+    /// Whom the edge is to believe.
+    pub client_address: ForwardedBy,
     /// What instances see in the place of /etc/hosts.
     pub hosts: HostsFile,
     /// PATH of every build and instance.
@@ -80,7 +83,7 @@ struct Orders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Course {
     Converging,
-    /// `agentctl down` was asked: nothing is started any more.
+    /// `agentctl shutdown` was asked: nothing is started any more.
     GoingDown,
 }
 
@@ -112,7 +115,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
     let journal = Journal::start(setup.store.clone(), Arc::clone(&secrets), setup.cancel.clone());
     let (views, suffix) = (setup.supervisor.view(), setup.naming.suffix.clone());
     let (routing, mut publisher) =
-        Routing::new(views, setup.edge.clone(), setup.store.clone(), journal.clone(), &suffix);
+        Routing::new(views, setup.edge.clone(), setup.store.clone(), journal.clone(), &suffix, setup.client_address);
     let rooms = Rooms {
         store: setup.store,
         source: setup.source,
@@ -134,6 +137,7 @@ pub async fn start(setup: Setup) -> Result<Handle, Error> {
         edge: rooms.edge.view(),
         document: setup.facts.document.clone(),
         applied: applied_seen,
+        tunnel: setup.facts.tunnel.clone(),
     };
     let logs = Logs::new(&rooms, setup.agent_log, setup.cancel.clone());
     let (run_problems, running) = watch::channel(RunProblems::new());
@@ -222,7 +226,9 @@ impl Task {
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let cancel = self.cancel.clone();
+        let pulse = lifecycle::pulse("reconcile");
         loop {
+            pulse.beat();
             tokio::select! {
                 () = cancel.cancelled() => return,
                 command = commands.recv() => match command {
@@ -238,6 +244,7 @@ impl Task {
                         self.try_apply(version).await;
                     }
                 }
+                () = pulse.due() => {}
             }
         }
     }
@@ -325,6 +332,11 @@ impl Task {
         let wanted = Wanted {
             ticket: self.ticket,
             version: latest.version,
+            after: match run {
+                RunWish::Run | RunWish::RunFresh => sequence::before_start(&latest.stack.service, entry.as_ref()),
+                // One service alone, by its operator's wish: whoever needs it is not asked.
+                RunWish::Stop => Arc::new([]),
+            },
             entry: entry.map(Arc::new),
             services: Arc::new(latest.stack.service.iter().map(|entry| entry.name.clone()).collect()),
             run,
@@ -428,14 +440,15 @@ impl Task {
     fn stop_all(&mut self) -> Vec<(ServiceName, Ticket)> {
         self.course = Course::GoingDown;
         let mut tickets = Vec::new();
+        let stack = self.latest.as_ref().map_or(&[][..], |latest| &latest.stack.service);
+        let limit = COMMAND_SLACK + sequence::stop_limit(stack);
         for (name, orders) in &self.workers {
             self.ticket += 1;
-            let mut limit = COMMAND_SLACK;
             orders.wanted.send_modify(|wanted| {
                 wanted.ticket = self.ticket;
-                if let Some(entry) = &wanted.entry {
+                wanted.after = sequence::before_stop(stack, name);
+                if wanted.entry.is_some() {
                     wanted.run = RunWish::Stop;
-                    limit += entry.drain.0 + entry.stop.timeout.0;
                 }
             });
             tickets.push((name.clone(), Ticket { number: self.ticket, limit }));

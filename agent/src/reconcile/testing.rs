@@ -41,6 +41,7 @@ pub(super) fn entry(service: &str, commit_of: char) -> Service {
         strip_prefix: false,
         public: true,
         replicas: 1,
+        depends_on: Vec::new(),
         env: BTreeMap::new(),
         env_file: None,
         health: None,

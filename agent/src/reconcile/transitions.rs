@@ -171,7 +171,7 @@ pub(super) fn problem(before: Option<&Problem>, after: &Problem, active: Option<
 
 #[cfg(test)]
 mod tests {
-    use agentd_protocol::edge::{Absent, Service};
+    use agentd_protocol::edge::{Absent, ForwardedBy, Service};
     use agentd_protocol::ids::Generation;
 
     use super::super::status::{FileProblem, Reading};
@@ -238,6 +238,7 @@ mod tests {
             routes: routes.iter().map(route).collect(),
             services: services.into_iter().map(service).collect(),
             suffix: "svc.test".into(),
+            client_address: ForwardedBy::Nobody,
         }
     }
 

@@ -67,6 +67,8 @@ pub(super) struct Wanted {
     /// Every service of the stack, for the URLs.
     pub(super) services: Arc<Vec<ServiceName>>,
     pub(super) run: RunWish,
+    /// Services that go first: to be ready before this one starts, or gone before it stops.
+    pub(super) after: Arc<[ServiceName]>,
     pub(super) pinned: Option<ReleaseNumber>,
 }
 
@@ -282,12 +284,14 @@ impl Worker {
         // A removal that this order overtook may have been noted after the version that brings the service back.
         self.fallible(wanted, DeployPhase::Document, store.ensure_service(&self.name)).await?;
         if wanted.run == RunWish::Stop {
+            self.wait_turn(wanted).await;
             self.announce(wanted, entry, active.as_ref(), Absent::Stopped).await;
             self.withdraw(wanted, Absent::Stopped).await?;
             return Ok(Settled::Stopped);
         }
         self.announce(wanted, entry, active.as_ref(), Absent::Starting).await;
         if let Some(active) = active.as_ref().filter(|active| self.standing(&active.entry).is_empty()) {
+            self.wait_turn(wanted).await;
             self.serve_last(wanted, active).await;
             self.fresh_done(wanted);
         }
@@ -295,6 +299,9 @@ impl Worker {
             Some(number) => self.kept_release(wanted, number).await?,
             None => self.release_for(wanted, entry, active.as_ref()).await?,
         };
+        if self.instances().is_empty() {
+            self.wait_turn(wanted).await;
+        }
         let same = active.as_ref().is_some_and(|active| active.number == target.number);
         let fresh = wanted.run == RunWish::RunFresh && self.fresh_done.load(Ordering::Relaxed) != wanted.ticket;
         if same && !fresh {
@@ -354,7 +361,7 @@ impl Worker {
     }
 
     fn owns(&self, view: &InstanceView) -> bool {
-        view.service == self.name.as_str() && !matches!(view.label, Label::Edge)
+        view.service == self.name.as_str() && !matches!(view.label, Label::Edge | Label::Tunnel { .. })
     }
 
     pub(super) fn ids_of(&self, release: ReleaseNumber) -> BTreeSet<InstanceId> {
@@ -386,7 +393,7 @@ impl Worker {
                 Label::Instance { release } if Some(*release) != active.map(|active| active.number) => {
                     left.push(view.clone());
                 }
-                Label::Instance { .. } | Label::Edge => {}
+                Label::Instance { .. } | Label::Edge | Label::Tunnel { .. } => {}
             }
         }
         if left.is_empty() {
@@ -484,7 +491,7 @@ fn next_step(phase: DeployPhase) -> Vec<String> {
 pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
     match view.label {
         Label::Instance { release } => Some(release),
-        Label::Build { .. } | Label::Edge => None,
+        Label::Build { .. } | Label::Edge | Label::Tunnel { .. } => None,
     }
 }
 
@@ -492,7 +499,7 @@ pub(super) fn release_of(view: &InstanceView) -> Option<ReleaseNumber> {
 fn build_of(view: &InstanceView) -> Option<ReleaseNumber> {
     match &view.label {
         Label::Build { key } => key.parse().ok().map(ReleaseNumber),
-        Label::Instance { .. } | Label::Edge => None,
+        Label::Instance { .. } | Label::Edge | Label::Tunnel { .. } => None,
     }
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn service(text: &str) -> Service {
         strip_prefix: false,
         public: true,
         replicas: 1,
+        depends_on: Vec::new(),
         env: Default::default(),
         env_file: None,
         health: None,
@@ -49,6 +50,7 @@ pub(crate) fn stack(services: Vec<Service>) -> Stack {
         schema: SCHEMA,
         stack: StackSection { name: name("shop"), poll_interval: Span::from_secs(15) },
         proxy: Proxy { port: 8080, health_path: None },
+        security: None,
         service: services,
     }
 }

@@ -26,6 +26,7 @@ use super::launch::{Launch, Record};
 use super::layout::Layout;
 use super::ports::{Lease, PortWish, Ports, Reservation};
 use super::room::{EVENTS_MAX, REACHING_MAX, Room, SPAWNS_MAX, Spawn, Views};
+use super::scope::Scope;
 use super::task::{InstanceTask, Order, Reply, Request};
 use super::tracked::{Now, Tracked};
 use super::usage::{Sampler, Usage};
@@ -65,6 +66,8 @@ pub struct Config {
     pub ports: RangeInclusive<u16>,
     /// User of programs launched with [`super::RunAs::Configured`]; `None` keeps the manager's.
     pub run_as: Option<User>,
+    /// Where the keeper lives, and so everything below it.
+    pub scope: Scope,
 }
 
 /// Cheap to clone. Dropping it stops nothing: the token given to `start` ends the tasks, and the programs run on.
@@ -97,7 +100,7 @@ impl Supervisor {
     pub async fn start(config: Config, cancel: CancellationToken) -> Result<Self, Error> {
         let layout = Layout::prepare(&config.run_dir, &config.log_dir)?;
         let keeper_log = config.log_dir.join(KEEPER_LOG);
-        let keeper = Keeper::ensure(&config.run_dir, &config.shim, &keeper_log, cancel.clone()).await?;
+        let keeper = Keeper::ensure(&config.run_dir, &config.shim, &keeper_log, config.scope, cancel.clone()).await?;
         let (events, events_taken) = mpsc::channel(EVENTS_MAX);
         let (spawns, spawns_taken) = mpsc::channel(SPAWNS_MAX);
         let room = Room {

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::scope::Scope;
 use super::socket::{AsyncConnection, SocketError};
 use crate::lifecycle;
 
@@ -95,6 +96,7 @@ struct Place {
     run_dir: PathBuf,
     shim_path: PathBuf,
     log_path: PathBuf,
+    scope: Scope,
 }
 
 struct Task {
@@ -112,10 +114,11 @@ impl Keeper {
         run_dir: &Path,
         shim_path: &Path,
         log_path: &Path,
+        scope: Scope,
         cancel: CancellationToken,
     ) -> Result<Self, Error> {
-        let place =
-            Place { run_dir: run_dir.to_owned(), shim_path: shim_path.to_owned(), log_path: log_path.to_owned() };
+        let [run_dir, shim_path, log_path] = [run_dir, shim_path, log_path].map(Path::to_owned);
+        let place = Place { run_dir, shim_path, log_path, scope };
         let connection = place.connection().await?;
         let (view, seen) = watch::channel(KeeperView { pid: connection.peer().pid, generation: 1 });
         let (sender, questions) = mpsc::channel(QUEUE_MAX);
@@ -343,7 +346,7 @@ impl Place {
     async fn start(&self) -> Result<(), Error> {
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log_path);
         let log = log.map_err(|source| Error::Log { path: self.log_path.clone(), source })?;
-        let mut command = tokio::process::Command::new(&self.shim_path);
+        let mut command = self.scope.command(&self.shim_path).await;
         command.arg("keeper").arg(&self.run_dir).arg("--detach").env_clear();
         for name in ["PATH", NO_PIDFD_INFO_ENV] {
             if let Some(value) = std::env::var_os(name) {

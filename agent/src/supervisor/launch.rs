@@ -38,9 +38,17 @@ pub struct Launch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Label {
-    Instance { release: ReleaseNumber },
-    Build { key: String },
+    Instance {
+        release: ReleaseNumber,
+    },
+    Build {
+        key: String,
+    },
     Edge,
+    /// The program of a tunnel, started with these settings; a secret is not among them.
+    Tunnel {
+        settings: String,
+    },
 }
 
 /// When a started program counts as ready. Without a port, `Tcp` and `Http` are as `None`.

@@ -24,6 +24,7 @@ mod own_program;
 mod ports;
 pub mod private_hosts;
 mod room;
+mod scope;
 pub mod shim_binary;
 pub mod socket;
 mod spec;
@@ -44,6 +45,7 @@ pub use launch::{Gate, Label, Launch, ProbePolicy, RunAs};
 pub use logs::{Line, LogFile, LogFolder, Merged, Origin, Start};
 pub use own_program::own_program;
 pub use ports::{PortWish, Reservation, Transport, listener_name};
+pub use scope::Scope;
 pub use usage::{Usage, Used};
 pub use view::{InstanceView, Readiness};
 

@@ -1,9 +1,12 @@
 //! What the facts mean (pure): one check a line, each with its cause and cure.
 
+use agentd_protocol::api::{TunnelState, TunnelStatus};
+use agentd_protocol::places::{Layout, Places};
 use agentd_protocol::shim::hosts::{Advice, advice, forbidden};
 use serde::Serialize;
 
 use super::facts::{Clock, Disk, Facts, Folder, Home, Inotify, Life, Manager, Names, Port, PortState};
+use crate::place;
 use crate::words::bytes;
 
 /// pidfd_open and close_range in the form we use.
@@ -61,7 +64,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks.push(inotify(&facts.inotify));
     checks.extend(facts.open_files_max.map(open_files));
     checks.push(clock(&facts.clock));
-    checks.extend(manager(&facts.manager));
+    checks.extend(manager(&facts.manager, &facts.home.places));
     checks.extend(facts.ports.iter().map(|port| one_port(port, &facts.manager)));
     checks.push(instance_ports(facts));
     checks.extend(names(&facts.names));
@@ -183,10 +186,14 @@ fn clock(clock: &Clock) -> Check {
     }
 }
 
-fn manager(manager: &Manager) -> Vec<Check> {
+fn manager(manager: &Manager, places: &Places) -> Vec<Check> {
     match manager {
         Manager::Away { keeper: None } => {
-            vec![note("agentd", "does not run on this home", "`agentd run --stack FILE --home DIR` starts it")]
+            let said = match places.layout {
+                Layout::Home => "does not run on this home",
+                Layout::System => "does not run on this system",
+            };
+            vec![note("agentd", said, format!("{} starts it", place::start(places)))]
         }
         Manager::Away { keeper: Some(pid) } => {
             let said = format!("does not run; its services run on under keeper {pid}");
@@ -199,7 +206,7 @@ fn manager(manager: &Manager) -> Vec<Check> {
         Manager::Silent { pid, cause } => {
             let who = pid.map_or_else(|| "a process".to_owned(), |pid| format!("pid {pid}"));
             let said = format!("{who} holds the home, but: {cause}");
-            vec![problem("agentd", said, "see log/agentd.log in the home")]
+            vec![problem("agentd", said, format!("see {}", places.log_dir.join("agentd.log").display()))]
         }
         Manager::Answers { status, keeper } => {
             let ours = env!("CARGO_PKG_VERSION");
@@ -222,9 +229,27 @@ fn manager(manager: &Manager) -> Vec<Check> {
                 Some(pid) => ok("proxy", format!("pid {pid}")),
                 None => problem("proxy", "does not answer agentd: no change reaches it", "see log/edge in the home"),
             });
+            checks.extend(status.tunnel.iter().flat_map(tunnel));
             checks
         }
     }
+}
+
+fn tunnel(found: &TunnelStatus) -> Vec<Check> {
+    let cause = || found.cause.clone().unwrap_or_else(|| "no cause is known yet".to_owned());
+    let log = if found.managed { "`agentctl logs tunnel`" } else { "the log of cloudflared" };
+    let how = match found.state {
+        TunnelState::Connected => match &found.cause {
+            None => ok("tunnel", format!("connected, connections: {}", found.connections)),
+            Some(cause) => note("tunnel", format!("connected, but: {cause}"), "correct [tunnel] in agentd.toml"),
+        },
+        TunnelState::Connecting => note("tunnel", "not connected yet", format!("wait a minute, then see {log}")),
+        TunnelState::Degraded => note("tunnel", format!("degraded: {}", cause()), format!("see {log}")),
+        TunnelState::Down => problem("tunnel", format!("down: {}", cause()), format!("see {log}")),
+    };
+    let cure = "change it at Cloudflare, or use tunnel, credentials_file and hostnames instead of token_file";
+    let drift = found.config_drift.as_ref().map(|drift| note("tunnel", drift.clone(), cure));
+    std::iter::once(how).chain(drift).collect()
 }
 
 fn one_port(port: &Port, manager: &Manager) -> Check {
@@ -291,6 +316,8 @@ fn limitations(manager: &Manager) -> Vec<Check> {
 mod tests {
     use agentd_protocol::shim::hosts;
 
+    use std::path::Path;
+
     use super::*;
 
     const HOST: hosts::Facts = hosts::Facts {
@@ -306,6 +333,7 @@ mod tests {
             kernel: "5.10.0-32-amd64".into(),
             git: Ok("git version 2.47.3".into()),
             home: Home {
+                places: Places::below(Path::new("/srv/agentd")),
                 root: "/srv/agentd".into(),
                 folder: Folder::Usable,
                 closed_to: None,

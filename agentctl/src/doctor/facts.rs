@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use agentd_protocol::api::Status;
+use agentd_protocol::places::Places;
 use agentd_protocol::shim::hosts;
 
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub(super) struct Facts {
 
 #[derive(Debug, Clone)]
 pub(super) struct Home {
+    pub(super) places: Places,
+    /// What a person knows it by.
     pub(super) root: PathBuf,
     pub(super) folder: Folder,
     /// As root: the user services run as, and the folder above or in the home that it may not enter.

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use agentd_protocol::api::Status;
+use agentd_protocol::places::{Layout, Places};
 use agentd_protocol::shim::hosts::{Refused, TRY_VERB};
 use agentd_sys::files::{closed_to, is_locked, read_pid};
 use agentd_sys::listeners::{self, Transport};
@@ -25,37 +26,45 @@ const INTERNAL_PORT: u16 = 8081;
 const DNS_PORT: u16 = 5354;
 const INSTANCE_PORTS: [u16; 2] = [20_000, 29_999];
 
-pub(super) fn facts(root: &Path, run_as: &str) -> anyhow::Result<Facts> {
-    let root = std::path::absolute(root)?;
-    let manager = manager(&root)?;
-    let (settings, unreadable) = settings(&root.join("agentd.toml"));
+pub(super) fn facts(places: &Places, run_as: &str) -> anyhow::Result<Facts> {
+    let places = &absolute(places)?;
+    let manager = manager(places)?;
+    let (settings, unreadable) = settings(&places.settings_dir.join("agentd.toml"));
     let instance_ports = instance_ports(&settings);
     Ok(Facts {
         kernel: nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
         git: git(),
-        disk: disk(&root),
+        disk: disk(&places.state_dir),
         inotify: inotify(),
         open_files_max: open_files_max(&manager),
-        ports: ports(&manager, &settings, &root),
+        ports: ports(&manager, &settings, places),
         instance_ports_used: used(&instance_ports),
         instance_ports,
-        names: names(&manager, &root),
+        names: names(&manager, places),
         clock: Clock {
             now_unix_s: clock::real_ns() / 1_000_000_000,
-            database_unix_s: std::fs::metadata(root.join("state/agentd.db"))
+            database_unix_s: std::fs::metadata(places.state_dir.join("agentd.db"))
                 .ok()
                 .and_then(|facts| facts.mtime().try_into().ok()),
         },
         orphaned_keepers: orphaned_keepers(),
-        home: home(root, run_as, unreadable),
+        home: home(places, run_as, unreadable),
         manager,
     })
 }
 
-fn manager(root: &Path) -> anyhow::Result<Manager> {
+/// A home as it was given may be relative.
+fn absolute(places: &Places) -> anyhow::Result<Places> {
+    Ok(match places.layout {
+        Layout::Home => Places::below(&std::path::absolute(&places.settings_dir)?),
+        Layout::System => places.clone(),
+    })
+}
+
+fn manager(places: &Places) -> anyhow::Result<Manager> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked: Result<Status, Error> = runtime.block_on(async {
-        let client = Client::new(root)?;
+        let client = Client::new(places)?;
         let late = Error::Broken { cause: format!("no answer within {} s", STATUS_LIMIT.as_secs()) };
         tokio::time::timeout(STATUS_LIMIT, client.get("/v1/status")).await.unwrap_or(Err(late))
     });
@@ -66,7 +75,7 @@ fn manager(root: &Path) -> anyhow::Result<Manager> {
         }
         Err(error) => error,
     };
-    let lock = root.join("state/agentd.lock");
+    let lock = places.state_dir.join("agentd.lock");
     Ok(match (is_locked(&lock), error) {
         (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => Manager::Foreign,
         (Ok(true), Error::NotRunning { .. }) => {
@@ -74,7 +83,7 @@ fn manager(root: &Path) -> anyhow::Result<Manager> {
             Manager::Silent { pid: read_pid(&lock), cause }
         }
         (Ok(false) | Err(_), Error::NotRunning { .. }) => {
-            let lock = root.join("run/keeper/lock");
+            let lock = places.run_dir.join("keeper/lock");
             Manager::Away { keeper: is_locked(&lock).unwrap_or(false).then(|| read_pid(&lock)).flatten() }
         }
         (Ok(_) | Err(_), error) => Manager::Silent { pid: read_pid(&lock), cause: error.text() },
@@ -95,7 +104,11 @@ fn git() -> Result<String, String> {
     if output.status.success() { Ok(text.trim().to_owned()) } else { Err(output.status.to_string()) }
 }
 
-fn home(root: PathBuf, run_as: &str, settings: Option<String>) -> Home {
+fn home(places: &Places, run_as: &str, settings: Option<String>) -> Home {
+    let root = match places.layout {
+        Layout::Home => places.settings_dir.clone(),
+        Layout::System => places.state_dir.clone(),
+    };
     let writable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
     let exists = existing(&root);
     let folder = match std::fs::metadata(&root) {
@@ -104,15 +117,16 @@ fn home(root: PathBuf, run_as: &str, settings: Option<String>) -> Home {
         Ok(_) if writable(&root) => Folder::Usable,
         Ok(_) => Folder::NotWritable,
     };
-    let mut home = Home { folder, closed_to: None, unknown_user: None, settings, root: root.clone() };
+    let mut home =
+        Home { folder, closed_to: None, unknown_user: None, settings, places: places.clone(), root: root.clone() };
     // A plain user's services run as that user.
     if nix::unistd::geteuid().is_root() {
         match nix::unistd::User::from_name(run_as) {
             Ok(Some(user)) => {
                 let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
                 // What agentd will make is made enterable.
-                let within = root.join("state");
-                let innermost = if within.is_dir() { &within } else { exists };
+                let within = &places.state_dir;
+                let innermost = if within.is_dir() { within } else { exists };
                 let real = innermost.canonicalize().unwrap_or_else(|_| innermost.to_owned());
                 let closed = if uid == 0 { None } else { closed_to(&real, uid, gid).unwrap_or_default() };
                 home.closed_to = closed.map(|path| (run_as.to_owned(), path));
@@ -218,7 +232,7 @@ const EXTERNAL: (&str, &str) = ("port of the proxy", "proxy.port in the stack fi
 const INTERNAL: (&str, &str) = ("internal port", "ports.internal in agentd.toml");
 const DNS: (&str, &str) = ("dns port", "ports.dns in agentd.toml");
 
-fn ports(manager: &Manager, settings: &toml::Table, root: &Path) -> Vec<Port> {
+fn ports(manager: &Manager, settings: &toml::Table, places: &Places) -> Vec<Port> {
     let made = |(what, key), address, state| Port { what, key, address, state };
     if let Manager::Answers { status, .. } = manager {
         let edge = &status.edge;
@@ -237,13 +251,13 @@ fn ports(manager: &Manager, settings: &toml::Table, root: &Path) -> Vec<Port> {
     let internal = loopback(port(settings, "internal").unwrap_or(INTERNAL_PORT));
     let dns = loopback(port(settings, "dns").unwrap_or(DNS_PORT));
     vec![
-        made(EXTERNAL, external, unused(external, &[Transport::Tcp], root)),
-        made(INTERNAL, internal, unused(internal, &[Transport::Tcp], root)),
-        made(DNS, dns, unused(dns, &[Transport::Udp, Transport::Tcp], root)),
+        made(EXTERNAL, external, unused(external, &[Transport::Tcp], places)),
+        made(INTERNAL, internal, unused(internal, &[Transport::Tcp], places)),
+        made(DNS, dns, unused(dns, &[Transport::Udp, Transport::Tcp], places)),
     ]
 }
 
-fn unused(address: SocketAddr, transports: &[Transport], root: &Path) -> PortState {
+fn unused(address: SocketAddr, transports: &[Transport], places: &Places) -> PortState {
     for transport in transports {
         let bound = match transport {
             Transport::Tcp => probe::is_free(address),
@@ -253,7 +267,7 @@ fn unused(address: SocketAddr, transports: &[Transport], root: &Path) -> PortSta
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let owner = listeners::listener(address.port(), *transport);
-                if owner.is_some_and(|pid| names_home(pid, root)) {
+                if owner.is_some_and(|pid| is_of(pid, places)) {
                     return PortState::Ours;
                 }
                 return PortState::Taken { owner: listeners::listener_name(address.port(), *transport) };
@@ -265,9 +279,9 @@ fn unused(address: SocketAddr, transports: &[Transport], root: &Path) -> PortSta
 }
 
 /// Shims, keeper and proxy of a home have its folders on their command lines.
-fn names_home(pid: u32, root: &Path) -> bool {
-    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    command_line(pid).iter().any(|argument| Path::new(argument).starts_with(&root))
+fn is_of(pid: u32, places: &Places) -> bool {
+    let dirs = [&places.run_dir, &places.state_dir].map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.clone()));
+    command_line(pid).iter().any(|argument| dirs.iter().any(|dir| Path::new(argument).starts_with(dir)))
 }
 
 fn command_line(pid: u32) -> Vec<String> {
@@ -286,7 +300,7 @@ fn orphaned_keepers() -> Vec<(u32, PathBuf)> {
 }
 
 /// By the shim of this home, as the same user as the manager: another way could have another outcome.
-fn names(manager: &Manager, root: &Path) -> Names {
+fn names(manager: &Manager, places: &Places) -> Names {
     if let Manager::Answers { status, .. } = manager {
         let uid = std::fs::metadata(format!("/proc/{}", status.agent.pid)).map(|facts| facts.uid());
         if uid.is_ok_and(|uid| uid != nix::unistd::geteuid().as_raw()) {
@@ -294,8 +308,8 @@ fn names(manager: &Manager, root: &Path) -> Names {
         }
     }
     let facts = namespaces::facts();
-    let Some(shim) = newest_shim(root) else { return Names::Untried { facts } };
-    let hosts_file = root.join("run/hosts");
+    let Some(shim) = newest_shim(&places.state_dir) else { return Names::Untried { facts } };
+    let hosts_file = places.run_dir.join("hosts");
     let file = if hosts_file.exists() { &hosts_file } else { &shim };
     match Command::new(&shim).arg(TRY_VERB).arg(file).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Names::Possible,
@@ -308,8 +322,8 @@ fn names(manager: &Manager, root: &Path) -> Names {
     }
 }
 
-fn newest_shim(root: &Path) -> Option<PathBuf> {
-    let dirs = std::fs::read_dir(root.join("state/shim")).into_iter().flatten().flatten();
+fn newest_shim(state_dir: &Path) -> Option<PathBuf> {
+    let dirs = std::fs::read_dir(state_dir.join("shim")).into_iter().flatten().flatten();
     let shims = dirs.map(|dir| dir.path().join("agentd-shim"));
     shims
         .filter(|path| path.is_file())

@@ -32,6 +32,10 @@ pub(super) fn page(status: &Status, screen: Screen) -> Vec<Line> {
         lines.push(Line::default());
         lines.extend(problem::short(problem, status.at_unix_ms));
     }
+    if let Some(tunnel) = &status.tunnel {
+        lines.push(Line::default());
+        lines.extend(super::tunnel::lines(tunnel, status.at_unix_ms));
+    }
     lines.push(Line::default());
     lines.extend(status.security.as_ref().map(security));
     lines.extend(status.limitations.iter().map(|text| Line::new(Style::Dim, format!("note: {text}"))));

@@ -184,6 +184,10 @@ vocabulary! {
 
     "edge.started" EdgeStarted { pid: u32 } Info "The edge was started.";
     "edge.lost" EdgeLost { exit: String, uptime_ms: u64 } Error "The edge ended and nobody had asked it to; it is started again on the same sockets.";
+
+    "tunnel.connected" TunnelConnected { connections: u32 } Info "Requests come in by the tunnel.";
+    "tunnel.degraded" TunnelDegraded { connections: u32, cause: String } Warn "Requests come in by the tunnel, and may soon no more.";
+    "tunnel.down" TunnelDown { cause: String } Error "No request comes in by the tunnel; the security mode stays as it is.";
 }
 
 #[cfg(test)]
@@ -194,8 +198,10 @@ mod tests {
 
     use super::*;
 
-    const FAMILIES: [&str; 12] =
-        ["build", "config", "crash", "deploy", "dns", "edge", "health", "host", "route", "run", "security", "service"];
+    const FAMILIES: [&str; 13] = [
+        "build", "config", "crash", "deploy", "dns", "edge", "health", "host", "route", "run", "security", "service",
+        "tunnel",
+    ];
 
     fn event(what: What) -> Event {
         Event {

@@ -29,7 +29,7 @@ const fn span(min_ms: u64, max_ms: u64) -> Shape {
     Shape::Span { min_ms, max_ms }
 }
 
-const MODES: &[Choice] = &[choice("open", Supported), choice("daemon-port", NotYet), choice("tunnel", NotYet)];
+const MODES: &[Choice] = &[choice("open", Supported), choice("daemon-port", Supported), choice("tunnel", Supported)];
 const KINDS: &[Choice] =
     &[choice("web", Supported), choice("worker", Supported), choice("static", Supported), choice("job", NotYet)];
 const RESTARTS: &[Choice] = &[choice("always", Supported), choice("on-failure", Supported), choice("never", Supported)];
@@ -88,15 +88,27 @@ pub static KEYS: &[Key] = &[
         "Domain below which services are found; `svc.internal` in this version.",
         "\"svc.internal\"",
     ),
-    key("security", Shape::Table, Nothing("the defaults of its keys"), "What the host lets in.", "{ mode = \"open\" }"),
+    key(
+        "security",
+        Shape::Table,
+        Nothing("the host's mode stays as it is"),
+        "What the host lets in; docs/security-modes.md has it in full.",
+        "{ mode = \"tunnel\" }",
+    ),
     key(
         "security.mode",
         Shape::Choice(MODES),
-        Absent::Text("open"),
-        "`open` leaves the firewall alone; `daemon-port` lets in only the proxy's port; `tunnel` lets in nothing.",
-        "\"open\"",
+        Required,
+        "`open` leaves the firewall alone; `daemon-port` lets in the proxy's port, and SSH from `ssh`; `tunnel` lets in nothing.",
+        "\"daemon-port\"",
     ),
-    later("security.ssh", Shape::Strings, "Networks that may reach SSH in mode `daemon-port`.", "[\"203.0.113.0/24\"]"),
+    key(
+        "security.ssh",
+        Shape::Strings,
+        Nothing("no network"),
+        "Networks that may reach SSH, in mode `daemon-port` only.",
+        "[\"203.0.113.0/24\"]",
+    ),
     key(
         "service",
         Shape::Tables,
@@ -217,10 +229,11 @@ pub static KEYS: &[Key] = &[
         "Instances that run at the same time.",
         "2",
     ),
-    later(
+    key(
         "service.depends_on",
         Shape::Strings,
-        "Services that must be ready before this one is started.",
+        Nothing("no other service"),
+        "Services that are started before this one and stopped after it.",
         "[\"db-proxy\"]",
     ),
     key(

@@ -1,10 +1,12 @@
 //! What no two services may both have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::open::{Flaw, Problems, quote};
 use super::{Locus, ProxyDraft, named};
 use crate::ids::ServiceName;
+use crate::keys::nearest_word;
+use crate::order;
 
 /// What one service takes for itself, as far as it was readable.
 #[derive(Debug, Default)]
@@ -15,6 +17,7 @@ pub(super) struct Claim {
     pub(super) host: Option<String>,
     /// Only when it is routed from outside.
     pub(super) path: Option<String>,
+    pub(super) depends_on: Vec<ServiceName>,
 }
 
 impl Claim {
@@ -57,5 +60,25 @@ pub(super) fn check(claims: &[Claim], proxy: &ProxyDraft, problems: &mut Problem
                 claim.note("path", Flaw::plain(found, "a host and path no other service has"), problems);
             }
         }
+    }
+    dependencies(claims, problems);
+}
+
+/// Every name in `depends_on` is a service of this stack, and no service waits for itself.
+fn dependencies(claims: &[Claim], problems: &mut Problems) {
+    let known: BTreeSet<&ServiceName> = claims.iter().filter_map(|claim| claim.name.as_ref()).collect();
+    for claim in claims {
+        for needed in claim.depends_on.iter().filter(|needed| !known.contains(needed)) {
+            let near = nearest_word(needed.as_str(), known.iter().map(|name| name.as_str()));
+            let flaw = Flaw::of(needed.as_str(), "the name of a service of this stack").near(near.map(quote));
+            claim.note("depends_on", flaw, problems);
+        }
+    }
+    let needs = claims.iter().filter_map(|claim| Some((claim.name.as_ref()?, claim.depends_on.as_slice()))).collect();
+    if let Err(waiting) = order::steps(&needs) {
+        let names = waiting.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        let first = claims.iter().find(|claim| claim.name.as_ref() == waiting.first().copied());
+        let flaw = Flaw::plain(format!("services that wait for each other ({names})"), "an order to start them in");
+        first.expect("who waits has a claim").note("depends_on", flaw, problems);
     }
 }

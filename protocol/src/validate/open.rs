@@ -8,6 +8,8 @@ use crate::stack::Span;
 
 /// Characters of a text that is quoted in a problem; the rest is on the line it points at.
 const QUOTED_CHARS_MAX: usize = 60;
+/// Entries of one list of texts: far more than anyone writes by hand.
+const LIST_MAX: usize = 256;
 
 /// What is wrong with a value, without its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,13 +188,44 @@ impl<'t> Table<'t> {
     /// The word of a closed set; `None` after a problem.
     pub(super) fn choice(&self, leaf: &str, problems: &mut Problems) -> Option<&'static str> {
         let key = self.key(leaf);
-        let (Absent::Text(default), Shape::Choice(choices)) = (key.absent, key.shape) else {
-            panic!("{} is read as a word of a set", key.name)
-        };
-        if !self.has(leaf) {
+        let Shape::Choice(choices) = key.shape else { panic!("{} is read as a word of a set", key.name) };
+        if let (Absent::Text(default), false) = (key.absent, self.has(leaf)) {
             return Some(default);
         }
         self.ruled(leaf, problems, |text| word(text, choices, &key.shape))
+    }
+
+    /// Texts that each satisfy `rule`, in the order of the document; those that do not are noted and left out.
+    pub(super) fn list<T>(
+        &self,
+        leaf: &str,
+        problems: &mut Problems,
+        rule: impl Fn(&str) -> Result<T, Flaw>,
+    ) -> Vec<T> {
+        let Some(Value::Array(list)) = self.value(leaf, problems) else {
+            if let Some(other) = self.map.get(leaf) {
+                self.wrong_type::<()>(leaf, other, problems);
+            }
+            return Vec::new();
+        };
+        if list.len() > LIST_MAX {
+            let flaw = Flaw::plain(format!("{} entries", list.len()), format!("at most {LIST_MAX}"));
+            self.note(leaf, flaw, Locus::Key, problems);
+        }
+        let mut read = Vec::new();
+        for (index, value) in list.iter().take(LIST_MAX).enumerate() {
+            let one = match value {
+                Value::String(text) => rule(text),
+                other => Err(Flaw::plain(kind_of(other), "a string")),
+            };
+            match one {
+                Ok(one) => read.push(one),
+                Err(flaw) => {
+                    problems.note(format!("{}/{index}", self.pointer_to(leaf)), self.dotted(leaf), flaw, Locus::Value);
+                }
+            }
+        }
+        read
     }
 
     pub(super) fn table(&self, leaf: &str, problems: &mut Problems) -> Option<Table<'t>> {

@@ -1,5 +1,9 @@
 //! What single texts may look like. Each rule returns the text in its normal form, or what is wrong with it.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::open::{Flaw, quote};
 use super::{COMMAND_BYTES_MAX, ENV_NAME_BYTES_MAX};
 use crate::ids::{Commit, ServiceName};
@@ -19,6 +23,22 @@ pub(super) fn name(text: &str) -> Result<ServiceName, Flaw> {
         let near = ServiceName::new(text.to_lowercase().replace(['_', '.', ' '], "-")).ok();
         Flaw::of(text, bad.rule).near(near.map(|name| quote(name.as_str())))
     })
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, Flaw> {
+    const EXPECTED: &str = "a network such as \"203.0.113.0/24\", or one address";
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().map_err(|_| Flaw::of(text, EXPECTED))?,
+    };
+    if net.prefix_len() == 0 {
+        return Err(Flaw::of(text, "a network smaller than everybody; for that, `mode = \"open\"`"));
+    }
+    if net.addr() != net.network() {
+        return Err(Flaw::of(text, EXPECTED).near(Some(quote(&net.trunc().to_string()))));
+    }
+    Ok(net)
 }
 
 pub(super) fn commit(text: &str) -> Result<Commit, Flaw> {

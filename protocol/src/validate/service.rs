@@ -34,6 +34,7 @@ pub(super) fn read(index: usize, table: &Table<'_>, problems: &mut Problems) -> 
     let strip_prefix = table.flag("strip_prefix", problems);
     let public = table.flag("public", problems);
     let replicas = table.count("replicas", problems);
+    let depends_on = table.list("depends_on", problems, rules::name);
     let env = env(table, problems);
     let env_file = table.ruled("env_file", problems, rules::env_file);
     let (health, start_deadline) = health(table, problems);
@@ -45,7 +46,14 @@ pub(super) fn read(index: usize, table: &Table<'_>, problems: &mut Problems) -> 
     fits_together(port, replicas, table, problems);
 
     let routed = public && kind != Some(Kind::Worker) && table.has("host") == host.is_some();
-    let claim = Claim { index, name: name.clone(), port, host: host.clone(), path: path.clone().filter(|_| routed) };
+    let claim = Claim {
+        index,
+        name: name.clone(),
+        port,
+        host: host.clone(),
+        path: path.clone().filter(|_| routed),
+        depends_on: depends_on.clone(),
+    };
     let service = (|| {
         Some(Service {
             name: name?,
@@ -64,6 +72,7 @@ pub(super) fn read(index: usize, table: &Table<'_>, problems: &mut Problems) -> 
             strip_prefix,
             public,
             replicas: replicas?,
+            depends_on,
             env,
             env_file,
             health,

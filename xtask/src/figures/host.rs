@@ -156,7 +156,7 @@ impl Host {
     fn end(&mut self) -> Result<()> {
         let Some(mut manager) = self.manager.take() else { return Ok(()) };
         let mut agentctl = Command::new(self.programs_dir.join("agentctl"));
-        quiet(agentctl.arg("--home").arg(self.home()).arg("down"), "agentctl down")?;
+        quiet(agentctl.arg("--home").arg(self.home()).arg("shutdown"), "agentctl shutdown")?;
         manager.wait()?;
         Ok(())
     }

@@ -53,16 +53,31 @@ const TABLE: &[Row] = &[
     Row { place: "agent/tests/", rooms: All, crates: &[PROTOCOL, SYS, DOCUMENT] },
     Row { place: "agent/build.rs", rooms: These(&[]), crates: &[] },
     // Wiring that would make app.rs too long to read.
-    Row { place: "agent/src/edge_launch.rs", rooms: These(&["config", "supervisor"]), crates: &[PROTOCOL, SYS] },
+    Row {
+        place: "agent/src/edge_launch",
+        // A new edge takes over when the client hears that it routes.
+        rooms: These(&["config", "supervisor", "edge::EdgeView"]),
+        crates: &[PROTOCOL, SYS],
+    },
     Row {
         place: "agent/src/firewall_launch.rs",
         rooms: These(&["app", "config", "firewall", "reconcile"]),
         crates: &[PROTOCOL, SYS],
     },
     Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
+    Row {
+        place: "agent/src/tunnel_launch.rs",
+        rooms: These(&["lifecycle", "supervisor", "tunnel"]),
+        crates: &[PROTOCOL, SYS],
+    },
     Row { place: "agent/src/logging.rs", rooms: These(&["app"]), crates: &[] },
-    // The host's settings hold the credentials as source wants them; a second type for them would be a copy.
-    Row { place: "agent/src/config.rs", rooms: These(&["source::Credential"]), crates: &[PROTOCOL, SYS, DOCUMENT] },
+    // The host's settings hold the credentials as source wants them, and the tunnel as its room does; a second type for
+    // them would be a copy.
+    Row {
+        place: "agent/src/config.rs",
+        rooms: These(&["source::Credential", "tunnel::Section", "tunnel::Tunnel"]),
+        crates: &[PROTOCOL, SYS, DOCUMENT],
+    },
     // Leaves.
     Row { place: "agent/src/lifecycle/", rooms: These(&[]), crates: &[] },
     Row { place: "agent/src/store/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
@@ -72,6 +87,8 @@ const TABLE: &[Row] = &[
     Row { place: "agent/src/static_site/", rooms: LEAF, crates: &[] },
     Row { place: "agent/src/dns/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/firewall/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
+    // Not firewall, ever: a tunnel that is lost must not open the host.
+    Row { place: "agent/src/tunnel/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
     // The edge process wires the data plane; the manager's side of it must not.
     Row { place: "agent/src/edge/", rooms: These(&["lifecycle", "proxy", "dns"]), crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/edge/client", rooms: LEAF, crates: &[PROTOCOL, SYS] },

@@ -173,6 +173,7 @@ fn snapshot(generation: u64, backends: &[(u32, SocketAddr)]) -> Snapshot {
         routes: vec![edge::Route { host: None, path: "/".into(), strip_prefix: false, service: name.clone() }],
         services: vec![edge::Service { name, backends: backends.collect(), absent: Absent::Starting }],
         suffix: "svc.internal".into(),
+        client_address: edge::ForwardedBy::Nobody,
     }
 }
 

@@ -5,6 +5,7 @@ mod conformance;
 mod drain;
 mod entrances;
 mod hold;
+mod opening;
 mod rig;
 mod routing;
 mod streams;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentd_protocol::edge::{self, Absent, Snapshot};
+use agentd_protocol::edge::{self, Absent, ForwardedBy, Snapshot};
 use agentd_protocol::ids::{Generation, Incarnation, InstanceId, ServiceName};
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,6 +41,8 @@ pub(super) struct Rig {
     pub(super) registry: Registry,
     pub(super) proxy: Proxy,
     pub(super) unreachable: mpsc::Receiver<BackendKey>,
+    /// Of the snapshots to come.
+    pub(super) client_address: ForwardedBy,
     generation: u64,
 }
 
@@ -51,9 +53,19 @@ impl Rig {
         let (address, internal) = (outside.local_addr().unwrap(), within.local_addr().unwrap());
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (proxy, unreachable) = Proxy::new(Arc::clone(&table), limits);
-        lifecycle::spawn("test accept", proxy.clone().accept(outside, Entrance::External));
-        lifecycle::spawn("test accept", proxy.clone().accept(within, Entrance::Internal));
-        Self { address, internal, registry: Registry::new(table), proxy, unreachable, generation: 0 }
+        for (listener, entrance) in [(outside, Entrance::External), (within, Entrance::Internal)] {
+            let listener = listener.into_std().unwrap();
+            lifecycle::spawn("test accept", proxy.clone().accept(listener, entrance));
+        }
+        Self {
+            address,
+            internal,
+            registry: Registry::new(table),
+            proxy,
+            unreachable,
+            client_address: ForwardedBy::Nobody,
+            generation: 0,
+        }
     }
 
     /// A rig whose `/` goes to the given backends, of which each is an instance named by its position.
@@ -72,7 +84,8 @@ impl Rig {
         self.generation += 1;
         let generation = Generation(self.generation);
         let (health_path, suffix) = (Some("/-/healthy".into()), "svc.internal".into());
-        self.registry.apply(Snapshot { generation, health_path, routes, services, suffix }).unwrap();
+        let client_address = self.client_address;
+        self.registry.apply(Snapshot { generation, health_path, routes, services, suffix, client_address }).unwrap();
     }
 
     /// Waits until the instance was reported idle.

@@ -66,6 +66,11 @@ impl What {
             | Self::HostKeeperReplaced { .. }
             | Self::EdgeStarted { .. }
             | Self::EdgeLost { .. } => self.host(),
+            Self::TunnelConnected { connections } => format!("tunnel connected by {}", connected(*connections)),
+            Self::TunnelDegraded { connections, cause } => {
+                format!("tunnel degraded, {}: {cause}", connected(*connections))
+            }
+            Self::TunnelDown { cause } => format!("tunnel down: {cause}"),
             Self::Unknown { kind, details: Value::Null } => kind.clone(),
             Self::Unknown { kind, details } => format!("{kind} {details}"),
         }
@@ -212,6 +217,10 @@ fn instead(from: Option<ReleaseNumber>) -> String {
 
 fn after(ms: Option<u64>) -> String {
     ms.map_or_else(String::new, |ms| format!(" after {}", span(ms)))
+}
+
+fn connected(connections: u32) -> String {
+    many(usize::try_from(connections).unwrap_or(usize::MAX), "connection")
 }
 
 fn many(count: usize, noun: &str) -> String {

@@ -1,0 +1,68 @@
+//! The Debian package of the programs under test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::Host;
+use crate::program;
+
+#[derive(Debug)]
+pub struct Package {
+    dir: TempDir,
+    deb: PathBuf,
+}
+
+impl Package {
+    /// Of the version with that suffix. The programs are small without their debug information; the suffix is written
+    /// behind `agentd`, so that another version is another program.
+    pub fn build(suffix: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["agentd", "agentctl"] {
+            let stripped = dir.path().join(name);
+            must(Command::new("strip").arg("--strip-all").arg("-o").arg(&stripped).arg(program(name)));
+        }
+        let agentd = dir.path().join("agentd");
+        let mut bytes = fs::read(&agentd).unwrap();
+        bytes.extend_from_slice(suffix.as_bytes());
+        fs::write(&agentd, bytes).unwrap();
+        Self::of(dir, suffix)
+    }
+
+    /// The same programs, packaged anew under another version.
+    pub fn again(&self, suffix: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["agentd", "agentctl"] {
+            fs::copy(self.dir.path().join(name), dir.path().join(name)).unwrap();
+        }
+        Self::of(dir, suffix)
+    }
+
+    fn of(dir: TempDir, suffix: &str) -> Self {
+        let xtask = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("xtask");
+        must(
+            Command::new(program("xtask"))
+                .env("CARGO_MANIFEST_DIR", xtask)
+                .args(["package", "--version-suffix", suffix, "--binaries"])
+                .arg(dir.path())
+                .arg("--out")
+                .arg(dir.path().join("out")),
+        );
+        let files = fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().path());
+        let deb = files.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "deb")).unwrap();
+        Self { dir, deb }
+    }
+
+    /// Installs or upgrades as an administrator would; what dpkg said.
+    pub fn install(&self, host: &Host) -> String {
+        fs::copy(&self.deb, host.path("/root/agentd.deb")).unwrap();
+        host.must("DEBIAN_FRONTEND=noninteractive dpkg --install /root/agentd.deb 2>&1")
+    }
+}
+
+fn must(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

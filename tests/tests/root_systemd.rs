@@ -1,0 +1,225 @@
+//! The system service on a real systemd host: package, units, restarts, upgrades, shutdown, removal.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use agentd_tests::host::{HOST_V4, HOST_V6, Host, Load, Outcome, Package, Uplink};
+use agentd_tests::web;
+
+/// Where the service says when it was asked to end; its DATA_DIR.
+const DATA: &str = "/var/lib/agentd/services/api/data";
+const URL: &str = "http://127.0.0.1:8080/";
+
+/// Whether somebody accepts on the host's port, asked from outside.
+fn reaches(host: &Host, address: &str, port: u16) -> bool {
+    let connect = format!("import socket; socket.create_connection(('{address}', {port}), 1)");
+    host.outside(&format!("python3 -c \"{connect}\"")).code == 0
+}
+
+/// A repository on the host, and a stack file that runs it.
+fn place_stack(host: &Host) {
+    let noted = "open(os.path.join(os.environ['DATA_DIR'], 'asked-to-end'), 'a').write(f'{time.time()}\\n')";
+    host.put("/srv/api/web.py", &web("v1").replace("print(\"stopping\", flush=True)", noted));
+    host.must(
+        "cd /srv/api && git init --quiet --initial-branch=main && git add --all && \
+         git -c user.name=t -c user.email=t@example.com commit --quiet --message one",
+    );
+    host.put(
+        "/etc/agentd/stack.toml",
+        "schema = 1\n[stack]\nname = \"test\"\npoll_interval = \"5s\"\n[proxy]\nport = 8080\n\
+         [[service]]\nname = \"api\"\nrepo = \"file:///srv/api\"\nref = \"main\"\nrun = \"python3 web.py\"\n\
+         path = \"/\"\nhealth = { path = \"/healthz\" }\n",
+    );
+}
+
+/// A host with the package and a service that answers.
+fn serving(package: &Package) -> Host {
+    let host = Host::new();
+    package.install(&host);
+    place_stack(&host);
+    host.must("systemctl start agentd");
+    answers(&host);
+    host
+}
+
+fn answers(host: &Host) {
+    host.until("the service answers", &format!("curl --silent --fail {URL} >/dev/null"));
+}
+
+/// Pids of service, proxy, shims and keeper: whatever a manager must leave alone.
+fn workload(host: &Host) -> String {
+    host.must("cat $(find /sys/fs/cgroup -path '*agentd-apps.scope*' -name cgroup.procs) | sort -n")
+}
+
+fn manager(host: &Host) -> String {
+    host.must("systemctl show --property MainPID --value agentd")
+}
+
+/// Waits until another manager serves than before.
+fn replaced(host: &Host, how: impl FnOnce() -> String) {
+    let before = manager(host);
+    how();
+    let pid = "$(systemctl show --property MainPID --value agentd)";
+    let serves = format!("systemctl is-active --quiet agentd && [ {pid} != {} ] && agentctl status", before.trim());
+    host.until("another manager serves", &serves);
+}
+
+fn all_answered(outcome: &Outcome) {
+    assert!(outcome.failures.is_empty() && outcome.answered > 100, "{outcome:?}");
+}
+
+#[test]
+fn a_host_boots_stops_and_boots_again() {
+    let mut host = Host::new();
+    assert_eq!(host.must("cat /proc/1/comm").trim(), "systemd");
+    assert!(reaches(&host, HOST_V4, 22) && reaches(&host, HOST_V6, 22));
+    host.plug(Uplink::Down);
+    assert!(!reaches(&host, HOST_V4, 22));
+    host.must("echo kept >/var/lib/kept; echo lost >/run/lost");
+    host.stop();
+    host.boot_with(Uplink::Down);
+    assert_eq!(host.must("cat /var/lib/kept; ls /run/lost || true").trim(), "kept");
+    assert!(!reaches(&host, HOST_V4, 22));
+    host.cut_power();
+    host.boot();
+    assert!(reaches(&host, HOST_V4, 22));
+}
+
+#[test]
+fn no_request_is_lost_while_the_manager_restarts_dies_and_is_upgraded() {
+    let package = Package::build("+1");
+    let host = serving(&package);
+    let before = workload(&host);
+    assert!(before.lines().count() >= 4, "keeper, two shims, proxy and service: {before}");
+    let load = Load::start(&host, URL);
+
+    let main_pid = "$(systemctl show --property MainPID --value agentd)";
+    replaced(&host, || host.must("systemctl restart agentd"));
+    replaced(&host, || host.must(&format!("kill -KILL {main_pid}")));
+    replaced(&host, || host.must(&format!("kill -TERM {main_pid}")));
+    let next = Package::build("+2");
+    replaced(&host, || next.install(&host));
+    // The same program under another version: nothing to restart.
+    let same = manager(&host);
+    next.again("+3").install(&host);
+    assert_eq!(manager(&host), same);
+    // One that hangs is ended by its watchdog.
+    host.put("/run/systemd/system/agentd.service.d/quick.conf", "[Service]\nWatchdogSec=2s\n");
+    replaced(&host, || host.must("systemctl daemon-reload && systemctl restart agentd"));
+    replaced(&host, || host.must(&format!("kill -STOP {main_pid}")));
+    host.must("journalctl --unit agentd --grep 'Watchdog timeout'");
+
+    assert_eq!(workload(&host), before, "pids of everything that runs");
+    host.must("systemctl stop agentd");
+    assert_eq!(workload(&host), before);
+    host.must("journalctl --unit agentd --grep 'services, edge and keeper run on'");
+    all_answered(&load.end());
+    host.must("systemctl start agentd");
+}
+
+#[test]
+fn services_end_before_the_network_and_come_back_without_it() {
+    let mut host = serving(&Package::build(""));
+    host.must("systemctl enable --quiet agentd");
+    host.stop();
+    host.boot_with(Uplink::Down);
+    ended_before_the_network(&host);
+    answers(&host);
+    assert!(!reaches(&host, HOST_V4, 22), "the uplink is down");
+
+    // Without the manager there is no drain, and still an order.
+    host.must("systemctl stop agentd");
+    host.stop();
+    host.boot();
+    ended_before_the_network(&host);
+    answers(&host);
+
+    host.cut_power();
+    host.boot();
+    assert_eq!(host.run(&format!("cat {DATA}/asked-to-end")).stdout, "", "nobody asked");
+    answers(&host);
+}
+
+/// Compares when the service was asked to end with when the uplink was taken down, and forgets both.
+fn ended_before_the_network(host: &Host) {
+    let seconds = |text: String| text.trim().parse::<f64>().unwrap_or_else(|error| panic!("{error}: `{text}`"));
+    let service = seconds(host.must(&format!("head -n 1 {DATA}/asked-to-end && rm {DATA}/asked-to-end")));
+    let network = seconds(host.must("cat /var/log/uplink-stopped"));
+    assert!(service < network, "SIGTERM at {service}, the network went at {network}");
+}
+
+#[test]
+fn a_shutdown_lasts_until_somebody_starts_agentd() {
+    let host = serving(&Package::build(""));
+    // A keeper that dies leaves its services in the scope; the next one joins them.
+    let keeper = "$(pgrep --exact agentd-keeper)";
+    let before = host.must(&format!("cat /proc/{keeper}/cgroup"));
+    assert!(before.contains("/agentd-apps.scope"), "{before}");
+    host.must(&format!("pgrep --exact agentd-keeper >/root/keeper; kill -KILL {keeper}"));
+    host.until("another keeper runs", &format!("[ {keeper} != $(cat /root/keeper) ]"));
+    assert_eq!(host.must(&format!("cat /proc/{keeper}/cgroup")), before);
+    answers(&host);
+
+    // Root and the group's members may call.
+    host.must("useradd --groups agentd member && useradd stranger");
+    host.must("runuser -u member -- agentctl status");
+    let refused = host.run("runuser -u stranger -- agentctl status");
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("--groups agentd"), "{refused:?}");
+
+    host.must("agentctl shutdown");
+    host.until("the unit has ended", "[ $(systemctl show -p ActiveState --value agentd) = inactive ]");
+    assert_eq!(host.run("pgrep agentd").stdout, "", "nothing of agentd runs");
+    assert_eq!(host.must("systemctl show -p Result --value agentd").trim(), "success");
+    let missed = host.run("agentctl status");
+    assert_eq!(missed.code, 4);
+    assert!(missed.stderr.contains("systemctl start agentd"), "{missed:?}");
+    host.must("systemctl start agentd");
+    answers(&host);
+    host.must("agentctl doctor");
+}
+
+#[test]
+fn nothing_is_left_after_removal() {
+    let host = Host::new();
+    let before = traces(&host);
+    let package = Package::build("");
+    package.install(&host);
+    // Nothing starts without a stack file.
+    assert_eq!(host.run("systemctl start agentd; systemctl is-active agentd").stdout.trim(), "inactive");
+    assert_ne!(traces(&host), before, "the comparison sees the package");
+    place_stack(&host);
+    host.must("systemctl enable --quiet --now agentd");
+    answers(&host);
+    scores(&host);
+    host.must("dpkg --remove agentd 2>&1");
+    assert_eq!(host.run("pgrep agentd; ls -d /sys/fs/cgroup/system.slice/agentd*").stdout, "");
+    host.must("[ -e /etc/agentd/stack.toml ] && [ -e /var/lib/agentd/agentd.db ]");
+    host.must("dpkg --purge agentd 2>&1");
+    let after = traces(&host);
+    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
+    let difference: Vec<_> = after.symmetric_difference(&before).collect();
+    assert!(difference.is_empty(), "{difference:#?}");
+}
+
+/// Everything a package could leave: units, users, rules, and every file that is no journal, cache or list of packages.
+fn traces(host: &Host) -> String {
+    host.must(
+        "systemctl list-unit-files --no-legend --no-pager; systemctl list-units --all --no-legend --plain --no-pager \
+         'agentd*'; cat /etc/passwd /etc/group /etc/shadow /etc/gshadow; nft list ruleset; cat /etc/hosts; \
+         find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /srv -o -path /tmp \
+         -o -path /var/lib/dpkg -o -path /var/log/journal -o -path /var/log/dpkg.log -o -path /var/cache \
+         -o -path /var/lib/systemd \\) -prune -o -print | sort; ls -d /run/agentd* || true",
+    )
+}
+
+/// What systemd itself says of the units, lower is better (reference: docker 9.6).
+fn scores(host: &Host) {
+    for (unit, threshold) in [("agentd", 80), ("agentd-firewall", 30), ("agentd-drain", 30)] {
+        let said = host.must(&format!(
+            "systemd-analyze security --offline=true --threshold={threshold} --no-pager {unit}.service | tail -n 1"
+        ));
+        writeln!(std::io::stderr(), "{}", said.trim()).unwrap();
+    }
+    host.must("systemd-analyze verify /usr/lib/systemd/system/agentd*.service");
+}
