@@ -301,9 +301,8 @@ impl App {
         follow::start(options, &home, store, Arc::clone(&refs), external.port(), told, &cancel)?;
         let down = CancellationToken::new();
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
-        let (asked_down, ending) = (down.clone(), cancel.clone());
-        let api = Api { reconcile: reconcile.clone(), firewall, new_git_key, resolve_refs, down: asked_down, ending };
-        serve(api, &home)?;
+        let (asked, ending) = (reconcile.clone(), cancel.clone());
+        serve(Api { reconcile: asked, firewall, new_git_key, resolve_refs, down: down.clone(), ending }, &home)?;
         lifecycle::service::start_watchdog(cancel.clone());
         lifecycle::service::ready();
         tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::firewall::files::Files;
 use crate::firewall::load::{Loaded, load};
+use crate::firewall::selftest;
 use crate::firewall::transaction::{self, Reverted, Transactions};
 use crate::firewall::watchdog::{OwnProcess, guard};
 use crate::firewall::{BreakGlass, Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
@@ -34,6 +35,8 @@ pub enum Error {
     #[error("cannot print")]
     Print(#[source] io::Error),
     #[error(transparent)]
+    Selftest(#[from] selftest::Error),
+    #[error(transparent)]
     Transaction(#[from] transaction::Error),
     #[error("the confirmed rules cannot be loaded as they were; simpler ones of the same mode are in force")]
     Simpler,
@@ -50,9 +53,13 @@ impl Error {
         match self {
             Self::Simpler | Self::ShutButSsh => Exit::Degraded,
             Self::Transaction(transaction::Error::Files(_)) => Exit::Home,
-            Self::Facts(_) | Self::Nft(_) | Self::Look(_) | Self::Print(_) | Self::Transaction(_) | Self::Detach(_) => {
-                Exit::Failed
-            }
+            Self::Selftest(_)
+            | Self::Facts(_)
+            | Self::Nft(_)
+            | Self::Look(_)
+            | Self::Print(_)
+            | Self::Transaction(_)
+            | Self::Detach(_) => Exit::Failed,
         }
     }
 }
@@ -66,6 +73,9 @@ pub enum FirewallVerb {
     /// Waits for the deadline of a trial and rolls it back. Started by the manager, never by hand.
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
+    /// The far end of the self-test's link. Started by the manager, never by hand.
+    #[command(hide = true)]
+    Outside,
     /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
     Render(RenderOptions),
     /// Checks and applies what `render` prints.
@@ -160,6 +170,7 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
             Reverted::Done => "the rules of before are back",
         }),
         FirewallVerb::Watchdog(args) => watch(args),
+        FirewallVerb::Outside => Ok(selftest::outside()?),
         FirewallVerb::Render(options) => print(&render(options)?.text()),
         FirewallVerb::Apply(options) => {
             let (nft, ruleset) = (Nft::find()?, render(options)?);

@@ -15,6 +15,7 @@ use crate::app::RunOptions;
 use crate::config::{Error, Home};
 #[cfg(test)]
 use crate::firewall::DocumentMay;
+use crate::firewall::checks::RESOLV_CONF;
 use crate::firewall::files::Files;
 use crate::firewall::nft::Nft;
 use crate::firewall::watchdog::OwnProcess;
@@ -43,6 +44,7 @@ pub fn start(
         transactions: Transactions::new(Arc::new(nft), Arc::new(watchdog), files),
         owner,
         proxy: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), external.port()),
+        resolv_conf: RESOLV_CONF.into(),
         note: Arc::new(move |what| journal.note_host(what)),
         cancel: cancel.clone(),
     }))

@@ -106,6 +106,7 @@ impl Drop for Net {
         for child in &mut self.children {
             // It may have ended by itself.
             let _ = child.kill();
+            // Killed above.
             let _ = child.wait();
         }
         for namespace in [&self.host, &self.outside] {
@@ -395,8 +396,27 @@ fn ssh_that_was_let_in_for_a_while_is_shut_by_the_kernel() {
     assert!(start.elapsed() > Duration::from_secs(5));
 }
 
+#[test]
+fn the_self_test_hears_what_is_let_in_and_nothing_else() {
+    let place = Place::confirmed("self", "tunnel");
+    let told = place.good(&["selftest"]).stdout;
+    assert!(told.contains("none answers that should not"), "{told}");
+    assert!(place.security(&["status"]).stdout.contains("dropped:"));
+    place.good(&["apply", "--mode", "daemon-port"]);
+    place.good(&["confirm"]);
+    // Control: the far end hears what is let in. Good means that the proxy's port answered, and it alone.
+    place.good(&["selftest"]);
+    place.good(&["apply", "--mode", "open"]);
+    place.good(&["confirm"]);
+    let refused = place.security(&["selftest"]);
+    assert!(refused.code == 1 && refused.stderr.contains("nothing is shut"), "{refused:?}");
+    let links = Command::new("ip").args(["-n", &place.net.host, "-o", "link"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&links.stdout).contains("agd-t-"), "the link is gone");
+}
+
 /// For the log of the test: figures.
 fn eprint(text: &str) {
     use std::io::Write as _;
-    writeln!(std::io::stderr(), "{text}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{text}").unwrap();
 }

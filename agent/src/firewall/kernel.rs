@@ -5,6 +5,7 @@ use std::fmt;
 use agentd_sys::causes::chain;
 use serde_json::Value;
 
+use super::inspect::{self, Dropped, Found};
 use super::nft::{self, Nft};
 use super::{Facts, Ruleset, facts};
 
@@ -15,6 +16,11 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     fn apply(&self, ruleset: &Ruleset) -> Result<(), nft::Error>;
     /// Our table; `None` where there is none.
     fn table(&self) -> Result<Option<Value>, nft::Error>;
+    /// The same, judged.
+    fn look(&self) -> Result<(Found, Dropped), nft::Error> {
+        let table = self.table()?;
+        Ok((inspect::read(table.as_ref()), table.as_ref().map(inspect::dropped).unwrap_or_default()))
+    }
     /// What the host is like now. What cannot be found out is left at its safe default: less is let in.
     fn facts(&self) -> Facts;
 }

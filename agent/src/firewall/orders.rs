@@ -207,6 +207,7 @@ impl Task {
         }
         self.settle(format!("{to} in place of {from}, confirmed"));
         (self.note)(What::SecurityConfirmed { from, to });
+        self.reconsider(Some(&pending));
         self.look().await;
         Ok(SecurityDone { message: format!("{to} is in force for good"), trial: None, checks: Vec::new() })
     }
@@ -217,7 +218,9 @@ impl Task {
     }
 
     async fn revert_by_hand(&mut self) -> Result<SecurityDone, Error> {
+        let trial = self.trial().cloned();
         let mode = self.revert("the operator asked".to_owned()).await?;
+        self.reconsider(trial.as_ref());
         let message = format!("the rules of before are back: {mode}");
         Ok(SecurityDone { message, trial: None, checks: Vec::new() })
     }
@@ -244,7 +247,7 @@ impl Task {
     }
 
     async fn selftest(&mut self) -> Result<Selftest, Error> {
-        Ok(self.blocking(|core| Ok::<_, Error>(selftest::run(&core.policy()?)?)).await?)
+        self.blocking(|core| Ok(selftest::run(&core.policy()?)?)).await
     }
 
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {

@@ -151,6 +151,7 @@ impl Drop for FarEnd {
     fn drop(&mut self) {
         // It may have ended by itself; with it its namespace goes, and with that the link.
         let _ = self.child.kill();
+        // Killed above.
         let _ = self.child.wait();
     }
 }

@@ -5,17 +5,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentd_protocol::api::{Awaiting, Drops, What};
+use agentd_protocol::api::{Awaiting, Drops, Origin, What};
 use agentd_protocol::security::Mode;
 use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::checks::{RESOLV_CONF, Targets};
+use super::checks::Targets;
 use super::files::{Active, Moment, OpenedSsh, Pending};
 use super::handle::{Handle, ORDERS_MAX, Order};
-use super::inspect::{self, Found};
+use super::inspect::{self, Dropped, Found};
 use super::repair::{Repairs, Verdict, judge};
 use super::transaction::{self, Transactions};
 use super::truth::Truth;
@@ -31,6 +31,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A trial that runs out is noticed this much after the kernel's own timer.
 const DEADLINE_SLACK: Duration = Duration::from_millis(100);
 
+/// After a return that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Where events go.
 pub type Note = Arc<dyn Fn(What) + Send + Sync>;
 
@@ -39,6 +42,7 @@ pub struct Setup {
     pub owner: OwnerRules,
     /// The proxy as loopback reaches it.
     pub proxy: std::net::SocketAddr,
+    pub resolv_conf: std::path::PathBuf,
     pub note: Note,
     pub cancel: CancellationToken,
 }
@@ -68,7 +72,7 @@ pub fn start(setup: Setup) -> Handle {
         .inspect_err(|error| tracing::warn!(%error, "changes of nftables are noticed every 10 s only"))
         .ok();
     let task = Task {
-        targets: Targets { resolv_conf: RESOLV_CONF.into(), proxy: setup.proxy, outbound: Vec::new() },
+        targets: Targets { resolv_conf: setup.resolv_conf, proxy: setup.proxy, outbound: Vec::new() },
         core: setup.transactions,
         owner: setup.owner,
         note: setup.note,
@@ -115,7 +119,7 @@ pub(super) struct Task {
 /// What one look brings home.
 struct Seen {
     found: Found,
-    table: Option<serde_json::Value>,
+    dropped: Dropped,
     pending: Option<Pending>,
     active: Option<Active>,
     opened: Option<OpenedSsh>,
@@ -135,7 +139,6 @@ impl Task {
                     if changed.is_err() {
                         return;
                     }
-                    self.follow_document().await;
                 }
                 told = changed(changes.as_ref()) => {
                     if let Err(error) = told {
@@ -146,6 +149,8 @@ impl Task {
                 }
                 () = tokio::time::sleep_until(self.next_look) => self.look().await,
             }
+            // A trial that is over, or that a person ended, was in its way.
+            self.follow_document().await;
         }
     }
 
@@ -199,7 +204,10 @@ impl Task {
                 Err(wait) => self.next_look = Instant::now() + wait,
             },
             Verdict::RevertTrial(cause) => {
+                self.reconsider(seen.pending.as_ref());
                 if let Err(error) = self.revert(cause).await {
+                    // The watchdog may have been there first: the next look tells.
+                    self.next_look = Instant::now() + RETRY;
                     tracing::error!(
                         error = chain(&error),
                         "a trial that is over cannot be reverted; the kernel's timer has"
@@ -213,6 +221,7 @@ impl Task {
     fn adopt(&mut self, seen: &Seen, now: &Moment) {
         match (&self.state, &seen.pending) {
             (State::Trial(ours), None) => {
+                let by = ours.by;
                 let confirmed = seen.active.as_ref().is_some_and(|active| active.tx == ours.tx);
                 if !confirmed {
                     let cause = "nobody confirmed it in time".to_owned();
@@ -220,6 +229,9 @@ impl Task {
                     self.say(format!("{} was not confirmed in time; {} is back", ours.to.mode, ours.from.mode));
                 }
                 self.state = State::Settled;
+                if by == Origin::Local {
+                    self.considered = None;
+                }
             }
             (State::Settled | State::AwaitingConsent(_) | State::Trial(_), Some(pending)) => {
                 self.state = State::Trial(Box::new(pending.clone()));
@@ -268,8 +280,7 @@ impl Task {
         let policy = seen.active.as_ref().map(|active| &active.policy);
         let mode = policy.map_or(Mode::Open, |policy| policy.mode);
         let exposure = inspect::exposure(&seen.found);
-        let dropped = seen.table.as_ref().map(inspect::dropped).unwrap_or_default();
-        let drops = Drops { input: dropped.input, forward: dropped.forward };
+        let drops = Drops { input: seen.dropped.input, forward: seen.dropped.forward };
         let truth = Truth {
             known: true,
             unmanaged: None,
@@ -310,6 +321,13 @@ impl Task {
 
     pub(super) fn document(&self) -> Option<Document> {
         self.documents.borrow().clone()
+    }
+
+    /// After a person's trial the document has its say again; after its own it has had it.
+    pub(super) fn reconsider(&mut self, trial: Option<&Pending>) {
+        if trial.is_none_or(|pending| pending.by == Origin::Local) {
+            self.considered = None;
+        }
     }
 
     /// Once for each wish: what was refused is tried again when the document changes, or a manager starts.
@@ -373,11 +391,11 @@ async fn changed(changes: Option<&Changes>) -> std::io::Result<()> {
 fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     // Nobody is between two strokes of a change while this is held.
     let _lock = core.lock()?;
-    let table = core.kernel().table().map_err(transaction::Error::Table)?;
+    let (found, dropped) = core.kernel().look().map_err(transaction::Error::Table)?;
     let now = Moment::now();
     Ok(Seen {
-        found: inspect::read(table.as_ref()),
-        table,
+        found,
+        dropped,
         pending: core.files().pending()?,
         active: core.files().active()?,
         opened: core.files().opened()?,
@@ -393,3 +411,7 @@ fn enforcement(found: &Found) -> String {
         Found::Altered { .. } => "nftables, table inet agentd, changed by somebody else".to_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

@@ -3,8 +3,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::super::load::{Loaded, load};
 use super::*;
+use crate::firewall::load::{Loaded, load};
 
 thread_local! {
     static DEATH: Cell<Option<Point>> = const { Cell::new(None) };
@@ -89,8 +89,7 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, watchdog) = (Arc::new(Fake::default()), Arc::new(FakeWatchdog::default()));
-        let mut core =
-            Transactions::new(Arc::clone(&kernel) as _, Arc::clone(&watchdog) as _, Files::below(dir.path()));
+        let mut core = Transactions::new(kernel.clone(), watchdog.clone(), Files::below(dir.path()));
         core.reached = die;
         Self { _dir: dir, kernel, watchdog, core }
     }
@@ -288,6 +287,7 @@ fn the_plain_half_names_no_runtime() {
         ("load", include_str!("load.rs")),
         ("transaction", include_str!("transaction.rs")),
         ("watchdog", include_str!("watchdog.rs")),
+        ("selftest", include_str!("selftest.rs")),
         ("firewall_cli", include_str!("../firewall_cli.rs")),
     ] {
         for word in ["tokio::", "lifecycle::", "store::", "async fn", "thread::spawn"] {
