@@ -19,6 +19,7 @@ use crate::api::{self, Api};
 use crate::config::{Home, RunUser, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
+use crate::logging::Times;
 use crate::reconcile::{self, DocumentProblems, FileProblem, Naming};
 use crate::source::{self, Source};
 use crate::store::Store;
@@ -142,7 +143,8 @@ pub fn static_site(options: static_site::Options) -> Result<(), Error> {
 pub fn run(options: &RunOptions) -> Result<Exit, Error> {
     let home = Home::open(options.home.as_deref())?;
     let _lock = lock(&home)?;
-    logging::to_stderr_and(&home.agent_log_file())?;
+    let times = if lifecycle::service::logs_to_journal() { Times::Journal } else { Times::Own };
+    logging::to_stderr_and(&home.agent_log_file(), times)?;
     lifecycle::service::status("starting");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
@@ -201,8 +203,7 @@ impl App {
         }
         let store = Store::open(&home.database_file())?;
         let stack = first_stack(&options.stack, &store).await?;
-        let epoch = store.next_epoch().await?;
-        let shim = supervisor::shim_binary::install(&home.state_dir)?;
+        let (epoch, shim) = (store.next_epoch().await?, supervisor::shim_binary::install(&home.state_dir)?);
         let source = source(&home, &settings, run_user.as_ref())?;
         let (hosts, no_names) = private_names(&home, &shim).await?;
         let supervisor = Supervisor::start(
@@ -260,8 +261,6 @@ impl App {
             ending: cancel.clone(),
         };
         serve(api, &home)?;
-        lifecycle::service::start_watchdog(cancel.clone());
-        lifecycle::service::ready();
         tracing::info!(home = %home.places.shown(), %external, %internal, %dns, "agentd runs");
         Ok(Self { layout: home.places.layout, supervisor, reconcile, cancel, down })
     }
@@ -348,13 +347,15 @@ fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Resul
 
 /// From here on people can ask.
 fn serve(api: Api, home: &Home) -> Result<(), Error> {
-    let (callers, cancel) = (api::bind(home)?, api.ending.clone());
+    let (callers, cancel) = (api::bind(&home.run_dir, home.places.layout)?, api.ending.clone());
     let serving = api::serve(callers, api, cancel.clone());
+    lifecycle::service::start_watchdog(cancel.clone());
     lifecycle::spawn_essential("api", cancel, async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the API ended");
         }
     });
+    lifecycle::service::ready();
     Ok(())
 }
 

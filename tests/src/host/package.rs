@@ -57,8 +57,8 @@ impl Package {
 
     /// Installs or upgrades as an administrator would; what dpkg said.
     pub fn install(&self, host: &Host) -> String {
-        fs::copy(&self.deb, host.path("/root/agentd.deb")).unwrap();
-        host.must("DEBIAN_FRONTEND=noninteractive dpkg --install /root/agentd.deb 2>&1")
+        fs::copy(&self.deb, host.path("/var/tmp/agentd.deb")).unwrap();
+        host.must("DEBIAN_FRONTEND=noninteractive dpkg --install /var/tmp/agentd.deb 2>&1")
     }
 }
 
