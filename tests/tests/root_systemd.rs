@@ -196,10 +196,41 @@ fn nothing_is_left_after_removal() {
     assert_eq!(host.run("pgrep agentd; ls -d /sys/fs/cgroup/system.slice/agentd*").stdout, "");
     host.must("[ -e /etc/agentd/stack.toml ] && [ -e /var/lib/agentd/agentd.db ]");
     host.must("dpkg --purge agentd 2>&1");
-    let after = traces(&host);
-    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
-    let difference: Vec<_> = after.symmetric_difference(&before).collect();
-    assert!(difference.is_empty(), "{difference:#?}");
+    as_before(&before, &traces(&host));
+}
+
+#[test]
+fn the_installer_shows_asks_does_and_is_done() {
+    let host = Host::new();
+    let package = Package::build("");
+    package.publish(&host, "/var/tmp/agentd");
+    place_stack(&host);
+    host.must("mv /etc/agentd/stack.toml /var/tmp/stack.toml && rmdir /etc/agentd");
+    let before = traces(&host);
+    let install = "sh /var/tmp/agentd/install.sh --offline /var/tmp/agentd --stack /var/tmp/stack.toml";
+
+    let plan = host.must(&format!("{install} --dry-run"));
+    for step in ["install agentd 0", "matches SHA256SUMS", "copy /var/tmp/stack.toml", "start agentd", "nothing was"] {
+        assert!(plan.contains(step), "{plan}");
+    }
+    let unasked = host.run(&format!("setsid {install}"));
+    assert!(unasked.code == 1 && unasked.stderr.contains("--yes"), "{unasked:?}");
+    host.must("echo '[[service]]' >/var/tmp/wrong.toml");
+    let wrong = host.run(&format!("{install} --stack /var/tmp/wrong.toml --yes"));
+    assert!(wrong.code == 1 && wrong.stderr.contains("has mistakes"), "{wrong:?}");
+    host.must("cp -r /var/tmp/agentd /var/tmp/forged && echo >>$(ls /var/tmp/forged/*.deb)");
+    let forged = host.run(&format!("{install} --offline /var/tmp/forged --yes"));
+    assert!(forged.code == 1 && forged.stderr.contains("does not match"), "{forged:?}");
+    // Neither plan nor refusal changes anything.
+    as_before(&before, &traces(&host));
+
+    host.must(&format!("{install} --yes"));
+    answers(&host);
+    let pid = manager(&host);
+    assert_eq!(host.must(&format!("{install} --yes")).trim(), "nothing to do");
+    assert_eq!(manager(&host), pid);
+    host.must("sh /var/tmp/agentd/install.sh --uninstall --purge --yes");
+    as_before(&before, &traces(&host));
 }
 
 /// Everything a package could leave: units, users, rules, and every file that is no journal, cache or list of packages.
@@ -209,8 +240,14 @@ fn traces(host: &Host) -> String {
          'agentd*'; cat /etc/passwd /etc/group /etc/shadow /etc/gshadow; nft list ruleset; cat /etc/hosts; \
          find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /srv -o -path /tmp -o -path /var/tmp \
          -o -path /var/lib/dpkg -o -path /var/log/journal -o -path /var/log/dpkg.log -o -path /var/cache \
-         -o -path /var/lib/systemd \\) -prune -o -print | sort; ls -d /run/agentd* || true",
+         -o -path /var/lib/systemd -o -path /var/lib/apt -o -path /var/log/apt \\) -prune -o -print | sort; ls -d /run/agentd* || true",
     )
+}
+
+fn as_before(before: &str, after: &str) {
+    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
+    let difference: Vec<_> = after.symmetric_difference(&before).collect();
+    assert!(difference.is_empty(), "{difference:#?}");
 }
 
 /// What systemd itself says of the units, lower is better (reference: docker 9.6).
