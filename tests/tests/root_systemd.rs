@@ -124,6 +124,7 @@ fn services_end_before_the_network_and_come_back_without_it() {
     host.stop();
     host.boot_with(Uplink::Down);
     ended_before_the_network(&host);
+    host.must("journalctl --boot -1 --unit agentd --grep 'taking everything down'");
     answers(&host);
     assert!(!reaches(&host, HOST_V4, 22), "the uplink is down");
 
@@ -132,6 +133,7 @@ fn services_end_before_the_network_and_come_back_without_it() {
     host.stop();
     host.boot();
     ended_before_the_network(&host);
+    host.must("journalctl --boot -1 --unit agentd-drain --grep 'agentd does not run'");
     answers(&host);
 
     host.cut_power();
@@ -188,6 +190,9 @@ fn nothing_is_left_after_removal() {
     // Nothing starts without a stack file.
     assert_eq!(host.run("systemctl start agentd; systemctl is-active agentd").stdout.trim(), "inactive");
     assert_ne!(traces(&host), before, "the comparison sees the package");
+    assert!(host.must("systemctl show -p Before agentd-firewall").contains("network-pre.target"));
+    host.must("systemctl is-enabled agentd-firewall");
+    assert!(package.is_same_as(&package.again("")), "the same input gives the same bytes");
     place_stack(&host);
     host.must("systemctl enable --quiet --now agentd");
     answers(&host);

@@ -55,6 +55,10 @@ impl Package {
         Self { dir, deb }
     }
 
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        fs::read(&self.deb).unwrap() == fs::read(&other.deb).unwrap()
+    }
+
     /// Puts package, sums and installer into a folder of the host, as they are published.
     pub fn publish(&self, host: &Host, dir: &str) {
         let installer = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("packaging/install.sh");
