@@ -1,178 +1,106 @@
 #!/bin/sh
-# Installs, upgrades or removes agentd on this machine. `sh install.sh --help` says how.
-# Everything stands in functions and the last line calls them: half a file, as a broken download leaves it, does nothing.
+# Installs, upgrades or removes agentd on this host. Shows what it would do, asks, then does it; a second run finds
+# nothing to do. Everything is in functions: a script that was cut off on its way does nothing.
 set -eu
-umask 077
+umask 022
 
 usage() {
-    cat <<'TEXT'
-usage: sh install.sh --offline DIR [options]
-       sh install.sh --uninstall [--purge] [options]
-
-  --offline DIR      folder with agentd_VERSION_ARCH.deb and SHA256SUMS (as `cargo xtask package` leaves it)
-  --stack FILE       put FILE in place as /etc/agentd/stack.toml and start agentd
-  --mode MODE        what the host lets in: open, daemon-port or tunnel (docs/security-modes.md). Asked on a terminal;
-                     without a terminal and without this, the firewall is left alone
-  --ssh NETWORK      network that may reach SSH in daemon-port; may be given several times
-  --phrase TEXT      agreement to end SSH sessions, as `agentctl security plan` words it
-  --yes              do not ask whether to go on; it is no agreement to end SSH
-  --dry-run          show everything that would be done, the rules of the firewall included, and change nothing
-  --uninstall        take agentd off this machine; its data stays
-  --purge            with --uninstall: its data, logs, settings and users as well
-  --help             this
-
-Run again, it does only what is missing. Exit codes: 0 done or nothing to do, 1 failed, 2 wrong options, 3 refused by you.
-TEXT
+    cat <<'USAGE'
+usage: install.sh --offline DIR [--stack FILE] [--mode MODE [--ssh NETWORK]... [--phrase TEXT]] [--dry-run] [--yes]
+       install.sh --uninstall [--purge] [--dry-run] [--yes]
+  --offline DIR  folder with the package agentd_VERSION_ARCHITECTURE.deb and, to verify it, SHA256SUMS
+  --stack FILE   becomes /etc/agentd/stack.toml; it is checked before anything is changed
+  --mode MODE    what this host lets in: open, daemon-port or tunnel (docs/security-modes.md); asked on a terminal. Without
+                 a terminal and without this the firewall is left alone. The mode is on trial until it is confirmed
+  --ssh NETWORK  may reach SSH in daemon-port; may be given several times
+  --phrase TEXT  agrees to the end of SSH sessions; --yes does not. `agentctl security plan` says which phrase
+  --uninstall    removes program and units, stops the services; settings, data and logs stay
+  --purge        with --uninstall: removes those too
+  --dry-run      shows the plan, the rules of the firewall included, and changes nothing
+  --yes          does not ask
+Without a terminal and without --yes nothing is changed.
+Exit codes: 0 done, or nothing to do; 1 not done, the message says why; 2 the command line is wrong
+USAGE
 }
 
-say() { printf '%s\n' "$*"; }
-fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
-wrong() { printf 'install.sh: %s\n' "$*" >&2; exit 2; }
-
-# One argument quoted for a shell, so that what is shown can be typed.
-quoted() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
-
-# Shows a step, or takes it. Plan and deed are one list, gone through twice.
-step() {
-    count=$((count + 1))
-    say "  $count. $1"
-    shift
-    if [ "$act" = do ]; then
-        "$@" || fail "step $count failed; nothing after it was done"
-    fi
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
 }
 
-# $1 is the list of steps.
-plan_and_do() {
-    act=show count=0
-    "$1"
-    if [ "$dry" = yes ]; then
-        say 'Nothing was changed (--dry-run).'
+wrong() {
+    echo "install.sh: $*" >&2
+    exit 2
+}
+
+plan() {
+    steps="$steps
+  $*"
+}
+
+# A person is asked where there is one, also when this script comes out of a pipe.
+confirm() {
+    if [ -z "$steps" ]; then
+        echo "nothing to do"
         exit 0
     fi
-    go_on 'Go on?'
-    act=do count=0
-    say 'Doing it:'
-    "$1"
+    echo "This will be done:$steps"
+    if [ "$dry_run" = yes ]; then
+        echo "dry run: nothing was changed"
+        exit 0
+    fi
+    [ "$(id -u)" = 0 ] || fail "run this as root; nothing was changed"
+    [ "$assume_yes" = no ] || return 0
+    if ! (: </dev/tty) 2>/dev/null; then
+        fail "there is no terminal to ask on; give --yes to go on; nothing was changed"
+    fi
+    printf 'Go on? [y/N] ' >/dev/tty
+    read -r answer </dev/tty
+    case "$answer" in
+        y | Y | yes) ;;
+        *) fail "nothing was changed" ;;
+    esac
 }
 
-# Answers are read from the terminal, also when this script itself comes through a pipe.
-has_terminal() { (: </dev/tty) 2>/dev/null; }
-
-ask() {
-    printf '%s' "$1" >/dev/tty
-    IFS= read -r answer </dev/tty || answer=
-}
-
-go_on() {
-    [ "$yes" = no ] || return 0
-    has_terminal || fail "no terminal to ask on; add --yes to go on, or --dry-run to see what would be done"
-    ask "$1 [y/N] "
-    case "$answer" in y | Y | yes) ;; *) say 'Nothing was changed.'; exit 3 ;; esac
-}
-
-need_root() {
-    [ "$(id -u)" = 0 ] || fail "this needs root: sudo sh install.sh ..."
-}
-
-check_machine() {
-    command -v dpkg-deb >/dev/null || fail "this machine has no dpkg: agentd is packaged for Debian and Ubuntu"
-    [ -d /run/systemd/system ] || fail "this machine is not run by systemd; run agentd in a folder instead: agentd run --stack FILE --home DIR"
-    machine=$(dpkg --print-architecture)
+installed_version() {
+    dpkg-query --show --showformat='${db:Status-Status} ${Version}' agentd 2>/dev/null | sed -n 's/^installed //p'
 }
 
 find_package() {
-    [ -n "$offline" ] || wrong "--offline DIR is needed: the folder with the package"
-    [ -d "$offline" ] || fail "$offline is no folder"
+    architecture=$(dpkg --print-architecture)
     package=
-    for candidate in "$offline"/agentd_*_"$machine".deb; do
-        [ -e "$candidate" ] || continue
-        # The newest version by Debian's own order.
-        if [ -z "$package" ] || dpkg --compare-versions "$(version_of "$candidate")" gt "$(version_of "$package")"; then
-            package=$candidate
+    version=
+    for file in "$offline"/agentd_*_"$architecture".deb; do
+        [ -e "$file" ] || continue
+        found=$(dpkg-deb --field "$file" Version)
+        if [ -z "$version" ] || dpkg --compare-versions "$found" gt "$version"; then
+            package=$file version=$found
         fi
     done
-    [ -n "$package" ] || fail "no agentd_VERSION_$machine.deb in $offline"
-    [ -r "$offline/SHA256SUMS" ] || fail "no SHA256SUMS in $offline: without it the package cannot be checked"
-    wanted=$(awk -v name="$(basename "$package")" '$2 == name || $2 == "*" name { print $1 }' "$offline/SHA256SUMS")
-    [ -n "$wanted" ] || fail "$(basename "$package") is not in SHA256SUMS"
-    found=$(sha256sum "$package" | cut -d' ' -f1)
-    [ "$wanted" = "$found" ] || fail "$(basename "$package") is not what SHA256SUMS says: damaged, or not ours"
-    version=$(version_of "$package")
-}
-
-version_of() { dpkg-deb --field "$1" Version; }
-
-installed_version() {
-    # shellcheck disable=SC2016  # dpkg-query's own variables
-    dpkg-query --show --showformat='${db:Status-Abbrev} ${Version}' agentd 2>/dev/null | awk '$1 == "ii" { print $2 }'
-}
-
-# Same version and same files as the package: nothing to install.
-is_installed() {
-    [ "$(installed_version)" = "$version" ] || return 1
-    dpkg-deb --control "$package" "$scratch/control"
-    [ -e "$scratch/control/md5sums" ] && (cd / && md5sum --check --status "$scratch/control/md5sums")
-}
-
-missing_packages() {
-    dpkg-deb --field "$package" Depends | tr ',' '\n' | sed 's/|.*//; s/(.*//; s/ //g' | while read -r name; do
-        [ -n "$name" ] || continue
-        dpkg-query --show --showformat='${db:Status-Abbrev}' "$name" 2>/dev/null | grep -q '^ii' || printf '%s ' "$name"
-    done
-}
-
-install_package() {
-    if [ -n "$missing" ]; then
-        command -v apt-get >/dev/null || fail "missing packages: $missing; install them first"
-        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$(realpath "$package")"
-    else
-        dpkg --install "$package"
+    [ -n "$package" ] || fail "no agentd_*_$architecture.deb in $offline"
+    package=$(cd "$(dirname "$package")" && pwd)/$(basename "$package")
+    verified="not verified: no SHA256SUMS beside it"
+    if [ -e "$offline/SHA256SUMS" ]; then
+        (cd "$offline" && grep " [ *]\{0,1\}$(basename "$package")\$" SHA256SUMS | sha256sum --check --status) ||
+            fail "$package does not match SHA256SUMS; nothing was changed"
+        verified="matches SHA256SUMS"
     fi
 }
 
-# The programs of the package that is to be installed, before it is.
+# The programs of the package itself, which is not installed yet.
 unpack() {
-    dpkg-deb --extract "$package" "$scratch/package"
-    agentd=$scratch/package/usr/bin/agentd
-    agentctl=$scratch/package/usr/bin/agentctl
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    dpkg-deb --fsys-tarfile "$package" | tar -x -C "$work" ./usr/bin/agentctl ./usr/bin/agentd
 }
 
 check_stack() {
-    [ -n "$stack" ] || return 0
-    [ -r "$stack" ] || fail "$stack cannot be read"
-    "$agentctl" check "$stack" >"$scratch/check" 2>&1 || {
-        cat "$scratch/check" >&2
-        fail "$stack cannot be used; nothing was changed"
+    [ -r "$stack" ] || fail "$stack cannot be read; nothing was changed"
+    cp "$stack" "$work/stack.toml"
+    "$work/usr/bin/agentctl" check "$work/stack.toml" >"$work/said" 2>&1 || {
+        cat "$work/said" >&2
+        fail "$stack has mistakes; nothing was changed"
     }
-}
-
-place_stack() {
-    install -D -m 0644 "$stack" /etc/agentd/stack.toml.new
-    mv /etc/agentd/stack.toml.new /etc/agentd/stack.toml
-}
-
-start_service() {
-    systemctl enable --quiet agentd.service
-    systemctl start agentd.service
-}
-
-choose_mode() {
-    [ -z "$mode" ] && [ "$dry" = no ] && [ "$yes" = no ] && has_terminal || return 0
-    [ -n "$stack" ] || [ -e /etc/agentd/stack.toml ] || return 0
-    [ ! -e /var/lib/agentd/firewall/active.json ] || return 0
-    say ''
-    say 'What may come in from outside?'
-    say '  open         leave the firewall as it is'
-    say '  daemon-port  only the proxy, as plain HTTP, and SSH from networks you name'
-    say '  tunnel       nothing; for a tunnel such as cloudflared that this host opens itself'
-    ask 'Mode [open]: '
-    mode=${answer:-open}
-    check_mode
-    if [ "$mode" = daemon-port ] && [ -z "$ssh" ]; then
-        ask 'Networks that may reach SSH, with blanks between them [none]: '
-        ssh=$answer
-    fi
 }
 
 check_mode() {
@@ -180,142 +108,152 @@ check_mode() {
         '' | open | daemon-port | tunnel) ;;
         *) wrong "--mode $mode: not one of open, daemon-port, tunnel" ;;
     esac
-    [ -z "$ssh" ] || [ "$mode" = daemon-port ] || wrong '--ssh belongs to --mode daemon-port'
+    [ -z "$ssh" ] || [ "$mode" = daemon-port ] || wrong "--ssh belongs to --mode daemon-port"
 }
 
-mode_arguments() {
-    set -- --mode "$mode"
+# Only where nobody has decided yet: neither here, nor in the stack file, nor before.
+choose_mode() {
+    [ -z "$mode" ] && [ "$dry_run$assume_yes" = nono ] && (: </dev/tty) 2>/dev/null || return 0
+    [ -n "$stack" ] && ! grep -q '^ *\[security\]' "$stack" && [ ! -e /var/lib/agentd/firewall/active.json ] || return 0
+    cat >/dev/tty <<'MODES'
+What may come in to this host?
+  open         whatever may now: the firewall is left alone
+  daemon-port  the proxy, as plain HTTP, and SSH from networks you name
+  tunnel       nothing: for a tunnel such as cloudflared, which this host opens itself
+MODES
+    printf 'Mode [open]: ' >/dev/tty
+    read -r mode </dev/tty || mode=
+    mode=${mode:-open}
+    if [ "$mode" = daemon-port ] && [ -z "$ssh" ]; then
+        printf 'Networks that may reach SSH, with blanks between them [none]: ' >/dev/tty
+        read -r ssh </dev/tty || ssh=
+    fi
+    check_mode
+}
+
+mode_now() {
+    agentctl security status --json 2>/dev/null | sed -n 's/.*"mode": *"\([a-z-]*\)".*/\1/p' | head -n 1
+}
+
+# Runs "$@" with the mode's options behind it.
+with_mode() {
+    set -- "$@" --mode "$mode"
     for network in $ssh; do set -- "$@" --ssh "$network"; done
-    [ -z "$phrase" ] || set -- "$@" --phrase "$phrase"
-    printf '%s\n' "$@"
+    "$@"
 }
 
-current_mode() {
-    "$agentctl" security status --json 2>/dev/null | sed -n 's/^ *"mode": *"\([a-z-]*\)".*/\1/p' | head -n 1
+# What nft would be given, which this kernel is asked about; nothing is changed.
+show_rules() {
+    [ "$dry_run" = yes ] && [ "$mode" != open ] || return 0
+    [ "$(id -u)" = 0 ] || fail "only root can look at the firewall: run the dry run as root"
+    port=$(sed -n 's/^ *port *= *\([0-9]*\).*/\1/p' "${stack:-$settings/stack.toml}" 2>/dev/null | head -n 1)
+    with_mode "$work/usr/bin/agentd" firewall render --proxy-port "${port:-8080}" >"$work/rules" || fail "no rules can be made"
+    if command -v nft >/dev/null; then
+        nft --check --json --file - <"$work/rules" || fail "this kernel refuses the rules"
+    else
+        plan "(nft is not there yet: this kernel was not asked about the rules)"
+    fi
+    echo "The rules, as nft is given them:"
+    cat "$work/rules"
 }
 
 apply_mode() {
-    agentctl=/usr/bin/agentctl
-    # Arguments one a line: none of them can hold a line end.
-    old=$IFS
-    IFS='
-'
-    # shellcheck disable=SC2046
-    set -- $(mode_arguments)
-    IFS=$old
-    if [ "$yes" = no ] && has_terminal; then
-        "$agentctl" security apply "$@" </dev/tty >/dev/tty
-    else
-        "$agentctl" security apply "$@" </dev/null
-        say "     the mode is on trial: keep it with \`agentctl security confirm\` from a NEW connection, or it ends by itself"
+    if [ "$assume_yes" = no ]; then
+        with_mode agentctl security apply ${phrase:+--phrase "$phrase"} </dev/tty >/dev/tty ||
+            fail "the mode is not in force; everything else is done"
+        return
     fi
-}
-
-show_rules() {
-    [ "$dry" = yes ] && [ "$mode" != open ] || return 0
-    port=$(sed -n 's/^ *port *= *\([0-9]*\).*/\1/p' "${stack:-/etc/agentd/stack.toml}" 2>/dev/null | head -n 1)
-    set -- --mode "$mode" --proxy-port "${port:-8080}"
-    for network in $ssh; do set -- "$@" --ssh "$network"; done
-    "$agentd" firewall render "$@" >"$scratch/rules" || fail 'the rules cannot be made'
-    say '     as one transaction for nft, which this kernel was asked about:'
-    sed 's/^/       /' "$scratch/rules"
-    if command -v nft >/dev/null; then
-        nft --check --json --file - <"$scratch/rules" || fail 'this kernel refuses the rules'
-    else
-        say '     (not asked: nft is not installed yet)'
-    fi
-}
-
-install_steps() {
-    if [ "$same" = no ]; then
-        what="install agentd $version"
-        [ -z "$before" ] || what="put agentd $version in the place of $before; services run on"
-        step "$what${missing:+, and with it $missing}" install_package
-    fi
-    [ "$same_stack" = yes ] || step "put $(quoted "$stack") in place as /etc/agentd/stack.toml" place_stack
-    [ "$to_start" = no ] || step 'enable and start agentd.service' start_service
-    if [ "$same_mode" = no ]; then
-        step "put the security mode $mode on trial${ssh:+, with SSH from $ssh}" apply_mode
-        show_rules
-    fi
+    with_mode agentctl security apply ${phrase:+--phrase "$phrase"} </dev/null ||
+        fail "the mode is not in force; everything else is done"
 }
 
 install_agentd() {
-    need_root
-    check_machine
+    [ -d /run/systemd/system ] || fail "this host does not run systemd; agentd runs there by hand: agentd run --home DIR"
+    command -v dpkg >/dev/null || fail "this host has no dpkg: only Debian and its relatives are supported"
     find_package
     unpack
-    check_stack
-    missing=$(missing_packages)
+    [ -z "$stack" ] || check_stack
+    if [ -n "$mode" ] && [ -z "$stack" ] && [ ! -e $settings/stack.toml ]; then
+        fail "--mode needs agentd to run, and that a stack file: add --stack FILE; nothing was changed"
+    fi
     choose_mode
-    before=$(installed_version)
-    same=no same_stack=yes to_start=no same_mode=yes
-    ! is_installed || same=yes
-    [ -z "$stack" ] || cmp -s "$stack" /etc/agentd/stack.toml || same_stack=no
-    if [ -n "$stack" ] || [ -e /etc/agentd/stack.toml ]; then
-        systemctl is-active --quiet agentd.service || to_start=yes
+    now=$(installed_version)
+    put_package=no put_stack=no start=no set_mode=no
+    if [ -z "$now" ]; then
+        put_package=yes
+        plan "install agentd $version from $package ($verified)"
+    elif dpkg --compare-versions "$version" gt "$now"; then
+        put_package=yes
+        plan "upgrade agentd from $now to $version from $package ($verified); services run on"
+    elif [ "$version" != "$now" ]; then
+        fail "agentd $now is installed, which is newer than $version; nothing was changed"
     fi
-    [ -z "$mode" ] || [ "$(current_mode)" = "$mode" ] || same_mode=no
-    say "agentd $version on this machine ($machine):"
-    if [ "$same $same_stack $to_start $same_mode" = 'yes yes no yes' ]; then
-        say '  nothing to do'
-        return 0
+    if [ -n "$stack" ] && ! cmp -s "$stack" $settings/stack.toml; then
+        put_stack=yes
+        if [ -e $settings/stack.toml ]; then
+            plan "replace $settings/stack.toml by $stack; the one of now is kept as stack.toml.before"
+        else
+            plan "copy $stack to $settings/stack.toml"
+        fi
     fi
-    if [ "$same_mode" = no ] && [ -z "$stack" ] && [ ! -e /etc/agentd/stack.toml ]; then
-        fail "--mode needs a running agentd, and that a stack file: add --stack FILE"
+    if [ -n "$stack" ] || [ -e $settings/stack.toml ]; then
+        if ! systemctl is-active --quiet agentd.service || ! systemctl is-enabled --quiet agentd.service; then
+            start=yes
+            plan "start agentd, now and at every boot"
+        fi
     fi
-    plan_and_do install_steps
-    if [ -e /etc/agentd/stack.toml ]; then
-        say 'Done. `agentctl status` shows the services.'
-    else
-        say 'Done. Put a stack file at /etc/agentd/stack.toml, then: systemctl enable --now agentd'
+    if [ -n "$mode" ] && [ "$(mode_now)" != "$mode" ]; then
+        set_mode=yes
+        plan "put the security mode $mode on trial${ssh:+, with SSH from $ssh}"
+        show_rules
     fi
+    confirm
+    if [ $put_stack = yes ]; then
+        mkdir -p $settings
+        [ ! -e $settings/stack.toml ] || cp -p $settings/stack.toml $settings/stack.toml.before
+        # By rename: a running agentd reads the file at any moment.
+        cp "$stack" $settings/stack.toml.new
+        mv $settings/stack.toml.new $settings/stack.toml
+    fi
+    if [ $put_package = yes ]; then
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$package" >/dev/null ||
+            fail "the package was not installed; see above"
+    fi
+    if [ $start = yes ]; then
+        systemctl enable --quiet agentd.service
+        systemctl start agentd.service || fail "agentd does not start; see: journalctl --unit agentd"
+    fi
+    [ $set_mode = no ] || apply_mode
+    echo "done; agentctl status shows what runs"
 }
-
-open_now() {
-    # What others reach once our rules are gone, unless another firewall keeps it shut.
-    ss -H -lntu 2>/dev/null | awk '{ print $1, $5 }' | grep -v -e ' 127\.' -e ' \[::1\]' | sort -u | sed 's/^/     /'
-}
-
-uninstall_steps() {
-    if [ -e /var/lib/agentd/firewall ]; then
-        step 'take the rules of agentd out of the firewall, and what it allowed in UFW' agentd firewall remove
-    fi
-    if [ "$purge" = yes ]; then
-        step 'drain and stop the services; remove agentd, its settings, data, logs and users' remove_package --purge
-    else
-        step 'drain and stop the services; remove agentd (settings, data and logs stay; --purge removes them)' \
-            remove_package --remove
-    fi
-}
-
-remove_package() { dpkg "$1" agentd; }
 
 uninstall_agentd() {
-    need_root
-    check_machine
-    before=$(installed_version)
-    if [ -z "$before" ] && { [ "$purge" = no ] || ! dpkg-query --status agentd >/dev/null 2>&1; }; then
-        say 'agentd is not installed: nothing to do'
-        return 0
-    fi
-    say "taking agentd $before off this machine:"
-    plan_and_do uninstall_steps
-    listening=$(open_now)
-    if [ -n "$listening" ]; then
-        say 'Done. These are listened on and no longer shut by agentd:'
-        say "$listening"
+    state=$(dpkg-query --show --showformat='${db:Status-Status}' agentd 2>/dev/null || true)
+    case "$state" in
+        "" | not-installed) ;;
+        config-files) [ "$purge" = no ] || plan "remove settings, data and logs of agentd" ;;
+        *)
+            plan "remove the firewall's rules of agentd: the host then lets in what others let in"
+            plan "drain and stop all services, remove program and units"
+            [ "$purge" = no ] || plan "remove settings, data and logs of agentd"
+            ;;
+    esac
+    confirm
+    if [ "$purge" = yes ]; then
+        dpkg --purge agentd >/dev/null
     else
-        say 'Done.'
+        dpkg --remove agentd >/dev/null
     fi
+    echo "done; what listens on this host now: ss --listening --tcp --udp --numeric"
 }
 
 main() {
-    offline= stack= mode= ssh= phrase= yes=no dry=no purge=no verb=install_agentd
-    while [ "$#" -gt 0 ]; do
+    offline='' stack='' mode='' ssh='' phrase='' dry_run=no assume_yes=no act=install purge=no steps=''
+    settings=/etc/agentd
+    while [ $# -gt 0 ]; do
         case "$1" in
             --offline | --stack | --mode | --ssh | --phrase)
-                [ "$#" -ge 2 ] || wrong "$1 needs a value"
+                [ $# -ge 2 ] || { usage >&2; exit 2; }
                 case "$1" in
                     --offline) offline=$2 ;;
                     --stack) stack=$2 ;;
@@ -325,22 +263,23 @@ main() {
                 esac
                 shift
                 ;;
-            --yes | -y) yes=yes ;;
-            --dry-run) dry=yes ;;
-            --uninstall) verb=uninstall_agentd ;;
+            --join) wrong "--join: this version takes its stack from a file alone; use --stack FILE" ;;
+            --dry-run) dry_run=yes ;;
+            --yes) assume_yes=yes ;;
+            --uninstall) act=uninstall ;;
             --purge) purge=yes ;;
-            --join) wrong '--join: this version takes its stack from a file only; use --stack FILE' ;;
             --help | -h) usage; exit 0 ;;
-            *) usage >&2; wrong "unknown option $1" ;;
+            *) echo "install.sh: no such option: $1" >&2; usage >&2; exit 2 ;;
         esac
         shift
     done
     check_mode
-    [ "$purge" = no ] || [ "$verb" = uninstall_agentd ] || wrong '--purge belongs to --uninstall'
-    scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
-    trap 'exit 130' INT TERM
-    "$verb"
+    if [ $act = uninstall ]; then
+        uninstall_agentd
+    else
+        [ -n "$offline" ] || { usage >&2; exit 2; }
+        install_agentd
+    fi
 }
 
 main "$@"

@@ -23,6 +23,7 @@ use crate::api::{self, Api};
 use crate::config::{Home, Settings};
 use crate::edge::EdgeClient;
 use crate::edge_launch::{self, EdgePlace, Listening};
+use crate::logging::Times;
 use crate::reconcile::{self, Naming, Users};
 use crate::run_as::{Mounts, RunAs};
 use crate::source::{self, Source};
@@ -179,7 +180,8 @@ pub fn remove_hosts() -> Result<(), Error> {
 pub fn run(options: &RunOptions) -> Result<Exit, Error> {
     let home = Home::open(options.home.as_deref())?;
     let _lock = lock(&home)?;
-    logging::to_stderr_and(&home.agent_log_file())?;
+    let times = if lifecycle::service::logs_to_journal() { Times::Journal } else { Times::Own };
+    logging::to_stderr_and(&home.agent_log_file(), times)?;
     lifecycle::service::status("starting");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
@@ -187,6 +189,27 @@ pub fn run(options: &RunOptions) -> Result<Exit, Error> {
         let app = App::build(options, home).await?;
         app.wait().await
     })
+}
+
+/// Ensures the keeper, and adopts what runs.
+async fn supervise(
+    home: &Home,
+    settings: &Settings,
+    store: &Store,
+    shim: PathBuf,
+    cancel: &CancellationToken,
+) -> Result<Supervisor, Error> {
+    let config = supervisor::Config {
+        run_dir: home.run_dir.clone(),
+        log_dir: home.log_dir.clone(),
+        shim,
+        epoch: store.next_epoch().await?,
+        events_kept: store.shim_events_recorded().await?,
+        ports: settings.instance_ports(),
+        scope: Scope::of(home.places.layout),
+        tmp_dir: home.state_dir.join("tmp"),
+    };
+    Ok(Supervisor::start(config, cancel.clone()).await?)
 }
 
 async fn listen(supervisor: &Supervisor, place: &EdgePlace) -> Result<edge_launch::Edge, Error> {
@@ -237,29 +260,16 @@ impl App {
         run_as.check_reaches(&home.state_dir)?;
         let store = Store::open(&home.database_file())?;
         let stack = first_stack(&options.stack, &store).await?;
-        let epoch = store.next_epoch().await?;
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings)?;
         let (hosts, users, shared) = private_views(&home, &shim, &run_as).await?;
-        let config = supervisor::Config {
-            run_dir: home.run_dir.clone(),
-            log_dir: home.log_dir.clone(),
-            shim,
-            epoch,
-            events_kept: store.shim_events_recorded().await?,
-            ports: settings.instance_ports(),
-            scope: Scope::of(home.places.layout),
-            tmp_dir: home.state_dir.join("tmp"),
-        };
-        let supervisor = Supervisor::start(config, cancel.clone()).await?;
+        let supervisor = supervise(&home, &settings, &store, shim, &cancel).await?;
         let edge_user = run_as.own(Holder::Edge, &store).await?;
         let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings, edge_user);
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
-        if !retiring.is_empty() {
-            lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
-        }
+        lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
         let more = shared.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
         let tunnel = TunnelWiring::start(settings.tunnel(), external.port(), &store, &cancel).await?;
         let more = more.chain(tunnel.limitation(&run_as));
@@ -390,13 +400,15 @@ fn source(home: &Home, settings: &Settings) -> Result<Source, Error> {
 
 /// From here on people can ask.
 fn serve(api: Api, home: &Home) -> Result<(), Error> {
-    let (callers, cancel) = (api::bind(home)?, api.ending.clone());
+    let (callers, cancel) = (api::bind(&home.run_dir, home.places.layout)?, api.ending.clone());
     let serving = api::serve(callers, api, cancel.clone());
+    lifecycle::service::start_watchdog(cancel.clone());
     lifecycle::spawn_essential("api", cancel, async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the API ended");
         }
     });
+    lifecycle::service::ready();
     Ok(())
 }
 

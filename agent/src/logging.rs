@@ -12,7 +12,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app::Error;
-use crate::lifecycle;
 
 /// What is said at all. hickory says two lines for every query it answers.
 fn said() -> Targets {
@@ -26,14 +25,21 @@ pub fn to_stderr() {
     tracing_subscriber::registry().with(lines).with(said()).init();
 }
 
-/// For the manager. The file is appended to; one format serves both, so neither has colours. The journal has times of
-/// its own.
-pub fn to_stderr_and(path: &Path) -> Result<(), Error> {
+/// Of the lines on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    Own,
+    /// It notes them itself.
+    Journal,
+}
+
+/// For the manager. The file is appended to; neither has colours.
+pub fn to_stderr_and(path: &Path, times: Times) -> Result<(), Error> {
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
     let file = file.map_err(|source| Error::Log { path: path.to_owned(), source })?;
     let file = Arc::new(file);
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false);
-    if lifecycle::service::logs_to_journal() {
+    if times == Times::Journal {
         let journal = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).without_time();
         let journal = journal.with_writer(std::io::stderr);
         tracing_subscriber::registry().with(lines.with_writer(file)).with(journal).with(said()).init();

@@ -124,6 +124,7 @@ fn services_end_before_the_network_and_come_back_without_it() {
     host.stop();
     host.boot_with(Uplink::Down);
     ended_before_the_network(&host);
+    host.must("journalctl --boot -1 --unit agentd --grep 'taking everything down'");
     answers(&host);
     assert!(!reaches(&host, HOST_V4, 22), "the uplink is down");
 
@@ -132,6 +133,7 @@ fn services_end_before_the_network_and_come_back_without_it() {
     host.stop();
     host.boot();
     ended_before_the_network(&host);
+    host.must("journalctl --boot -1 --unit agentd-drain --grep 'agentd does not run'");
     answers(&host);
 
     host.cut_power();
@@ -155,8 +157,8 @@ fn a_shutdown_lasts_until_somebody_starts_agentd() {
     let keeper = "$(pgrep --exact agentd-keeper)";
     let before = host.must(&format!("cat /proc/{keeper}/cgroup"));
     assert!(before.contains("/agentd-apps.scope"), "{before}");
-    host.must(&format!("pgrep --exact agentd-keeper >/root/keeper; kill -KILL {keeper}"));
-    host.until("another keeper runs", &format!("[ {keeper} != $(cat /root/keeper) ]"));
+    host.must(&format!("pgrep --exact agentd-keeper >/var/tmp/keeper; kill -KILL {keeper}"));
+    host.until("another keeper runs", &format!("[ {keeper} != $(cat /var/tmp/keeper) ]"));
     assert_eq!(host.must(&format!("cat /proc/{keeper}/cgroup")), before);
     answers(&host);
 
@@ -188,6 +190,9 @@ fn nothing_is_left_after_removal() {
     // Nothing starts without a stack file.
     assert_eq!(host.run("systemctl start agentd; systemctl is-active agentd").stdout.trim(), "inactive");
     assert_ne!(traces(&host), before, "the comparison sees the package");
+    assert!(host.must("systemctl show -p Before agentd-firewall").contains("network-pre.target"));
+    host.must("systemctl is-enabled agentd-firewall");
+    assert!(package.is_same_as(&package.again("")), "the same input gives the same bytes");
     place_stack(&host);
     host.must("systemctl enable --quiet --now agentd");
     answers(&host);
@@ -196,10 +201,41 @@ fn nothing_is_left_after_removal() {
     assert_eq!(host.run("pgrep agentd; ls -d /sys/fs/cgroup/system.slice/agentd*").stdout, "");
     host.must("[ -e /etc/agentd/stack.toml ] && [ -e /var/lib/agentd/agentd.db ]");
     host.must("dpkg --purge agentd 2>&1");
-    let after = traces(&host);
-    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
-    let difference: Vec<_> = after.symmetric_difference(&before).collect();
-    assert!(difference.is_empty(), "{difference:#?}");
+    as_before(&before, &traces(&host));
+}
+
+#[test]
+fn the_installer_shows_asks_does_and_is_done() {
+    let host = Host::new();
+    let package = Package::build("");
+    package.publish(&host, "/var/tmp/agentd");
+    place_stack(&host);
+    host.must("mv /etc/agentd/stack.toml /var/tmp/stack.toml && rmdir /etc/agentd");
+    let before = traces(&host);
+    let install = "sh /var/tmp/agentd/install.sh --offline /var/tmp/agentd --stack /var/tmp/stack.toml";
+
+    let plan = host.must(&format!("{install} --dry-run"));
+    for step in ["install agentd 0", "matches SHA256SUMS", "copy /var/tmp/stack.toml", "start agentd", "nothing was"] {
+        assert!(plan.contains(step), "{plan}");
+    }
+    let unasked = host.run(&format!("setsid {install}"));
+    assert!(unasked.code == 1 && unasked.stderr.contains("--yes"), "{unasked:?}");
+    host.must("echo '[[service]]' >/var/tmp/wrong.toml");
+    let wrong = host.run(&format!("{install} --stack /var/tmp/wrong.toml --yes"));
+    assert!(wrong.code == 1 && wrong.stderr.contains("has mistakes"), "{wrong:?}");
+    host.must("cp -r /var/tmp/agentd /var/tmp/forged && echo >>$(ls /var/tmp/forged/*.deb)");
+    let forged = host.run(&format!("{install} --offline /var/tmp/forged --yes"));
+    assert!(forged.code == 1 && forged.stderr.contains("does not match"), "{forged:?}");
+    // Neither plan nor refusal changes anything.
+    as_before(&before, &traces(&host));
+
+    host.must(&format!("{install} --yes"));
+    answers(&host);
+    let pid = manager(&host);
+    assert_eq!(host.must(&format!("{install} --yes")).trim(), "nothing to do");
+    assert_eq!(manager(&host), pid);
+    host.must("sh /var/tmp/agentd/install.sh --uninstall --purge --yes");
+    as_before(&before, &traces(&host));
 }
 
 /// Everything a package could leave: units, users, rules, and every file that is no journal, cache or list of packages.
@@ -207,10 +243,16 @@ fn traces(host: &Host) -> String {
     host.must(
         "systemctl list-unit-files --no-legend --no-pager; systemctl list-units --all --no-legend --plain --no-pager \
          'agentd*'; cat /etc/passwd /etc/group /etc/shadow /etc/gshadow; nft list ruleset; cat /etc/hosts; \
-         find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /srv -o -path /tmp \
+         find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /srv -o -path /tmp -o -path /var/tmp \
          -o -path /var/lib/dpkg -o -path /var/log/journal -o -path /var/log/dpkg.log -o -path /var/cache \
-         -o -path /var/lib/systemd \\) -prune -o -print | sort; ls -d /run/agentd* || true",
+         -o -path /var/lib/systemd -o -path /var/lib/apt -o -path /var/log/apt \\) -prune -o -print | sort; ls -d /run/agentd* || true",
     )
+}
+
+fn as_before(before: &str, after: &str) {
+    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
+    let difference: Vec<_> = after.symmetric_difference(&before).collect();
+    assert!(difference.is_empty(), "{difference:#?}");
 }
 
 /// What systemd itself says of the units, lower is better (reference: docker 9.6).
@@ -219,7 +261,7 @@ fn scores(host: &Host) {
         let said = host.must(&format!(
             "systemd-analyze security --offline=true --threshold={threshold} --no-pager {unit}.service | tail -n 1"
         ));
-        writeln!(std::io::stderr(), "{}", said.trim()).unwrap();
+        std::io::stderr().write_all(said.as_bytes()).unwrap();
     }
     host.must("systemd-analyze verify /usr/lib/systemd/system/agentd*.service");
 }

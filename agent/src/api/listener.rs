@@ -14,7 +14,6 @@ use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Error;
-use crate::config::Home;
 use crate::lifecycle::{self, Pulse};
 
 /// Pause after an accept that failed for want of descriptors.
@@ -58,9 +57,9 @@ pub struct Callers {
 }
 
 /// Binds `<run>/agentd.sock`, replacing one that a dead manager left: the home lock makes us the only one.
-pub fn bind(home: &Home) -> Result<Callers, Error> {
-    let who = Who::of(home.places.layout);
-    let listener = listen(&home.run_dir, who)?;
+pub fn bind(run_dir: &Path, layout: Layout) -> Result<Callers, Error> {
+    let who = Who::of(layout);
+    let listener = listen(run_dir, who)?;
     Ok(Callers { listener, who, pulse: lifecycle::pulse("api") })
 }
 

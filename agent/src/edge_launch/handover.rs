@@ -24,6 +24,9 @@ pub(super) fn is_our_program(view: &InstanceView) -> bool {
 
 /// Ends the edges of before once the one that is connected routes. If it never does, they go on serving.
 pub async fn retire(supervisor: Supervisor, mut edge: watch::Receiver<EdgeView>, old: Vec<InstanceId>) {
+    if old.is_empty() {
+        return;
+    }
     let routes = edge.wait_for(|view| view.edge.is_some() && view.generation.is_some());
     if !matches!(tokio::time::timeout(ROUTES_LIMIT, routes).await, Ok(Ok(_))) {
         tracing::error!("the new edge does not come up; the old one goes on routing: see `agentctl logs edge`");

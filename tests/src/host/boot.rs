@@ -94,10 +94,11 @@ impl Host {
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
         assert_eq!(line, "mounted\n", "the root tree is not mounted: {}", self.console());
-        let init = only_child(starter.id());
-        self.plug_in(init, uplink);
-        starter.stdin.take().expect("piped").write_all(b"plugged\n").unwrap();
+        let (init, mut go_on) = (only_child(starter.id()), starter.stdin.take().expect("piped"));
+        // From here on drop ends it, also when the rest panics.
         self.running = Some(Running { starter, init, _cgroup: cgroup });
+        self.plug_in(init, uplink);
+        go_on.write_all(b"plugged\n").unwrap();
         let waited = "for second in $(seq 300); do systemctl is-system-running --wait 2>/dev/null && exit 0; \
                       systemctl is-system-running 2>/dev/null | grep -q degraded && exit 1; sleep 0.1; done; exit 2";
         let up = self.run(waited);

@@ -21,6 +21,9 @@ for node in null zero full random urandom tty; do
     mount --bind "/dev/$node" "dev/$node"
 done
 mkdir dev/pts dev/shm
+# Every boot has its own id, as on a machine.
+cat /proc/sys/kernel/random/uuid >dev/.boot-id
+mount --bind dev/.boot-id proc/sys/kernel/random/boot_id
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
 ln -s pts/ptmx dev/ptmx

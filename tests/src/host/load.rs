@@ -23,10 +23,10 @@ pub struct Outcome {
 impl Load {
     /// GETs `url` as the host reaches it: on new connections and on kept ones. Returns when the first are answered.
     pub fn start(host: &Host, url: &str) -> Self {
-        host.put("/root/load.py", CLIENT);
-        host.put("/root/load.answered", "");
-        let client = host.start(&["python3", "/root/load.py", url]);
-        host.until("requests are answered", "[ -s /root/load.answered ]");
+        host.put("/var/tmp/load.py", CLIENT);
+        host.put("/var/tmp/load.answered", "");
+        let client = host.start(&["python3", "/var/tmp/load.py", url]);
+        host.until("requests are answered", "[ -s /var/tmp/load.answered ]");
         Self { client }
     }
 

@@ -55,10 +55,24 @@ impl Package {
         Self { dir, deb }
     }
 
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        fs::read(&self.deb).unwrap() == fs::read(&other.deb).unwrap()
+    }
+
+    /// Puts package, sums and installer into a folder of the host, as they are published.
+    pub fn publish(&self, host: &Host, dir: &str) {
+        let installer = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("packaging/install.sh");
+        fs::create_dir_all(host.path(dir)).unwrap();
+        for file in [&installer, &self.deb] {
+            fs::copy(file, host.path(dir).join(file.file_name().unwrap())).unwrap();
+        }
+        host.must(&format!("cd {dir} && sha256sum *.deb >SHA256SUMS"));
+    }
+
     /// Installs or upgrades as an administrator would; what dpkg said.
     pub fn install(&self, host: &Host) -> String {
-        fs::copy(&self.deb, host.path("/root/agentd.deb")).unwrap();
-        host.must("DEBIAN_FRONTEND=noninteractive dpkg --install /root/agentd.deb 2>&1")
+        fs::copy(&self.deb, host.path("/var/tmp/agentd.deb")).unwrap();
+        host.must("DEBIAN_FRONTEND=noninteractive dpkg --install /var/tmp/agentd.deb 2>&1")
     }
 }
 
