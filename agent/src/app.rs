@@ -2,14 +2,13 @@
 
 mod follow;
 mod outside;
-mod tunnels;
+mod tunnel_wiring;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentd_document::Format;
 use agentd_protocol::api::STATUS_FILE;
-use agentd_protocol::edge::ForwardedBy;
 use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::Commit;
 use agentd_protocol::places::Layout;
@@ -31,6 +30,7 @@ use crate::supervisor::{self, Scope, Supervisor, private_hosts};
 use crate::sync;
 use crate::{config, edge, firewall_launch, lifecycle, logging, static_site, tunnel, tunnel_launch};
 use outside::Outside;
+use tunnel_wiring::TunnelWiring;
 
 /// The suffix names live under until a document may set it.
 const SUFFIX: &str = "svc.internal";
@@ -217,20 +217,17 @@ impl App {
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings, run_user.as_ref())?;
         let (hosts, no_names) = private_names(&home, &shim).await?;
-        let supervisor = Supervisor::start(
-            supervisor::Config {
-                run_dir: home.run_dir.clone(),
-                log_dir: home.log_dir.clone(),
-                shim,
-                epoch,
-                events_kept: store.shim_events_recorded().await?,
-                ports: settings.instance_ports(),
-                run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
-                scope: Scope::of(home.places.layout),
-            },
-            cancel.clone(),
-        )
-        .await?;
+        let config = supervisor::Config {
+            run_dir: home.run_dir.clone(),
+            log_dir: home.log_dir.clone(),
+            shim,
+            epoch,
+            events_kept: store.shim_events_recorded().await?,
+            ports: settings.instance_ports(),
+            run_as: run_user.as_ref().map(|chosen| chosen.user.clone()),
+            scope: Scope::of(home.places.layout),
+        };
+        let supervisor = Supervisor::start(config, cancel.clone()).await?;
         let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings);
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
@@ -239,24 +236,19 @@ impl App {
             lifecycle::spawn("edge handover", edge_launch::retire(supervisor.clone(), edge.view(), retiring));
         }
         let more = no_names.into_iter().chain(place.waits_for_down(listening, &outside.sockets));
-        let more = more.chain(tunnels::shared_secret(settings.tunnel(), run_user.as_ref()));
-        let watching = tunnels::watch(settings.tunnel(), external.port(), &store, &cancel).await?;
-        let tunnel_seen = watching.as_ref().map_or_else(|| watch::channel(None).1, |tunnel| tunnel.status.clone());
+        let tunnel = TunnelWiring::start(settings.tunnel(), external.port(), &store, &cancel).await?;
+        let more = more.chain(tunnel.limitation(run_user.as_ref()));
         let (document, document_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
             supervisor: supervisor.clone(),
             edge,
-            client_address: settings.tunnel().map_or(ForwardedBy::Nobody, |_| ForwardedBy::Cloudflare),
+            client_address: tunnel.believed(),
             naming: Naming { suffix: SUFFIX.to_owned(), port: internal.port() },
             hosts,
             path: search_path(run_user.as_ref()),
-            credentials: reconcile::CredentialFiles {
-                files: settings.credentials(),
-                keys_dir: home.git_keys_dir(),
-                tunnel_file: tunnels::managed(settings.tunnel()).map(|managed| managed.identity.file().clone()),
-            },
+            credentials: secret_files(&settings, &home, &tunnel),
             agent_log: home.agent_log_file(),
             facts: reconcile::Facts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -268,13 +260,13 @@ impl App {
                 suffix: SUFFIX.to_owned(),
                 limitations: limitations(run_user.as_ref(), more),
                 document: document_seen,
-                tunnel: tunnel_seen,
+                tunnel: tunnel.seen(),
             },
             status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
         })
         .await?;
-        let tunnel = tunnels::run(&settings, watching, &supervisor, &home, external.port(), &reconcile, &cancel);
+        let tunnel = tunnel.run(&supervisor, &home, &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
         let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel)?;
         lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
@@ -282,8 +274,9 @@ impl App {
         follow::start(options, &home, store, Arc::clone(&refs), external.port(), told, &cancel)?;
         let down = CancellationToken::new();
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
-        let (asked, ending) = (reconcile.clone(), cancel.clone());
-        serve(Api { reconcile: asked, firewall, new_git_key, resolve_refs, down: down.clone(), ending }, &home)?;
+        let (asked_down, ending) = (down.clone(), cancel.clone());
+        let api = Api { reconcile: reconcile.clone(), firewall, new_git_key, resolve_refs, down: asked_down, ending };
+        serve(api, &home)?;
         lifecycle::service::start_watchdog(cancel.clone());
         lifecycle::service::ready();
         tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
@@ -365,6 +358,12 @@ fn search_path(run_user: Option<&RunUser>) -> String {
         Some(user) => user.search_path(&path),
         None => path,
     }
+}
+
+/// What is never shown, whoever prints it.
+fn secret_files(settings: &Settings, home: &Home, tunnel: &TunnelWiring) -> reconcile::CredentialFiles {
+    let (files, keys_dir) = (settings.credentials(), home.git_keys_dir());
+    reconcile::CredentialFiles { files, keys_dir, tunnel_file: tunnel.secret_file() }
 }
 
 fn source(home: &Home, settings: &Settings, run_user: Option<&RunUser>) -> Result<Source, Error> {

@@ -19,6 +19,7 @@ use crate::firewall::selftest;
 use crate::firewall::transaction::{self, Reverted, Transactions};
 use crate::firewall::watchdog::{OwnProcess, guard};
 use crate::firewall::{Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
+use crate::firewall_look::{self, LookVerb};
 
 /// State of the agent of the machine.
 const STATE_DIR: &str = "/var/lib/agentd";
@@ -29,6 +30,8 @@ pub enum Error {
     Facts(#[from] facts::Error),
     #[error(transparent)]
     Nft(#[from] nft::Error),
+    #[error(transparent)]
+    Look(#[from] firewall_look::Error),
     #[error("cannot print")]
     Print(#[source] io::Error),
     #[error(transparent)]
@@ -53,6 +56,7 @@ impl Error {
             Self::Selftest(_)
             | Self::Facts(_)
             | Self::Nft(_)
+            | Self::Look(_)
             | Self::Print(_)
             | Self::Transaction(_)
             | Self::Detach(_) => Exit::Failed,
@@ -80,6 +84,8 @@ pub enum FirewallVerb {
     /// Prints what our table in the kernel says.
     #[command(hide = true)]
     Read,
+    #[command(flatten)]
+    Look(LookVerb),
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +161,7 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
         FirewallVerb::Render(options) => print(&render(options)?.text()),
         FirewallVerb::Apply(options) => Ok(Nft::find()?.apply(&render(options)?)?),
         FirewallVerb::Read => read(&Nft::find()?),
+        FirewallVerb::Look(verb) => print(&firewall_look::act(verb)?),
     }
 }
 

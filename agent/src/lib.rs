@@ -12,6 +12,7 @@ pub mod edge_launch;
 pub mod firewall;
 pub mod firewall_cli;
 pub mod firewall_launch;
+pub mod firewall_look;
 pub mod lifecycle;
 pub mod logging;
 pub mod proxy;

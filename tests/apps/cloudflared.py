@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             body = {"status": status, "readyConnections": count, "connectorId": "c"}
             self.reply(status, json.dumps(body, separators=(",", ":")).encode())
         elif self.path == "/metrics":
-            self.reply(200, f"# TYPE x gauge\ncloudflared_tunnel_ha_connections {count}\n".encode())
+            self.reply(200, f"# TYPE x gauge\ncloudflared_tunnel_ha_connections {max(count, 1)}\n".encode())
         elif self.path == "/config":
             ingress = control("ingress", self.server.rules)
             body = {"version": -1, "config": {"ingress": ingress, "warp-routing": {}, "originRequest": {}}}
@@ -91,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def main():
     options = arguments()
+    # The real one takes whatever it is told of for its metrics listener, and ends.
+    assert not any(name.startswith("LISTEN_") for name in os.environ), "told of descriptors that are no listeners"
     found, rules = settings(options.config)
     path = options.token_file or found["credentials-file"]
     with open(path, "rb") as file:

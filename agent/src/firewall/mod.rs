@@ -10,9 +10,12 @@
 //! them and the kernel, and changes nothing that is right.
 
 pub mod checks;
+mod command;
 pub mod consent;
 pub mod facts;
 pub mod files;
+pub mod foreign;
+pub mod guard;
 mod handle;
 pub mod inspect;
 pub mod kernel;
@@ -28,6 +31,7 @@ mod sockets;
 mod task;
 pub mod transaction;
 pub mod truth;
+pub mod ufw;
 mod watch;
 pub mod watchdog;
 pub mod wishes;

@@ -53,6 +53,8 @@ pub enum Error {
     Refused { status: ExitStatus, said: String },
     #[error("nft's list of our table is no JSON; see `nft -j list table inet agentd`")]
     Unreadable(#[source] serde_json::Error),
+    #[error("nft's list of all rules is no JSON; see `nft -j list ruleset`")]
+    UnreadableAll(#[source] serde_json::Error),
     #[error("the kernel has other rules than were just applied; see `nft list table inet agentd`")]
     NotAsWritten,
 }
@@ -112,6 +114,12 @@ impl Nft {
             Err(Error::Refused { said, .. }) if said.contains("No such file or directory") => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The tables of everybody; only to look for what others do.
+    pub fn everything(&self) -> Result<Value, Error> {
+        let listed = self.run(&["-j", "list", "ruleset"], "")?;
+        serde_json::from_str(&listed).map_err(Error::UnreadableAll)
     }
 
     fn run(&self, arguments: &[&str], input: &str) -> Result<String, Error> {

@@ -63,7 +63,8 @@ impl Sources {
                 changed = self.edge.changed() => return changed.ok(),
                 changed = self.document.changed() => return changed.ok(),
                 changed = self.applied.changed() => return changed.ok(),
-                changed = self.tunnel.changed() => return changed.ok(),
+                // Closed: there is none, and never will be.
+                Ok(()) = self.tunnel.changed() => return Some(()),
                 changed = self.views.changed() => changed.ok()?,
             }
             // A probe that says what the one before said changes no status.

@@ -10,6 +10,10 @@ pub const SECRET_FD: &str = "/proc/self/fd/3";
 /// How long requests under way may take after SIGTERM. The shim waits longer than this.
 const GRACE: &str = "30s";
 
+/// The shim announces the descriptors it hands over, as systemd does; cloudflared takes any it is told of for a listener
+/// (its metrics listener then fails to open), so it must not be told.
+const UNANNOUNCED: [&str; 7] = ["/usr/bin/env", "-u", "LISTEN_FDS", "-u", "LISTEN_FDNAMES", "-u", "LISTEN_PID"];
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     pub argv: Vec<String>,
@@ -27,7 +31,8 @@ impl Command {
 }
 
 pub fn command(managed: &Managed, program: &Path, config_file: &Path, origin_port: u16) -> Command {
-    let mut argv = vec![program.to_string_lossy().into_owned(), "tunnel".to_owned()];
+    let mut argv: Vec<String> = UNANNOUNCED.into_iter().map(str::to_owned).collect();
+    argv.extend([program.to_string_lossy().into_owned(), "tunnel".to_owned()]);
     // Always named: without it, a configuration that lies in /etc/cloudflared would be taken.
     argv.extend(["--config".to_owned(), config_file.to_string_lossy().into_owned()]);
     argv.extend(["--no-autoupdate".to_owned(), "--metrics".to_owned(), managed.metrics.to_string()]);
@@ -80,7 +85,8 @@ mod tests {
         let command = run_with(Identity::Token { file: "/etc/agentd/tunnel.token".into() });
         assert_eq!(
             command.argv.join(" "),
-            "/usr/bin/cloudflared tunnel --config /run/t/config.yml --no-autoupdate --metrics 127.0.0.1:20241 \
+            "/usr/bin/env -u LISTEN_FDS -u LISTEN_FDNAMES -u LISTEN_PID \
+             /usr/bin/cloudflared tunnel --config /run/t/config.yml --no-autoupdate --metrics 127.0.0.1:20241 \
              --grace-period 30s --protocol auto run --token-file /proc/self/fd/3"
         );
         assert!(command.env.iter().all(|(name, _)| ["HOME", "PATH"].contains(&name.as_str())), "{:?}", command.env);

@@ -12,10 +12,7 @@ use super::state::Observation;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 const READY_BYTES_MAX: usize = 4 * 1024;
-/// A busy program with many response codes stays below a tenth of it.
-const METRICS_BYTES_MAX: usize = 1024 * 1024;
 const CONFIG_BYTES_MAX: usize = 256 * 1024;
-const CONNECTIONS: &str = "cloudflared_tunnel_ha_connections ";
 /// Where every cloudflared connects to.
 const EDGE: (&str, u16) = ("region1.v2.argotunnel.com", 7844);
 
@@ -51,12 +48,8 @@ impl Asker {
         let Ok(Ready { ready_connections }) = serde_json::from_slice(&ready) else {
             return Observation::Silent { cause: format!("what answers at {} is not cloudflared", self.metrics) };
         };
-        if ready_connections == 0 {
-            return Observation::Answers { connections: 0 };
-        }
-        let counted = self.get("/metrics", METRICS_BYTES_MAX).await.ok().and_then(|text| connections(&text));
-        // Counted a moment later: without any, the next look will say so, too.
-        Observation::Answers { connections: counted.unwrap_or(ready_connections) }
+        // Not cloudflared_tunnel_ha_connections of /metrics: that counts attempts, too, and is 1 without a network.
+        Observation::Answers { connections: ready_connections }
     }
 
     pub(super) async fn drift(&self, wanted: &Wanted) -> Option<String> {
@@ -87,27 +80,8 @@ impl Asker {
     }
 }
 
-fn connections(metrics: &[u8]) -> Option<u32> {
-    let line = metrics.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(CONNECTIONS.as_bytes()))?;
-    std::str::from_utf8(line).ok()?.trim().parse().ok()
-}
-
 /// Whether names are resolved and the way out is open: only then is a program without connections a stuck one.
 pub(super) async fn has_network() -> bool {
     let connected = tokio::time::timeout(ANSWER_LIMIT, tokio::net::TcpStream::connect(EDGE)).await;
     matches!(connected, Ok(Ok(_)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_are_read_from_the_metrics() {
-        let text = b"# HELP cloudflared_tunnel_ha_connections Number\n# TYPE cloudflared_tunnel_ha_connections gauge\n\
-            cloudflared_tunnel_ha_connections 4\nx 1\n";
-        assert_eq!(connections(text), Some(4));
-        assert_eq!(connections(b"cloudflared_tunnel_ha_connections many\n"), None);
-        assert_eq!(connections(b""), None);
-    }
 }

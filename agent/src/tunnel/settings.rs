@@ -1,7 +1,7 @@
 //! `[tunnel]` of agentd.toml (pure): exactly one way to a tunnel, or what is wrong with it and where.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -188,9 +188,9 @@ fn loopback(at: &Option<Spanned<SocketAddr>>, address: SocketAddr) -> Result<Soc
     Err(wrong(at, format!("{address} is not on loopback: write 127.0.0.1 and a port, as in 127.0.0.1:20241")))
 }
 
-fn absolute(at: &Option<Spanned<PathBuf>>, path: &PathBuf, key: &str) -> Result<PathBuf, Wrong> {
+fn absolute(at: &Option<Spanned<PathBuf>>, path: &Path, key: &str) -> Result<PathBuf, Wrong> {
     if path.is_absolute() {
-        return Ok(path.clone());
+        return Ok(path.to_owned());
     }
     Err(wrong(at, format!("tunnel.{key} must be an absolute path")))
 }

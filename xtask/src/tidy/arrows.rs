@@ -64,7 +64,9 @@ const TABLE: &[Row] = &[
         rooms: These(&["app", "config", "firewall", "reconcile"]),
         crates: &[PROTOCOL, SYS],
     },
-    Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
+    // A room's verbs: one enum, one error.
+    Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall", "firewall_look"]), crates: &[PROTOCOL, SYS] },
+    Row { place: "agent/src/firewall_look.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
     Row {
         place: "agent/src/tunnel_launch.rs",
         rooms: These(&["lifecycle", "supervisor", "tunnel"]),

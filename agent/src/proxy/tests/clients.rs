@@ -40,6 +40,29 @@ async fn an_idle_connection_is_closed_before_and_between_requests() {
     assert!(idle_since.elapsed() > Duration::from_millis(250), "not at once: {:?}", idle_since.elapsed());
 }
 
+/// Where cloudflared lets go of an idle connection, and by how much we must outlast it: it may send a POST just then.
+#[tokio::test]
+async fn an_idle_connection_outlasts_the_ninety_seconds_of_a_tunnel() {
+    const TUNNEL_IDLE: Duration = Duration::from_secs(90);
+    let mut rig = Rig::start(Limits { connections_max: 64, ..Limits::default() }).await;
+    rig.publish(&[named("web").await]);
+    let mut client = rig.connect().await;
+    assert_eq!(client.ask(get("/")).await.status, 200);
+    let silence = async |client: &mut Client, length| {
+        tokio::time::pause();
+        let mut byte = [0];
+        // The clock leaps as soon as nobody has anything to do.
+        let ended = tokio::time::timeout(length, client.stream.peek(&mut byte)).await;
+        tokio::time::resume();
+        ended
+    };
+    let quiet = silence(&mut client, TUNNEL_IDLE + Duration::from_secs(20)).await;
+    assert!(quiet.is_err(), "closed too early: {quiet:?}");
+    assert_eq!(client.ask(get("/")).await.status, 200);
+    let closed = silence(&mut client, Duration::from_secs(150)).await;
+    assert!(matches!(closed, Ok(Ok(0))), "kept for ever: {closed:?}");
+}
+
 #[tokio::test]
 async fn connections_over_the_cap_wait_in_the_queue() {
     let mut rig = Rig::start(quick(|limits| limits.connections_max = 2)).await;

@@ -1,4 +1,4 @@
-use agentd_protocol::edge::Absent;
+use agentd_protocol::edge::{Absent, ForwardedBy};
 
 use super::rig::*;
 
@@ -153,4 +153,22 @@ async fn a_drain_closes_both_entrances() {
     let left = within("the drain", rig.proxy.drain(soft, std::time::Duration::from_secs(10))).await;
     assert_eq!(left, 0);
     assert!(outside.rest().await.is_empty() && inside.rest().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_tunnels_word_on_the_client_counts_outside_alone() {
+    let (address, received) = recording("web").await;
+    let mut rig = Rig::start(limits()).await;
+    for (client_address, outside) in [(ForwardedBy::Nobody, "127.0.0.1"), (ForwardedBy::Cloudflare, "203.0.113.9")] {
+        rig.client_address = client_address;
+        rig.publish(&[address]);
+        let said = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nCF-Connecting-IP: 203.0.113.9\r\n\r\n");
+        assert_eq!(rig.ask(said("a.test")).await.status, 200);
+        assert_eq!(rig.connect_within().await.ask(said("web.svc.internal")).await.status, 200);
+        let heads: Vec<String> = received.lock().unwrap().drain(..).map(|(head, _)| head).collect();
+        assert_eq!(header(&heads[0], "x-forwarded-for"), Some(outside));
+        assert_eq!(header(&heads[0], "cf-connecting-ip").is_some(), client_address == ForwardedBy::Cloudflare);
+        assert_eq!(header(&heads[1], "x-forwarded-for"), Some("127.0.0.1"), "from within nobody is believed");
+        assert_eq!(header(&heads[1], "cf-connecting-ip"), None);
+    }
 }
