@@ -74,6 +74,16 @@ fn owner_rules(path: &Path) -> Result<OwnerRules, Error> {
     }
 }
 
+fn permitted(options: &RunOptions, home: &Home) -> Result<(), String> {
+    if home.places.layout == Layout::Home && !options.enforce_security {
+        return Err("an agent of a home keeps no firewall; `agentd run --system` does".to_owned());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err("only root may change the firewall".to_owned());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,14 +102,4 @@ mod tests {
         std::fs::write(&path, "\n[securty]\n").unwrap();
         assert!(matches!(owner_rules(&path), Err(Error::Settings { line: 2, .. })));
     }
-}
-
-fn permitted(options: &RunOptions, home: &Home) -> Result<(), String> {
-    if home.places.layout == Layout::Home && !options.enforce_security {
-        return Err("an agent of a home keeps no firewall; `agentd run --system` does".to_owned());
-    }
-    if !nix::unistd::geteuid().is_root() {
-        return Err("only root may change the firewall".to_owned());
-    }
-    Ok(())
 }
