@@ -53,7 +53,8 @@ fn no_request_fails_while_another_agentd_takes_over() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let (port, over, asked) = (world.port, Arc::clone(&over), Arc::clone(&asked));
-            std::thread::spawn(move || client(port, number % 2 == 0, &over, &asked))
+            let ask = move || client(port, number % 2 == 0, &over, &asked);
+            std::thread::Builder::new().name("client".to_owned()).spawn(ask).unwrap()
         })
         .collect();
     let enough = |world: &World, count: u32| {
