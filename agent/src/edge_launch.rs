@@ -112,7 +112,7 @@ impl EdgePlace {
                 "{key} {wanted} takes effect at the next start after `agentctl shutdown`; the edge listens on {found}"
             )
         });
-        let shut = "requests from outside are taken from loopback only until `agentctl down` and a new start: the edge \
+        let shut = "requests from outside are taken from loopback only until `agentctl shutdown` and a new start: the edge \
                     was started without sockets for them";
         let shut = (self.outside == Outside::WhenOpened && public.is_empty()).then(|| shut.to_owned());
         said.chain(shut).collect()
@@ -444,6 +444,6 @@ mod tests {
         assert_eq!(said.len(), 1);
         assert!(said[0].starts_with("ports.dns ") && said[0].ends_with("listens on 1"), "{said:?}");
         let said = place.waits_for_down(place.wanted, &PublicSockets::default());
-        assert!(said[0].contains("from loopback only until `agentctl down`"), "{said:?}");
+        assert!(said[0].contains("from loopback only until `agentctl shutdown`"), "{said:?}");
     }
 }
