@@ -4,6 +4,7 @@
 mod checks;
 mod facts;
 mod gather;
+mod machine;
 mod probe;
 
 use agentd_protocol::exit_code::Exit;
@@ -31,13 +32,14 @@ pub(crate) struct Args {
     /// One JSON object
     #[arg(long)]
     json: bool,
-    /// User that services are to run as when agentd is started as root; `each-service`: each its own
-    #[arg(long, value_name = "USER", default_value = "nobody")]
-    run_as: String,
+    /// User that services are to run as when agentd is started as root; `each-service`: each its own [default: nobody;
+    /// on a system: each-service]
+    #[arg(long, value_name = "USER")]
+    run_as: Option<String>,
 }
 
 pub(crate) fn run(places: &Places, args: &Args, out: &mut Out) -> anyhow::Result<Exit> {
-    let facts = gather::facts(places, &args.run_as)?;
+    let facts = gather::facts(places, args.run_as.as_deref())?;
     let checks = checks::checks(&facts);
     let problems = checks.iter().filter(|check| check.verdict == Verdict::Problem).count();
     if args.json {

@@ -6,6 +6,7 @@ use agentd_protocol::shim::hosts::{Advice, advice, forbidden};
 use serde::Serialize;
 
 use super::facts::{Clock, Disk, Facts, Folder, Home, Inotify, Life, Manager, Names, Port, PortState};
+use super::machine;
 use crate::place;
 use crate::words::bytes;
 
@@ -45,15 +46,15 @@ pub(super) struct Check {
     pub(super) cure: Option<String>,
 }
 
-fn ok(name: &str, said: impl Into<String>) -> Check {
+pub(super) fn ok(name: &str, said: impl Into<String>) -> Check {
     Check { name: name.to_owned(), verdict: Verdict::Ok, said: said.into(), cure: None }
 }
 
-fn note(name: &str, said: impl Into<String>, cure: impl Into<String>) -> Check {
+pub(super) fn note(name: &str, said: impl Into<String>, cure: impl Into<String>) -> Check {
     Check { name: name.to_owned(), verdict: Verdict::Note, said: said.into(), cure: Some(cure.into()) }
 }
 
-fn problem(name: &str, said: impl Into<String>, cure: impl Into<String>) -> Check {
+pub(super) fn problem(name: &str, said: impl Into<String>, cure: impl Into<String>) -> Check {
     Check { name: name.to_owned(), verdict: Verdict::Problem, said: said.into(), cure: Some(cure.into()) }
 }
 
@@ -64,6 +65,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks.push(inotify(&facts.inotify));
     checks.extend(facts.open_files_max.map(open_files));
     checks.push(clock(&facts.clock));
+    checks.extend(facts.machine.iter().flat_map(machine::checks));
     checks.extend(manager(&facts.manager, &facts.home.places));
     checks.extend(facts.ports.iter().map(|port| one_port(port, &facts.manager)));
     checks.push(instance_ports(facts));
@@ -229,6 +231,7 @@ fn manager(manager: &Manager, places: &Places) -> Vec<Check> {
                 Some(pid) => ok("proxy", format!("pid {pid}")),
                 None => problem("proxy", "does not answer agentd: no change reaches it", "see log/edge in the home"),
             });
+            checks.extend(status.security.as_ref().map(machine::security));
             checks.extend(status.tunnel.iter().flat_map(tunnel));
             checks
         }
@@ -350,6 +353,7 @@ mod tests {
             names: Names::Untried { facts: HOST },
             clock: Clock { now_unix_s: YEAR_2025_UNIX_S, database_unix_s: Some(YEAR_2025_UNIX_S + 60) },
             orphaned_keepers: Vec::new(),
+            machine: None,
         }
     }
 

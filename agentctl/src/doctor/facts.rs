@@ -27,6 +27,21 @@ pub(super) struct Facts {
     pub(super) clock: Clock,
     /// Keepers whose home is gone, by pid.
     pub(super) orphaned_keepers: Vec<(u32, PathBuf)>,
+    /// Of the agent of the machine alone.
+    pub(super) machine: Option<Machine>,
+}
+
+/// What a system service needs of its machine.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    pub(super) runs_systemd: bool,
+    pub(super) has_nft: bool,
+    /// Rules were confirmed that shut something.
+    pub(super) has_rules: bool,
+    /// Units of ours that are not started at boot.
+    pub(super) not_at_boot: Vec<&'static str>,
+    /// Programs of systemd's that the manager calls and that are not there.
+    pub(super) missing: Vec<&'static str>,
 }
 
 #[derive(Debug, Clone)]

@@ -16,6 +16,7 @@ use agentd_sys::listeners::{self, Transport};
 use agentd_sys::{clock, namespaces};
 
 use super::facts::{Clock, Disk, Facts, Folder, Home, Inotify, Life, Manager, Names, Port, PortState};
+use super::machine;
 use super::probe;
 use crate::client::{Client, Error};
 
@@ -24,13 +25,20 @@ const STATUS_LIMIT: Duration = Duration::from_secs(10);
 const EXTERNAL_PORT: u16 = 8080;
 const INTERNAL_PORT: u16 = 8081;
 const DNS_PORT: u16 = 5354;
+const INTERNAL_PORT_SYSTEM: u16 = 80;
+const DNS_SYSTEM: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 153), 53);
 /// The value of `--run-as` that gives every service its own user, and an id that stands for all of those.
 const EACH_SERVICE: &str = "each-service";
+const NOBODY: &str = "nobody";
 const SERVICE_ID: u32 = 2_100_000_000;
 const INSTANCE_PORTS: [u16; 2] = [20_000, 29_999];
 
-pub(super) fn facts(places: &Places, run_as: &str) -> anyhow::Result<Facts> {
+pub(super) fn facts(places: &Places, run_as: Option<&str>) -> anyhow::Result<Facts> {
     let places = &absolute(places)?;
+    let run_as = run_as.unwrap_or(match places.layout {
+        Layout::Home => NOBODY,
+        Layout::System => EACH_SERVICE,
+    });
     let manager = manager(places)?;
     let (settings, unreadable) = settings(&places.settings_dir.join("agentd.toml"));
     let instance_ports = instance_ports(&settings);
@@ -51,6 +59,7 @@ pub(super) fn facts(places: &Places, run_as: &str) -> anyhow::Result<Facts> {
                 .and_then(|facts| facts.mtime().try_into().ok()),
         },
         orphaned_keepers: orphaned_keepers(),
+        machine: machine::gather(places, Path::new("/")),
         home: home(places, run_as, unreadable),
         manager,
     })
@@ -257,8 +266,12 @@ fn ports(manager: &Manager, settings: &toml::Table, places: &Places) -> Vec<Port
     }
     let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let external = loopback(EXTERNAL_PORT);
-    let internal = loopback(port(settings, "internal").unwrap_or(INTERNAL_PORT));
-    let dns = loopback(port(settings, "dns").unwrap_or(DNS_PORT));
+    let (internal, dns) = match places.layout {
+        Layout::Home => (loopback(INTERNAL_PORT), loopback(DNS_PORT)),
+        Layout::System => (loopback(INTERNAL_PORT_SYSTEM), SocketAddr::from(DNS_SYSTEM)),
+    };
+    let moved = |address: SocketAddr, key| SocketAddr::new(address.ip(), port(settings, key).unwrap_or(address.port()));
+    let (internal, dns) = (moved(internal, "internal"), moved(dns, "dns"));
     vec![
         made(EXTERNAL, external, unused(external, &[Transport::Tcp], places)),
         made(INTERNAL, internal, unused(internal, &[Transport::Tcp], places)),
