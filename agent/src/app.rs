@@ -313,8 +313,6 @@ impl App {
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
         let (asked, ending) = (reconcile.clone(), cancel.clone());
         serve(Api { reconcile: asked, firewall, new_git_key, resolve_refs, down: down.clone(), ending }, &home)?;
-        lifecycle::service::start_watchdog(cancel.clone());
-        lifecycle::service::ready();
         tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
         Ok(Self { layout: home.places.layout, supervisor, reconcile, tunnel, cancel, down })
     }

@@ -142,16 +142,16 @@ pub struct Edge {
 /// whatever document and settings say by now. One of another program than ours gets a successor on the same sockets.
 pub async fn ensure(supervisor: &Supervisor, place: &EdgePlace) -> Result<Edge, Error> {
     let edges = running(supervisor);
-    let current = edges.iter().find(|view| handover::is_our_program(view)).or(edges.first());
+    let current = edges.iter().find(|view| handover::runs_our_program(view)).or(edges.first());
     let mut found = Held::new();
     if let Some(view) = current {
         found = held(supervisor, view).await;
         if let Some(listening) = listens_on(&found) {
-            if !handover::is_our_program(view) {
+            // Several: a handover was cut short, and which of them the control socket leads to, nobody can say.
+            if edges.len() > 1 || !handover::runs_our_program(view) {
                 return succeed(supervisor, place, found, &edges).await;
             }
-            let retiring = edges.iter().filter(|edge| edge.id != view.id).map(|edge| edge.id.clone()).collect();
-            return Ok(Edge { listening, public: PublicSockets::of(&found), retiring });
+            return Ok(Edge { listening, public: PublicSockets::of(&found), retiring: Vec::new() });
         }
         if outer(&found).is_none() {
             tracing::warn!("the listening sockets died with every process that held them; a new edge takes over");
@@ -177,7 +177,8 @@ async fn succeed(
     mut sockets: Held,
     edges: &[InstanceView],
 ) -> Result<Edge, Error> {
-    tracing::info!("the edge that was found does not run our program; one of ours takes over on its sockets");
+    tracing::info!("the edge that was found is not one of ours to keep; a new one takes over on its sockets");
+    handover::end_idle(supervisor, edges).await;
     sockets.retain(|(name, _)| SOCKETS.contains(&name.as_str()));
     // Managers reach the new edge from here on; the old one routes by what it was told last.
     sockets.push((LISTEN_CONTROL.to_owned(), control(place)?));

@@ -34,8 +34,11 @@ pub fn start(
     let nft = match permitted(options, home).and_then(|()| Nft::find().map_err(|error| chain(&error))) {
         Ok(nft) => nft,
         Err(reason) => {
-            let confirmed = files.active().ok().flatten().map_or(Mode::Open, |active| active.policy.mode);
-            return Ok(firewall::unmanaged(reason, confirmed));
+            return Ok(match files.active() {
+                Ok(active) => firewall::unmanaged(reason, active.map_or(Mode::Open, |active| active.policy.mode)),
+                // Something was confirmed: what boot makes of such a file shuts the proxy's port, too.
+                Err(error) => firewall::unmanaged(format!("{reason}; {}", chain(&error)), Mode::DaemonPort),
+            });
         }
     };
     let watchdog = OwnProcess::choose(home.places.layout == Layout::System);

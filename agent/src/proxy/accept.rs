@@ -13,7 +13,8 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::backends::BackendKey;
@@ -129,7 +130,7 @@ impl Proxy {
             while !is_open(socket) {
                 tokio::time::sleep(OPEN_PAUSE).await;
             }
-            match socket.try_clone().and_then(TcpListener::from_std) {
+            match socket.try_clone().and_then(register) {
                 Ok(listener) => self.accept_until_shut(&listener, entrance).await,
                 Err(error) => {
                     tracing::warn!(%error, "cannot listen for now; look at the edge's descriptor limit");
@@ -139,15 +140,16 @@ impl Proxy {
         }
     }
 
-    async fn accept_until_shut(&self, listener: &TcpListener, entrance: Entrance) {
+    async fn accept_until_shut(&self, listener: &AsyncFd<std::net::TcpListener>, entrance: Entrance) {
         loop {
             match self.next(listener).await {
-                Ok((stream, peer, permit)) if entrance.admits(peer) => {
+                Ok(Next::Shut) => return,
+                Ok(Next::Client(stream, peer, permit)) if entrance.admits(peer) => {
                     set_no_delay(&stream);
                     let client = ClientIo::new(stream, peer, self.limits.head);
                     lifecycle::spawn("proxy connection", self.clone().serve(client, entrance, permit));
                 }
-                Ok((_, peer, _)) => {
+                Ok(Next::Client(_, peer, _)) => {
                     tracing::warn!(%peer, "closed a connection from outside to the internal listener");
                 }
                 Err(error) if is_shortage(&error) => {
@@ -161,10 +163,23 @@ impl Proxy {
         }
     }
 
-    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    async fn next(&self, listener: &AsyncFd<std::net::TcpListener>) -> io::Result<Next> {
         let permit = Arc::clone(&self.connections).acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, peer) = listener.accept().await?;
-        Ok((stream, peer, permit))
+        loop {
+            let mut ready = listener.readable().await?;
+            let was_shut = ready.ready().is_read_closed();
+            match ready.try_io(|listener| listener.get_ref().accept()) {
+                Ok(accepted) => {
+                    let (stream, peer) = accepted?;
+                    stream.set_nonblocking(true)?;
+                    return Ok(Next::Client(TcpStream::from_std(stream)?, peer, permit));
+                }
+                // Also when it is open again by now: a registration never forgets that its socket was shut, and would
+                // call it ready for ever. That is why tokio's own listener will not do.
+                Err(_) if was_shut => return Ok(Next::Shut),
+                Err(_) => {}
+            }
+        }
     }
 
     async fn serve(self, client: ClientIo, entrance: Entrance, _permit: OwnedSemaphorePermit) {
@@ -222,6 +237,19 @@ impl Proxy {
         // Closed is never: we hold the semaphore.
         let _ = self.connections.acquire_many(all).await;
     }
+}
+
+/// What a listener has for us.
+enum Next {
+    Client(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    /// It was, if only for a moment, and is to be registered anew.
+    Shut,
+}
+
+#[expect(unsafe_code, reason = "AsyncFd asks for a promise about the descriptor")]
+fn register(listener: std::net::TcpListener) -> io::Result<AsyncFd<std::net::TcpListener>> {
+    // SAFETY: a TcpListener owns one open descriptor, and closes it when it is dropped, which AsyncFd does last.
+    Ok(unsafe { AsyncFd::register(listener)? })
 }
 
 fn set_no_delay(stream: &TcpStream) {
