@@ -30,8 +30,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(100);
 /// A trial that runs out is noticed this much after the kernel's own timer.
 const DEADLINE_SLACK: Duration = Duration::from_millis(100);
-
-/// After a return that failed.
+/// After a return or a repair that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Where events go.
@@ -263,6 +262,8 @@ impl Task {
             }
             (Err(error), cause) => {
                 let cause = format!("{}{}", cause.map(|cause| format!("{cause}; ")).unwrap_or_default(), chain(&error));
+                // Somebody who flushes once more meanwhile makes nft fail, and the kernel may have told of it already.
+                self.next_look = Instant::now() + RETRY;
                 tracing::error!(cause, "the rules cannot be put back");
                 (self.note)(What::SecurityUnrepaired { cause });
             }

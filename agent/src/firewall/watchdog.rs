@@ -90,6 +90,8 @@ impl Watchdog for OwnProcess {
 }
 
 fn run(program: &'static str, command: &mut Command) -> Result<(), Error> {
+    // systemctl(1) that fails tells its error there, as if it were us.
+    command.env_remove("NOTIFY_SOCKET");
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let output = command.output().map_err(|source| Error::Run { program, source })?;
     if output.status.success() {

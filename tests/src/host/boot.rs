@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::cgroup::Cgroup;
 use super::command::{self, Inside};
 use crate::Ran;
+use crate::net::Program;
 
 /// From power to all units up; a free machine needs a second.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -174,6 +175,11 @@ impl Host {
         let ran = self.outside(command);
         assert_eq!(ran.code, 0, "`{command}` outside: {ran:?}");
         ran.stdout
+    }
+
+    /// A program on the machine outside that goes on until it is dropped; it has said `ready`.
+    pub fn start_outside(&self, arguments: &[&str]) -> Program {
+        Program::start(command::beside(self.outside.id()).args(arguments))
     }
 
     /// Waits for a command to succeed.

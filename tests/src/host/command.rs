@@ -27,6 +27,13 @@ pub(super) fn shell(pid: u32, inside: Inside, command: &str) -> Ran {
     }
 }
 
+/// In that network and without a limit: for what its owner ends. Program and arguments are to follow.
+pub(super) fn beside(pid: u32) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &pid.to_string(), "-n", "env", "-i", PATH, "HOME=/root", "LANG=C.UTF-8"]);
+    command
+}
+
 /// To be followed by program and arguments. The limit is counted in there, so nothing stays behind.
 pub(super) fn entering(pid: u32, inside: Inside) -> Command {
     let mut command = Command::new("nsenter");

@@ -29,6 +29,8 @@ pub const SERVE: &str = include_str!("serve.py");
 pub const REACH: &str = include_str!("reach.py");
 pub const SINK: &str = include_str!("sink.py");
 pub const FLOOD: &str = include_str!("flood.py");
+/// Datagrams and SYNs without end, and what comes back.
+pub const STORM: &str = concat!(include_str!("wire.py"), include_str!("storm.py"));
 pub const SESSION: &str = include_str!("session.py");
 
 /// What container engines do: a published port, and one address for all that goes out. With it the host tracks
