@@ -46,6 +46,8 @@ pub struct RunOptions {
     pub public: bool,
     /// A home keeps the firewall of its network namespace.
     pub enforce_security: bool,
+    /// An active UFW gets allows, as that of the machine does.
+    pub ufw: bool,
 }
 
 /// Why the program ends other than asked to. Each has its exit code.

@@ -14,9 +14,12 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use crate::firewall::files::Files;
+use crate::firewall::kernel;
 use crate::firewall::load::{Loaded, load};
+use crate::firewall::remove::{Removed, remove};
 use crate::firewall::selftest;
 use crate::firewall::transaction::{self, Reverted, Transactions};
+use crate::firewall::ufw::Ufw;
 use crate::firewall::watchdog::{OwnProcess, guard};
 use crate::firewall::{BreakGlass, Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
 use crate::firewall_look::{self, LookVerb};
@@ -44,6 +47,8 @@ pub enum Error {
         "what was confirmed cannot be read; everything is shut but SSH; `agentctl security apply` of a mode sets it right"
     )]
     ShutButSsh,
+    #[error("not everything could be taken back: {what}")]
+    Left { what: String },
     #[error("the watchdog cannot be left behind")]
     Detach(#[source] io::Error),
 }
@@ -53,7 +58,8 @@ impl Error {
         match self {
             Self::Simpler | Self::ShutButSsh => Exit::Degraded,
             Self::Transaction(transaction::Error::Files(_)) => Exit::Home,
-            Self::Selftest(_)
+            Self::Left { .. }
+            | Self::Selftest(_)
             | Self::Facts(_)
             | Self::Nft(_)
             | Self::Look(_)
@@ -70,6 +76,11 @@ pub enum FirewallVerb {
     Load(Place),
     /// Ends a trial: the rules of before come back. Without TX, whichever trial runs.
     Rollback(RollbackArgs),
+    /// Takes everything of ours out of the kernel and of UFW, and forgets what was confirmed. Again is fine.
+    #[command(
+        after_help = "Example:\n  agentd firewall remove\n\nExit codes: 0, 1 something could not be taken back; it says what"
+    )]
+    Remove(Place),
     /// Waits for the deadline of a trial and rolls it back. Started by the manager, never by hand.
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
@@ -169,6 +180,7 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
             Reverted::WasConfirmed => "the trial had been confirmed; its rules stay",
             Reverted::Done => "the rules of before are back",
         }),
+        FirewallVerb::Remove(place) => forget(&place.state),
         FirewallVerb::Watchdog(args) => watch(args),
         FirewallVerb::Outside => Ok(selftest::outside()?),
         FirewallVerb::Render(options) => print(&render(options)?.text()),
@@ -199,8 +211,21 @@ fn watch(args: &WatchdogArgs) -> Result<(), Error> {
 }
 
 fn transactions(state_dir: &Path) -> Result<Transactions, Error> {
-    let watchdog = OwnProcess::choose(state_dir == Path::new(STATE_DIR));
-    Ok(Transactions::new(Arc::new(Nft::find()?), Arc::new(watchdog), Files::below(state_dir)))
+    let (is_the_machines, files) = (state_dir == Path::new(STATE_DIR), Files::below(state_dir));
+    // Another's say in UFW is what its manager told UFW.
+    let ufw = (is_the_machines || files.journal_path().exists()).then(Ufw::system);
+    let watchdog = Arc::new(OwnProcess::choose(is_the_machines));
+    Ok(Transactions::new(kernel::of_this_host()?, watchdog, files).with_ufw(ufw))
+}
+
+fn forget(state_dir: &Path) -> Result<(), Error> {
+    let Removed { done, left } = remove(&transactions(state_dir)?);
+    done.iter().try_for_each(|line| print(line))?;
+    match (done.is_empty(), left.is_empty()) {
+        (_, false) => Err(Error::Left { what: left.join("; ") }),
+        (true, true) => print("there was nothing of ours"),
+        (false, true) => Ok(()),
+    }
 }
 
 fn render(options: &RenderOptions) -> Result<Ruleset, Error> {

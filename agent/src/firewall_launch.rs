@@ -17,7 +17,9 @@ use crate::config::{Error, Home};
 use crate::firewall::DocumentMay;
 use crate::firewall::checks::RESOLV_CONF;
 use crate::firewall::files::Files;
-use crate::firewall::nft::Nft;
+use crate::firewall::kernel;
+use crate::firewall::surroundings::ThisHost;
+use crate::firewall::ufw::Ufw;
 use crate::firewall::watchdog::OwnProcess;
 use crate::firewall::{self, Handle, OwnerRules, Setup, Transactions};
 use crate::reconcile;
@@ -31,8 +33,9 @@ pub fn start(
 ) -> Result<Handle, Error> {
     let owner = owner_rules(&home.policy_file())?;
     let files = Files::below(&home.state_dir);
-    let nft = match permitted(options, home).and_then(|()| Nft::find().map_err(|error| chain(&error))) {
-        Ok(nft) => nft,
+    let kernel = permitted(options, home).and_then(|()| kernel::of_this_host().map_err(|error| chain(&error)));
+    let kernel = match kernel {
+        Ok(kernel) => kernel,
         Err(reason) => {
             return Ok(match files.active() {
                 Ok(active) => firewall::unmanaged(reason, active.map_or(Mode::Open, |active| active.policy.mode)),
@@ -42,9 +45,12 @@ pub fn start(
         }
     };
     let watchdog = OwnProcess::choose(home.places.layout == Layout::System);
+    let keeps_ufw = home.places.layout == Layout::System || options.ufw;
+    let ufw = keeps_ufw.then(Ufw::system);
     let journal = reconcile.clone();
     Ok(firewall::start(Setup {
-        transactions: Transactions::new(Arc::new(nft), Arc::new(watchdog), files),
+        transactions: Transactions::new(kernel, Arc::new(watchdog), files).with_ufw(ufw),
+        surroundings: Arc::new(ThisHost { ufw: Ufw::system() }),
         owner,
         proxy: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), external.port()),
         resolv_conf: RESOLV_CONF.into(),
@@ -102,6 +108,13 @@ mod tests {
         assert_eq!((owner.document, owner.ssh.len(), owner.ssh_interfaces.len()), (DocumentMay::Nothing, 1, 1));
         std::fs::write(&path, "[security]\nssh = []\ndocument = \"everything\"\n").unwrap();
         assert!(matches!(owner_rules(&path), Err(Error::Settings { line: 3, .. })));
+        for bad in ["wg*", "@set", "$var", "a/b", "a b", "sixteen-letters-", ""] {
+            std::fs::write(&path, format!("[security]\nssh = []\ntrusted_interfaces = [\"{bad}\"]\n")).unwrap();
+            let refused = owner_rules(&path).unwrap_err();
+            assert!(matches!(refused, Error::Settings { line: 3, .. }), "{bad}: {refused}");
+        }
+        std::fs::write(&path, "[security]\nssh_interfaces = [\"fifteen-letters\", \"eth0.5\"]\n").unwrap();
+        assert_eq!(owner_rules(&path).unwrap().ssh_interfaces.len(), 2);
         std::fs::write(&path, "\n[securty]\n").unwrap();
         assert!(matches!(owner_rules(&path), Err(Error::Settings { line: 2, .. })));
     }

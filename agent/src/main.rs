@@ -47,6 +47,9 @@ enum Verb {
         /// With --home: keeps the firewall of the network namespace this runs in, as --system does for the machine.
         #[arg(long, requires = "home")]
         enforce_security: bool,
+        /// With --enforce-security: an active UFW gets allows, as --system gives it.
+        #[arg(long, requires = "enforce_security", hide = true)]
+        ufw: bool,
     },
     /// The firewall by itself, without a manager.
     #[command(subcommand)]
@@ -82,9 +85,9 @@ enum HostsVerb {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Run { stack, home, system: _, run_as, public, enforce_security } => {
+        Verb::Run { stack, home, system: _, run_as, public, enforce_security, ufw } => {
             let stack = stack.unwrap_or_else(|| Places::system().stack_file());
-            app::run(&RunOptions { stack, home, run_as, public, enforce_security })
+            app::run(&RunOptions { stack, home, run_as, public, enforce_security, ufw })
         }
         Verb::Firewall(verb) => firewall_cli::run(&verb).map(|()| Exit::Ok).map_err(app::Error::from),
         Verb::Hosts { verb: HostsVerb::Remove } => app::remove_hosts().map(|()| Exit::Ok),

@@ -8,6 +8,7 @@ pub mod host;
 pub mod net;
 mod repo;
 mod terminal;
+pub mod ufw;
 mod world;
 
 pub use repo::Repo;

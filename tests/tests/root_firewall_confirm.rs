@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use agentd_protocol::api::SecurityStatus;
 use agentd_protocol::security::{Exposure, Mode};
-use agentd_tests::{Ran, World, program};
+use agentd_tests::{Ran, World, program, ufw};
 
 /// Of a connection that is to be silent: a SYN that is dropped is sent again after 1 s.
 const SILENCE: &str = "1.5";
@@ -71,9 +71,10 @@ impl Net {
         self.children.push(child);
     }
 
-    fn listen(&mut self, port: u16) {
+    /// A listener by the name of a program.
+    fn listen(&mut self, name: &str, port: u16) {
         let code = format!(
-            "import socket\ns=socket.create_server(('{HOST}',{port}))\nprint('ready',flush=True)\nheld=[]\nwhile True: held.append(s.accept())"
+            "import ctypes,socket\nctypes.CDLL(None).prctl(15,b'{name}',0,0,0)\ns=socket.create_server(('{HOST}',{port}))\nprint('ready',flush=True)\nheld=[]\nwhile True: held.append(s.accept())"
         );
         let host = self.host.clone();
         self.python(&host, &code);
@@ -120,28 +121,77 @@ impl Drop for Net {
 struct Place {
     world: World,
     net: Net,
+    /// In the mount namespace of each program: what lies over the machine's own files.
+    mounts: String,
     resolv: PathBuf,
+    with_ufw: bool,
 }
 
 impl Place {
     fn new(name: &str) -> Self {
-        let (mut net, world) = (Net::new(name), World::new());
-        net.listen(2200);
-        net.listen(22);
-        let resolv = world.dir().join("resolv.conf");
-        std::fs::write(&resolv, "").unwrap();
-        world.stack("");
-        let mut place = Self { world, net, resolv };
+        let mut place = Self::before(name);
         place.start();
         place
     }
 
-    fn start(&mut self) {
-        let mut command = Net::within(&self.net.host, "sh");
+    /// Without a manager yet.
+    fn before(name: &str) -> Self {
+        let (mut net, world) = (Net::new(name), World::new());
+        net.listen("other", 2200);
+        net.listen("sshd", 22);
+        let resolv = world.dir().join("resolv.conf");
+        std::fs::write(&resolv, "").unwrap();
+        world.stack("");
         // `ip netns exec` gives a mount namespace: the machine's own file is not touched.
-        let script = format!("mount --bind {} /etc/resolv.conf; exec \"$0\" \"$@\"", self.resolv.display());
-        command.args(["-c", &script]).arg(program("agentd"));
-        self.world.start_program(&mut command, &["--enforce-security"], &[]);
+        let mounts = format!("mount --bind {} /etc/resolv.conf", resolv.display());
+        Self { world, net, mounts, resolv, with_ufw: false }
+    }
+
+    /// On a host with an active ufw, which denies by default and lets in what its owner said.
+    fn with_ufw(name: &str, owner: &str) -> Self {
+        let mut place = Self::before(name);
+        let run_dir = place.world.dir().join("run");
+        std::fs::create_dir(&run_dir).unwrap();
+        let files = ufw::fresh(place.world.dir()).into_iter().chain([(run_dir, "/run")]);
+        for (copy, over) in files {
+            place.mounts += &format!(" && mount --bind {} {over}", copy.display());
+        }
+        place.with_ufw = true;
+        place.ufw("--force enable");
+        place.ufw(owner);
+        place.start();
+        place
+    }
+
+    fn within(&self, program: &str) -> Command {
+        let mut command = Net::within(&self.net.host, "sh");
+        command.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.mounts), program]);
+        command
+    }
+
+    fn ufw(&self, arguments: &str) -> String {
+        let output = self.within("/usr/sbin/ufw").args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ufw {arguments}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn ufw_rules(&self) -> [Vec<u8>; 2] {
+        ["user.rules", "user6.rules"].map(|name| std::fs::read(self.world.dir().join("etc-ufw").join(name)).unwrap())
+    }
+
+    /// `agentd firewall remove`, as the package's removal calls it.
+    fn remove(&self) -> String {
+        let mut command = self.within(program("agentd").to_str().unwrap());
+        let output = command.args(["firewall", "remove", "--state"]).arg(self.world.home.join("state")).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn start(&mut self) {
+        let mut command = self.within(program("agentd").to_str().unwrap());
+        let arguments = ["--enforce-security", "--ufw"];
+        self.world.start_program(&mut command, if self.with_ufw { &arguments } else { &arguments[..1] }, &[]);
     }
 
     fn security(&self, arguments: &[&str]) -> Ran {
@@ -394,6 +444,51 @@ fn ssh_that_was_let_in_for_a_while_is_shut_by_the_kernel() {
     let took = place.until("the kernel shuts it", |place| !place.net.gets_in(22));
     eprint(&format!("shut {} ms later, the manager being dead", took.as_millis()));
     assert!(start.elapsed() > Duration::from_secs(5));
+}
+
+#[test]
+fn an_active_ufw_lets_in_what_the_mode_lets_in_and_has_its_own_rules_back_in_the_end() {
+    let place = Place::with_ufw("ufw", "allow 80/tcp comment web");
+    let (before, port) = (place.ufw_rules(), place.world.port);
+    assert!(!place.net.gets_in(2200), "control: ufw denies by default");
+    let plan = place.good(&["plan", "--mode", "daemon-port"]).stdout;
+    assert!(plan.contains("enforced by: nftables (+ufw allows)"), "{plan}");
+
+    place.good(&["apply", "--mode", "daemon-port", "--window", "3s"]);
+    assert_ne!(place.ufw_rules(), before, "control: ufw was told");
+    place.until("a trial that nobody confirms is taken out of ufw, too", |place| place.ufw_rules() == before);
+    place.until("it is over", |place| !place.pending());
+
+    place.good(&["apply", "--mode", "daemon-port"]);
+    place.good(&["confirm"]);
+    assert!(place.net.gets_in(port), "although ufw denies by default: {}", place.ufw("status"));
+    assert!(!place.net.gets_in(2200) && !place.net.gets_in(22));
+    assert_eq!(place.status().enforcement.split(';').next(), Some("nftables (+ufw allows)"));
+
+    let told = place.remove();
+    assert!(told.contains("table `inet agentd` is removed") && told.contains("as it was before agentd"), "{told}");
+    assert_eq!(place.ufw_rules(), before, "byte for byte");
+    assert!(!place.has_table() && !place.world.home.join("state/firewall").join("active.json").exists());
+    assert!(!place.net.gets_in(port), "control: it was our allow that let it in");
+    place.remove();
+}
+
+#[test]
+fn an_owners_deny_in_ufw_refuses_the_mode() {
+    let mut place = Place::with_ufw("deny", "allow 80/tcp");
+    place.ufw(&format!("deny {}/tcp", place.world.port));
+    let before = place.ufw_rules();
+    let refused = place.security(&["apply", "--mode", "daemon-port"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("a rule of yours that does otherwise (Deny)"), "{refused:?}");
+    let plan = place.good(&["plan", "--mode", "daemon-port"]).stdout;
+    assert!(plan.contains("a rule of yours that does otherwise"), "{plan}");
+    assert!(place.ufw_rules() == before && !place.has_table() && !place.pending());
+    // In `tunnel` nothing of ufw is needed.
+    place.good(&["apply", "--mode", "tunnel"]);
+    place.good(&["revert"]);
+    assert_eq!(place.ufw_rules(), before);
+    place.world.kill_manager();
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use agentd_tests::program;
+use agentd_tests::{program, ufw};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -69,31 +69,15 @@ fn on_a_host<T: Send>(act: impl FnOnce(&Host) -> T + Send) -> T {
     let body = || {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("root may unshare");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        for place in ["/etc/ufw", "/etc/default"] {
-            let copy = dir.path().join(place.trim_start_matches('/').replace('/', "-"));
-            assert!(Command::new("cp").args(["-a", place]).arg(&copy).status().unwrap().success());
+        for (copy, place) in ufw::fresh(dir.path()) {
             mount(Some(&copy), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         }
         // ufw's lock.
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-        settle();
         assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
         act(&Host { journal_path: dir.path().join("state/firewall/journal.json") })
     };
     std::thread::scope(|scope| scope.spawn(body).join().unwrap())
-}
-
-/// Rules as a fresh package has them, and no module or sysctl of the machine touched by `ufw enable`.
-fn settle() {
-    for name in ["user.rules", "user6.rules"] {
-        fs::copy(Path::new("/usr/share/ufw/iptables").join(name), Path::new("/etc/ufw").join(name)).unwrap();
-    }
-    let defaults = fs::read_to_string("/etc/default/ufw").unwrap();
-    let kept = defaults.lines().filter(|line| !["IPT_", "IPV6"].iter().any(|name| line.starts_with(name)));
-    let text = kept.chain(["IPV6=yes", "IPT_SYSCTL=", "IPT_MODULES=\"\"", ""]).collect::<Vec<_>>().join("\n");
-    fs::write("/etc/default/ufw", text).unwrap();
-    let conf = fs::read_to_string("/etc/ufw/ufw.conf").unwrap();
-    fs::write("/etc/ufw/ufw.conf", conf.replace("ENABLED=yes", "ENABLED=no")).unwrap();
 }
 
 fn on_an_active_host<T: Send>(act: impl FnOnce(&Host) -> T + Send) -> T {

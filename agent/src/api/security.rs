@@ -28,15 +28,22 @@ impl Connected<IncomingStream<'_, Callers>> for Caller {
 fn refused(error: &Error) -> Refused {
     let status = match error {
         Error::Ended => StatusCode::SERVICE_UNAVAILABLE,
-        Error::Unmanaged(_) | Error::Stranded { .. } | Error::OldSession { .. } => StatusCode::CONFLICT,
-        Error::RedBefore { .. } | Error::RedAfter { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Unmanaged(_)
+        | Error::Stranded { .. }
+        | Error::Refused { .. }
+        | Error::NotAccepted { .. }
+        | Error::OldSession { .. } => StatusCode::CONFLICT,
+        Error::NoConnectivity { .. } | Error::RedBefore { .. } | Error::RedAfter { .. } => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         Error::TooManyNetworks(_) | Error::Window | Error::OpenTime => StatusCode::BAD_REQUEST,
-        Error::Selftest(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Selftest(_) | Error::Guard(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Error::Transaction(error) => match error {
             transaction::Error::TrialRuns { .. }
             | transaction::Error::NoTrial
             | transaction::Error::TooLate
-            | transaction::Error::NothingShut => StatusCode::CONFLICT,
+            | transaction::Error::NothingShut
+            | transaction::Error::Ufw(_) => StatusCode::CONFLICT,
             transaction::Error::Files(_)
             | transaction::Error::Check(_)
             | transaction::Error::Apply(_)

@@ -10,8 +10,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::Session;
-
 /// Two tries of a resolver that lost one datagram.
 const DNS_LIMIT: Duration = Duration::from_secs(2);
 const DNS_TRIES: usize = 2;
@@ -37,11 +35,12 @@ pub struct Targets {
 /// What is there to compare with.
 #[derive(Debug, Clone, Default)]
 pub struct Before {
-    pub ssh: BTreeSet<Session>,
+    /// Who is on SSH, and on which of our ports.
+    pub ssh: BTreeSet<(IpAddr, u16)>,
 }
 
 /// All of them, side by side; each within its limit.
-pub async fn run(targets: &Targets, before: &Before, now: &BTreeSet<Session>) -> Vec<Check> {
+pub async fn run(targets: &Targets, before: &Before, now: &BTreeSet<(IpAddr, u16)>) -> Vec<Check> {
     let servers = name_servers(&targets.resolv_conf);
     let routes = [default_route_v4(), default_route_v6()];
     let outbound = |is_v6: bool| {
@@ -62,6 +61,14 @@ pub async fn run(targets: &Targets, before: &Before, now: &BTreeSet<Session>) ->
 /// The red ones that nobody left out.
 pub fn red<'a>(checks: &'a [Check], without: &[CheckName]) -> Vec<&'a Check> {
     checks.iter().filter(|check| check.colour == Colour::Red && !without.contains(&check.name)).collect()
+}
+
+/// Whether nothing that says so reaches anything outside.
+pub fn is_cut_off(checks: &[Check]) -> bool {
+    let is_outward =
+        |check: &&Check| matches!(check.name, CheckName::Dns | CheckName::OutboundIpv4 | CheckName::OutboundIpv6);
+    let mut outward = checks.iter().filter(is_outward).filter(|check| check.colour != Colour::NotApplicable).peekable();
+    outward.peek().is_some() && outward.all(|check| check.colour == Colour::Red)
 }
 
 /// In a sentence, for a refusal.
@@ -173,9 +180,9 @@ async fn proxy(address: SocketAddr) -> Check {
 }
 
 /// People close sessions by themselves; that all of them go at once is another matter.
-fn sessions(before: &Before, now: &BTreeSet<Session>) -> Check {
+fn sessions(before: &Before, now: &BTreeSet<(IpAddr, u16)>) -> Check {
     let (all, left) = (before.ssh.len(), before.ssh.intersection(now).count());
-    let text = format!("{left} of {all} SSH sessions are there");
+    let text = format!("{left} of {all} addresses on SSH are there");
     match (all, left) {
         (0, _) => not_applicable(CheckName::Sessions, "nobody is on SSH"),
         (_, 0) => failed(CheckName::Sessions, text),
@@ -216,12 +223,24 @@ mod tests {
 
     #[test]
     fn sessions_that_all_went_are_red_and_one_that_stayed_is_enough() {
-        let session =
-            |port: u16| Session { local: ([192, 0, 2, 1], 22).into(), peer: ([198, 51, 100, 2], port).into() };
+        let session = |host: u8| (IpAddr::from([198, 51, 100, host]), 22);
         let before = Before { ssh: [session(1), session(2)].into() };
         assert_eq!(sessions(&before, &[session(2)].into()).colour, Colour::Green);
         assert_eq!(sessions(&before, &[session(3)].into()).colour, Colour::Red);
         assert_eq!(sessions(&Before::default(), &[session(3)].into()).colour, Colour::NotApplicable);
+    }
+
+    #[test]
+    fn a_host_without_any_connectivity_is_told_from_one_that_lacks_a_part() {
+        let dns = |colour: fn(CheckName, &'static str) -> Check| colour(CheckName::Dns, "");
+        let [red_dns, green_dns] = [dns(failed), dns(green)];
+        let v4 = |colour: fn(CheckName, &'static str) -> Check| colour(CheckName::OutboundIpv4, "");
+        let proxy = green(CheckName::Proxy, "");
+        assert!(is_cut_off(&[red_dns.clone(), v4(failed), proxy.clone()]));
+        assert!(is_cut_off(&[red_dns.clone(), v4(not_applicable)]));
+        assert!(!is_cut_off(&[red_dns, v4(green)]));
+        assert!(!is_cut_off(&[green_dns, v4(failed)]));
+        assert!(!is_cut_off(&[dns(not_applicable), v4(not_applicable), proxy]), "a host that is meant to have none");
     }
 
     #[tokio::test]

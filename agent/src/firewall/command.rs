@@ -1,6 +1,8 @@
 //! Runs a foreign program of the system to its end: known path, empty environment, bounded time and output.
 
-use std::io::{self, Read};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use agentd_sys::process::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// What the programs of a distribution are found in; they start each other by these.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -16,6 +19,12 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 pub enum Error {
     #[error("{program} cannot be started")]
     Start {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{program} cannot be given its input")]
+    Feed {
         program: PathBuf,
         #[source]
         source: io::Error,
@@ -48,14 +57,33 @@ pub(super) struct Limits {
 }
 
 /// `arguments` reach the program as they are; no shell is in between.
-pub(super) fn run(program: &Path, arguments: &[String], limits: Limits) -> Result<Output, Error> {
+pub(super) fn run<S: AsRef<OsStr>>(program: &Path, arguments: &[S], limits: Limits) -> Result<Output, Error> {
+    run_with(program, arguments, Stdio::null(), limits)
+}
+
+/// The same, with `input` to read.
+pub(super) fn feed<S: AsRef<OsStr>>(
+    program: &Path,
+    arguments: &[S],
+    input: &str,
+    limits: Limits,
+) -> Result<Output, Error> {
+    let failed = |source| Error::Feed { program: program.to_owned(), source };
+    // A file in memory: a program that does not read blocks nobody, as it would with a full pipe.
+    let mut file =
+        memfd_create("input", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|errno| failed(errno.into()))?;
+    file.write_all(input.as_bytes()).and_then(|()| file.rewind()).map_err(failed)?;
+    run_with(program, arguments, file.into(), limits)
+}
+
+fn run_with<S: AsRef<OsStr>>(program: &Path, arguments: &[S], stdin: Stdio, limits: Limits) -> Result<Output, Error> {
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
         .env("PATH", PATH)
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -160,6 +188,6 @@ mod tests {
         assert!(matches!(shell("exec sleep 600", short), Err(Error::TooLong { .. })));
         assert!(matches!(shell("exec >&- 2>&-; exec sleep 600", short), Err(Error::TooLong { .. })));
         assert!(matches!(shell("while :; do echo xxxxxxxxxxxxxxxxxxx; done", LIMITS), Err(Error::TooMuch { .. })));
-        assert!(matches!(run(Path::new("/nonexistent"), &[], LIMITS), Err(Error::Start { .. })));
+        assert!(matches!(run::<&str>(Path::new("/nonexistent"), &[], LIMITS), Err(Error::Start { .. })));
     }
 }

@@ -1,77 +1,73 @@
-//! Whose SSH an order would end, what they must type to mean it, and whether a confirmation proves anything.
+//! What stands in the way of a policy and what a person says to go on, and whether a confirmation proves anything.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use agentd_protocol::security::Mode;
+use ipnet::IpNet;
 
-use super::{Facts, Policy, Session};
+use super::Session;
+use super::foreign::{self, Finding, Severity};
+use super::guard;
 
 /// Ancestors of a caller that are looked at; no session is nested deeper.
 const ANCESTORS_MAX: usize = 64;
 
-/// Which interface an address of this host is on.
-pub type Interfaces = BTreeMap<IpAddr, String>;
-
-/// SSH sessions whose peers could not come back.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Stranded(pub Vec<Session>);
+/// Somebody's SSH, which a policy would end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranded {
+    /// To be typed by whoever means it.
+    pub phrase: String,
+    /// Networks that would keep them in; none where no network can.
+    pub propose: Vec<IpNet>,
+}
 
 impl Stranded {
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn peers(&self) -> String {
-        let peers: BTreeSet<IpAddr> = self.0.iter().map(|session| session.peer.ip().to_canonical()).collect();
-        peers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
-    }
-
     pub fn in_words(&self) -> String {
-        format!("somebody is on SSH from {} and could not come back", self.peers())
+        let from = self.phrase.strip_prefix("block ssh from ").unwrap_or(&self.phrase);
+        format!("somebody is on SSH from {from} and could not come back")
     }
 }
 
-/// What a person types to end somebody's SSH; `None` where nobody's ends.
-pub fn phrase(stranded: &Stranded) -> Option<String> {
-    (!stranded.is_empty()).then(|| format!("block ssh from {}", stranded.peers()))
+/// Each kind is set aside by a word of its own: a phrase, `--accept`, `--force`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Objections {
+    pub stranded: Option<Stranded>,
+    pub asked: Vec<Finding>,
+    pub refused: Vec<Finding>,
 }
 
-/// Everybody who is on SSH now, from outside.
-pub fn on_ssh(facts: &Facts) -> impl Iterator<Item = &Session> {
-    facts.survivors.iter().filter(|session| {
-        facts.ssh_ports.contains(&session.local.port()) && !session.peer.ip().to_canonical().is_loopback()
-    })
-}
+impl Objections {
+    pub fn of(guard: guard::Verdict, foreign: &foreign::Verdict) -> Self {
+        let with = |severity| foreign.findings.iter().filter(move |one| one.severity == severity).cloned().collect();
+        let stranded = match guard {
+            guard::Verdict::WouldEnd { phrase, propose, .. } => Some(Stranded { phrase, propose }),
+            guard::Verdict::NobodyOnSsh | guard::Verdict::StillAllowed(_) => None,
+        };
+        Self { stranded, asked: with(Severity::Ask), refused: with(Severity::Refuse) }
+    }
 
-pub fn stranded(policy: &Policy, facts: &Facts, interfaces: &Interfaces) -> Stranded {
-    Stranded(on_ssh(facts).filter(|session| !comes_back(policy, session, interfaces)).copied().collect())
-}
+    pub fn phrase(&self) -> Option<&str> {
+        self.stranded.as_ref().map(|stranded| stranded.phrase.as_str())
+    }
 
-/// Whether a new connection from the same peer would be let in.
-pub fn comes_back(policy: &Policy, session: &Session, interfaces: &Interfaces) -> bool {
-    let by_interface = || {
-        let named = |name: &String| policy.ssh_interfaces.contains(name) || policy.trusted_interfaces.contains(name);
-        interfaces.get(&session.local.ip().to_canonical()).is_some_and(named)
-    };
-    let peer = session.peer.ip().to_canonical();
-    match policy.mode {
-        Mode::Open => true,
-        Mode::DaemonPort => policy.ssh.iter().any(|network| network.contains(&peer)) || by_interface(),
-        Mode::Tunnel => by_interface(),
+    /// None where nothing stands in the way.
+    pub fn in_words(&self) -> Option<String> {
+        let findings = self.refused.iter().chain(&self.asked).map(said);
+        let all: Vec<String> = self.stranded.iter().map(Stranded::in_words).chain(findings).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// What `agentctl security apply` is to be given to go on.
+    pub fn words_to_go_on(&self) -> String {
+        let phrase = self.phrase().map(|phrase| format!(" --phrase \"{phrase}\"")).unwrap_or_default();
+        let accept = if self.asked.is_empty() { "" } else { " --accept" };
+        let force = if self.refused.is_empty() { "" } else { " --force" };
+        format!("{phrase}{accept}{force}")
     }
 }
 
-/// The addresses of this host.
-pub fn interfaces() -> Interfaces {
-    let Ok(found) = nix::ifaddrs::getifaddrs() else { return Interfaces::new() };
-    let address = |item: nix::ifaddrs::InterfaceAddress| {
-        let storage = item.address?;
-        let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        let ip = v4.or_else(|| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
-        Some((ip, item.interface_name))
-    };
-    found.filter_map(address).collect()
+/// With its cure.
+pub fn said(finding: &Finding) -> String {
+    format!("{} ({})", finding.text, finding.cure)
 }
 
 /// The SSH session a process was started from: the nearest of it and its ancestors that knows of one. `sudo` and `su`
@@ -115,33 +111,26 @@ mod tests {
         Session { local: local.parse().unwrap(), peer: peer.parse().unwrap() }
     }
 
-    fn facts(sessions: &[Session]) -> Facts {
-        Facts { ssh_ports: [22].into(), survivors: sessions.iter().copied().collect(), ..Facts::default() }
-    }
-
     #[test]
-    fn those_who_could_not_come_back_are_named_once() {
-        let inside = session("203.0.113.7:50000", "192.0.2.1:22");
-        let outside = session("[::ffff:198.51.100.20]:50000", "[::ffff:192.0.2.1]:22");
-        let twice = session("198.51.100.20:50001", "192.0.2.1:22");
-        let web = session("198.51.100.21:50000", "192.0.2.1:80");
-        let home = session("127.0.0.1:50000", "127.0.0.1:22");
-        let facts = facts(&[inside, outside, twice, web, home]);
-        let ssh = vec!["203.0.113.0/24".parse().unwrap()];
-        let policy = Policy { mode: Mode::DaemonPort, ssh, ..Policy::open() };
-        let mut interfaces = Interfaces::new();
-        let found = stranded(&policy, &facts, &interfaces);
-        assert_eq!(found.0.len(), 2, "{found:?}");
-        assert_eq!(phrase(&found).unwrap(), "block ssh from 198.51.100.20");
-        assert_eq!(phrase(&stranded(&Policy::open(), &facts, &interfaces)), None);
-        let tunnel = Policy { mode: Mode::Tunnel, ..policy.clone() };
-        assert_eq!(
-            phrase(&stranded(&tunnel, &facts, &interfaces)).unwrap(),
-            "block ssh from 198.51.100.20, 203.0.113.7"
-        );
-        interfaces.insert("192.0.2.1".parse().unwrap(), "wg0".into());
-        let private = Policy { ssh_interfaces: ["wg0".to_owned()].into(), ..tunnel };
-        assert!(stranded(&private, &facts, &interfaces).is_empty());
+    fn each_objection_has_its_word() {
+        let finding = |severity, text: &str| Finding { severity, text: text.to_owned(), cure: "do this".to_owned() };
+        let foreign = foreign::Verdict {
+            enforcement: foreign::Enforcement::Nftables,
+            reason: String::new(),
+            findings: vec![finding(Severity::Refuse, "r"), finding(Severity::Ask, "a"), finding(Severity::Note, "n")],
+        };
+        let ended = guard::Verdict::WouldEnd {
+            peers: Vec::new(),
+            phrase: "block ssh from 198.51.100.20".to_owned(),
+            propose: Vec::new(),
+        };
+        let all = Objections::of(ended, &foreign);
+        assert_eq!(all.words_to_go_on(), " --phrase \"block ssh from 198.51.100.20\" --accept --force");
+        let words = "somebody is on SSH from 198.51.100.20 and could not come back; r (do this); a (do this)";
+        assert_eq!(all.in_words().unwrap(), words);
+        let calm = foreign::Verdict { findings: vec![finding(Severity::CannotVouch, "c")], ..foreign };
+        let none = Objections::of(guard::Verdict::NobodyOnSsh, &calm);
+        assert_eq!((none.in_words(), none.words_to_go_on().as_str()), (None, ""));
     }
 
     #[test]

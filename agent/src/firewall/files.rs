@@ -190,6 +190,35 @@ impl Files {
         self.remove("open-ssh.json")
     }
 
+    /// What UFW was told; written by its own room.
+    pub fn journal_path(&self) -> PathBuf {
+        self.dir.join("journal.json")
+    }
+
+    pub fn is_there(&self) -> bool {
+        self.dir.is_dir()
+    }
+
+    /// All but the journal, which goes when it is undone, and the folder when it is empty. Whether there was anything.
+    pub fn remove_all(&self) -> Result<bool, Error> {
+        let mut found = false;
+        // The record last: killed in between, the next start finds a host that is shut and knows why.
+        for name in ["pending.json", "open-ssh.json", "active.json"] {
+            found |= self.dir.join(name).exists();
+            self.remove(name)?;
+        }
+        if !self.journal_path().exists() {
+            self.remove("lock")?;
+            match std::fs::remove_dir(&self.dir) {
+                Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+                    return Err(Error::Write { path: self.dir.clone(), source: error });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(found)
+    }
+
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
         let path = self.dir.join(name);
         let read = |source| Error::Read { path: path.clone(), source };

@@ -1,6 +1,7 @@
 //! What transactions ask of the kernel, so that every decision can be tested without one.
 
 use std::fmt;
+use std::sync::Arc;
 
 use agentd_sys::causes::chain;
 use serde_json::Value;
@@ -25,6 +26,45 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     fn facts(&self) -> Facts;
 }
 
+/// A host without nft: it can keep `open`, and an active UFW can keep part of `daemon-port`.
+#[derive(Debug)]
+pub struct WithoutNft;
+
+/// The kernel this runs on; another failure than a missing nft wants a person.
+pub fn of_this_host() -> Result<Arc<dyn Kernel>, nft::Error> {
+    match Nft::find() {
+        Ok(nft) => Ok(Arc::new(nft)),
+        Err(nft::Error::Missing) => Ok(Arc::new(WithoutNft)),
+        Err(error) => Err(error),
+    }
+}
+
+fn facts_of_this_host() -> Facts {
+    let sources = facts::Sources::host();
+    facts::gather(&sources).unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "guests may not reach out");
+        facts::but_interfaces(&sources)
+    })
+}
+
+impl Kernel for WithoutNft {
+    fn check(&self, _: &Ruleset) -> Result<(), nft::Error> {
+        Err(nft::Error::Missing)
+    }
+
+    fn apply(&self, _: &Ruleset) -> Result<(), nft::Error> {
+        Err(nft::Error::Missing)
+    }
+
+    fn table(&self) -> Result<Option<Value>, nft::Error> {
+        Err(nft::Error::Missing)
+    }
+
+    fn facts(&self) -> Facts {
+        facts_of_this_host()
+    }
+}
+
 impl Kernel for Nft {
     fn check(&self, ruleset: &Ruleset) -> Result<(), nft::Error> {
         Self::check(self, ruleset)
@@ -39,10 +79,6 @@ impl Kernel for Nft {
     }
 
     fn facts(&self) -> Facts {
-        let sources = facts::Sources::host();
-        facts::gather(&sources).unwrap_or_else(|error| {
-            tracing::warn!(error = chain(&error), "guests may not reach out");
-            facts::but_interfaces(&sources)
-        })
+        facts_of_this_host()
     }
 }

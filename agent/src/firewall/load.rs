@@ -43,7 +43,7 @@ pub fn load(transactions: &Transactions) -> Result<Loaded, Error> {
         return Ok(Loaded::Nothing);
     }
     for (rules, loaded) in candidates(&active) {
-        match transactions.kernel().apply(&rules) {
+        match transactions.bring_in(&rules, &active.policy) {
             Ok(()) => return Ok(loaded),
             Err(error) => tracing::warn!(%error, "rules cannot be loaded; trying simpler ones"),
         }

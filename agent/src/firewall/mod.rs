@@ -9,6 +9,7 @@
 //! Survives a restart: the kernel's table; `active.json`, `pending.json`, `journal.json`. A manager that starts reads
 //! them and the kernel, and changes nothing that is right.
 
+mod allows;
 pub mod checks;
 mod command;
 pub mod consent;
@@ -24,10 +25,12 @@ pub mod load;
 pub mod nft;
 mod orders;
 pub mod policy;
+pub mod remove;
 mod repair;
 pub mod ruleset;
 pub mod selftest;
 mod sockets;
+pub mod surroundings;
 mod task;
 pub mod transaction;
 pub mod truth;
@@ -62,6 +65,17 @@ pub enum Error {
     Transaction(#[from] transaction::Error),
     #[error("{who}; {ssh}to end their sessions on purpose, add --phrase \"{phrase}\"")]
     Stranded { who: String, ssh: String, phrase: String },
+    #[error("nothing was changed: {findings}; to go on all the same, where anything here can keep the mode: --force")]
+    Refused { findings: String },
+    #[error("nothing was changed, since a person must agree first: {findings}; to agree: --accept")]
+    NotAccepted { findings: String },
+    #[error("nothing was changed, since nobody can tell who is on SSH")]
+    Guard(#[source] guard::Error),
+    #[error(
+        "nothing was changed, since this host has no connectivity at all, before any rule of ours: {red}; mend its \
+         network first (`ip route`, `resolvectl status`), or, if it is meant to have none, leave these checks out: {without}"
+    )]
+    NoConnectivity { red: String, without: String },
     #[error(
         "nothing was changed, since this host does not work as it is: {red}; to go on all the same: --without-check {name}"
     )]

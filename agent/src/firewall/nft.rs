@@ -1,29 +1,21 @@
 //! The nft program: the one place that starts it. Plain and synchronous: boot runs this too.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitStatus;
+use std::time::Duration;
 
-use agentd_sys::process::PidFd;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::Value;
 
+use super::command;
 use super::inspect;
 use super::ruleset::layout;
 use super::{Amendment, Ruleset};
 
 /// Never looked up in PATH: root runs it.
 const PLACES: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
-/// One transaction takes milliseconds; a host that swaps may take its time.
-const RUN_LIMIT: Duration = Duration::from_secs(10);
-/// What is read of either output. A table with the most survivors lists in 2 MB.
-const OUTPUT_BYTES_MAX: u64 = 32 << 20;
+/// One transaction takes milliseconds; a host that swaps may take its time. A table with the most survivors lists in 2 MB.
+const LIMITS: command::Limits = command::Limits { time: Duration::from_secs(10), bytes: 32 << 20 };
 /// Of what nft says against a ruleset; it repeats itself once for each rule.
 const SAID_BYTES_MAX: usize = 2000;
 
@@ -39,16 +31,8 @@ pub enum Error {
         "the kernel lets us neither read nor set its rules; run as root, or in a container with the capability NET_ADMIN"
     )]
     NotPermitted,
-    #[error("cannot start {path}; run it by hand")]
-    Start {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot talk to nft")]
-    Talk(#[source] io::Error),
-    #[error("nft gave no answer in {} s; look whether the host is out of memory", RUN_LIMIT.as_secs())]
-    TimedOut,
+    #[error("nft could not be asked")]
+    Run(#[from] command::Error),
     #[error("nft refused ({status}): {said}")]
     Refused { status: ExitStatus, said: String },
     #[error("nft's list of our table is no JSON; see `nft -j list table inet agentd`")]
@@ -123,64 +107,9 @@ impl Nft {
     }
 
     fn run(&self, arguments: &[&str], input: &str) -> Result<String, Error> {
-        let memory =
-            || memfd_create("nft", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|errno| Error::Talk(errno.into()));
-        // Files in memory: neither side can block the other, as on full pipes.
-        let (mut stdin, stdout, stderr) = (memory()?, memory()?, memory()?);
-        stdin.write_all(input.as_bytes()).and_then(|()| stdin.rewind()).map_err(Error::Talk)?;
-        let ours = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::Talk);
-        let mut child = Command::new(&self.path)
-            .args(arguments)
-            .env_clear()
-            // nft's words are told apart below.
-            .env("LC_ALL", "C")
-            .current_dir("/")
-            .stdin(stdin)
-            .stdout(ours(&stdout)?)
-            .stderr(ours(&stderr)?)
-            .spawn()
-            .map_err(|source| Error::Start { path: self.path.clone(), source })?;
-        let status = ended(&mut child, RUN_LIMIT)?;
-        let said = text_of(stderr)?;
-        if status.success() { text_of(stdout) } else { Err(complaint(status, &said)) }
+        let output = command::feed(&self.path, arguments, input, LIMITS)?;
+        if output.status.success() { Ok(output.stdout) } else { Err(complaint(output.status, &output.stderr)) }
     }
-}
-
-/// Killed when it is not in time.
-fn ended(child: &mut Child, limit: Duration) -> Result<ExitStatus, Error> {
-    let deadline = Instant::now() + limit;
-    let wait = PidFd::open(child.id()).and_then(|pidfd| poll_until(&pidfd, deadline));
-    if !matches!(wait, Ok(true)) {
-        // It ended meanwhile or gets a signal nobody withstands; the wait below tells.
-        let _ = child.kill(); // see above
-    }
-    let status = child.wait().map_err(Error::Talk)?;
-    match wait {
-        Ok(true) => Ok(status),
-        Ok(false) => Err(Error::TimedOut),
-        Err(error) => Err(Error::Talk(error)),
-    }
-}
-
-/// Whether the process ended before the deadline.
-fn poll_until(pidfd: &PidFd, deadline: Instant) -> io::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) if left.is_zero() => return Ok(false),
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
-fn text_of(mut file: File) -> Result<String, Error> {
-    let mut bytes = Vec::new();
-    file.rewind().map_err(Error::Talk)?;
-    file.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes).map_err(Error::Talk)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn complaint(status: ExitStatus, said: &str) -> Error {
@@ -234,12 +163,5 @@ mod tests {
         let sh = Nft { path: "/bin/sh".into() };
         let failed = sh.run(&["-c", "echo \"$LC_ALL $HOME\" >&2; cat >/dev/null; exit 3"], &much).unwrap_err();
         assert_eq!(failed.to_string(), "nft refused (exit status: 3): C");
-    }
-
-    #[test]
-    fn one_that_hangs_is_killed() {
-        let mut child = Command::new("/bin/sleep").arg("100").spawn().unwrap();
-        assert!(matches!(ended(&mut child, Duration::from_millis(50)), Err(Error::TimedOut)));
-        assert!(child.try_wait().unwrap().is_some(), "reaped");
     }
 }

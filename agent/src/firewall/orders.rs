@@ -1,7 +1,6 @@
 //! What people order, and what the document gets by itself: the same trial, confirmed by them or by green checks.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use agentd_protocol::api::{
@@ -13,14 +12,16 @@ use agentd_sys::causes::chain;
 use agentd_sys::listeners::{Transport, listener_name, listening};
 
 use super::checks::{self, Before};
-use super::consent::{self, Stranded};
+use super::consent::{self, Objections};
 use super::files::{Moment, Pending};
+use super::foreign::{self, Severity};
+use super::guard::{self, Peer};
 use super::handle::Order;
 use super::task::{State, Task};
 use super::transaction::{Error as Transaction, Reverted, Wish};
 use super::truth::trial_status;
 use super::wishes::policy_of;
-use super::{Error, Facts, Policy, selftest};
+use super::{Error, Policy, selftest};
 
 /// Of a trial that checks confirm: the checks' own limits, twice.
 const DOCUMENT_WINDOW: Duration = Duration::from_secs(60);
@@ -29,9 +30,10 @@ const DOCUMENT_WINDOW: Duration = Duration::from_secs(60);
 struct Weighed {
     now: Policy,
     wish: Wish,
-    facts: Facts,
-    stranded: Stranded,
+    peers: Vec<Peer>,
     sessions: Vec<SshSession>,
+    verdict: foreign::Verdict,
+    objections: Objections,
 }
 
 impl Task {
@@ -64,24 +66,26 @@ impl Task {
         };
         let port = document.map_or(self.targets.proxy.port(), |document| document.proxy_port);
         let to = policy_of(mode, &ssh, port, &self.owner);
-        let interfaces = consent::interfaces();
-        let stranded = consent::stranded(&to, &facts, &interfaces);
-        let session = |session: &super::Session| SshSession {
-            peer: SocketAddr::new(session.peer.ip().to_canonical(), session.peer.port()),
-            comes_back: consent::comes_back(&to, session, &interfaces),
+        let survey = self.survey(facts).await?;
+        let comes_back = |peer: &Peer| {
+            let alone = guard::judge(std::slice::from_ref(peer), &to, &survey.facts);
+            !matches!(alone, guard::Verdict::WouldEnd { .. })
         };
-        let sessions = consent::on_ssh(&facts).map(session).collect();
-        Ok(Weighed { now, wish: Wish { to, by: Origin::Local, document: security }, facts, stranded, sessions })
+        let session = |peer: &Peer| SshSession { peer: peer.address, port: peer.port, comes_back: comes_back(peer) };
+        let sessions = survey.peers.iter().map(session).collect();
+        let (verdict, objections) = (survey.verdict(&to), survey.objections(&to));
+        let wish = Wish { to, by: Origin::Local, document: security };
+        Ok(Weighed { now, wish, peers: survey.peers, sessions, verdict, objections })
     }
 
     async fn checked(&self, before: &Before) -> Vec<Check> {
-        let sessions = self.sessions().await;
-        checks::run(&self.targets, before, &sessions).await
+        let on_ssh = self.on_ssh().await;
+        checks::run(&self.targets, before, &on_ssh).await
     }
 
     async fn plan(&self, order: &SecurityOrder) -> Result<SecurityPlan, Error> {
         let weighed = self.weigh(order).await?;
-        let before = Before { ssh: consent::on_ssh(&weighed.facts).copied().collect() };
+        let before = Before { ssh: weighed.peers.iter().map(|peer| (peer.address, peer.port)).collect() };
         let (checks, to) = (self.checked(&before).await, weighed.wish.to.clone());
         let mut notes = Vec::new();
         if to.mode != Mode::Open && to != weighed.now {
@@ -98,14 +102,16 @@ impl Task {
             now: weighed.now.mode,
             wanted: to.mode,
             wanted_ssh: to.ssh.clone(),
-            tools: Vec::new(),
+            tools: tools(&weighed.verdict),
             enforcement: match to.mode {
                 Mode::Open => "none: our table is removed".to_owned(),
-                Mode::DaemonPort | Mode::Tunnel => "nftables, in a table of our own; tables of others stay".to_owned(),
+                Mode::DaemonPort | Mode::Tunnel => enforcement(&weighed.verdict),
             },
+            asks: weighed.objections.asked.iter().map(consent::said).collect(),
+            refuses: weighed.objections.refused.iter().map(consent::said).collect(),
             closes: self.blocking(move |_| closes(&to)).await,
             ssh: weighed.sessions,
-            phrase: consent::phrase(&weighed.stranded),
+            phrase: weighed.objections.phrase().map(str::to_owned),
             checks,
             notes,
         })
@@ -122,18 +128,18 @@ impl Task {
             return Ok(SecurityDone { message, trial: None, checks: Vec::new() });
         }
         let mode = weighed.wish.to.mode;
-        let phrase = consent::phrase(&weighed.stranded);
-        if phrase.is_some() && phrase != order.phrase {
-            let error = Error::Stranded {
-                who: weighed.stranded.in_words(),
-                phrase: phrase.unwrap_or_default(),
-                ssh: suggestion(&weighed),
-            };
+        if let Err(error) = agreed(&weighed.objections, order) {
             (self.note)(What::SecurityRefused { mode, cause: error.to_string() });
             return Err(error);
         }
+        let phrase = weighed.objections.phrase().map(str::to_owned);
+        let overruled: Vec<String> =
+            weighed.objections.refused.iter().chain(&weighed.objections.asked).map(|one| one.text.clone()).collect();
         let window = Duration::from_millis(window);
         let (pending, checks) = self.try_out(weighed.wish, phrase, window, &order.without_checks).await?;
+        if !overruled.is_empty() {
+            (self.note)(What::SecurityOverruled { mode, findings: overruled });
+        }
         let status = trial_status(&pending, &Moment::now());
         let message = format!(
             "{} is on trial for {} s; `agentctl security confirm` from a NEW connection keeps it, otherwise {} comes back",
@@ -152,9 +158,13 @@ impl Task {
         window: Duration,
         without: &[agentd_protocol::api::CheckName],
     ) -> Result<(Pending, Vec<Check>), Error> {
-        let before = Before { ssh: self.sessions().await };
+        let before = Before { ssh: self.on_ssh().await };
         let checks = self.checked(&before).await;
         let red = checks::red(&checks, without);
+        if !red.is_empty() && checks::is_cut_off(&checks) {
+            let without: Vec<String> = red.iter().map(|check| format!("--without-check {}", check.name)).collect();
+            return Err(Error::NoConnectivity { red: checks::in_words(&red), without: without.join(" ") });
+        }
         if !red.is_empty() {
             return Err(Error::RedBefore { red: checks::in_words(&red), name: red[0].name });
         }
@@ -247,7 +257,7 @@ impl Task {
     }
 
     async fn selftest(&mut self) -> Result<Selftest, Error> {
-        self.blocking(|core| Ok(selftest::run(&core.policy()?)?)).await
+        self.blocking(|core| Ok(selftest::run(&core.policy()?, &core.kernel().facts().ssh_ports)?)).await
     }
 
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {
@@ -268,20 +278,35 @@ impl Task {
     }
 }
 
-/// The networks that would keep those in who are on SSH now: their own addresses, beside what was asked for.
-fn suggestion(weighed: &Weighed) -> String {
-    let peers: BTreeSet<String> =
-        weighed.stranded.0.iter().map(|session| session.peer.ip().to_canonical().to_string()).collect();
-    match weighed.wish.to.mode {
-        Mode::DaemonPort => {
-            let ssh: Vec<String> = peers
-                .iter()
-                .map(|peer| format!("--ssh {peer}/{}", if peer.contains(':') { 128 } else { 32 }))
-                .collect();
-            format!("let them in with {}, or ", ssh.join(" "))
-        }
-        Mode::Open | Mode::Tunnel => String::new(),
+/// Whether a person said the word that sets each objection aside.
+fn agreed(objections: &Objections, order: &SecurityOrder) -> Result<(), Error> {
+    let findings = |all: &[foreign::Finding]| all.iter().map(consent::said).collect::<Vec<_>>().join("; ");
+    if !objections.refused.is_empty() && !order.force {
+        return Err(Error::Refused { findings: findings(&objections.refused) });
     }
+    if !objections.asked.is_empty() && !order.accept {
+        return Err(Error::NotAccepted { findings: findings(&objections.asked) });
+    }
+    match &objections.stranded {
+        Some(stranded) if order.phrase.as_ref() != Some(&stranded.phrase) => {
+            let ssh: String = stranded.propose.iter().map(|network| format!(" --ssh {network}")).collect();
+            let ssh = if ssh.is_empty() { ssh } else { format!("let them in with{ssh}, or ") };
+            Err(Error::Stranded { who: stranded.in_words(), ssh, phrase: stranded.phrase.clone() })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn enforcement(verdict: &foreign::Verdict) -> String {
+    let reason = if verdict.reason.is_empty() { String::new() } else { format!(": {}", verdict.reason) };
+    format!("{}{reason}", verdict.enforcement)
+}
+
+/// What nobody has to decide about.
+fn tools(verdict: &foreign::Verdict) -> Vec<String> {
+    let known = |finding: &&foreign::Finding| matches!(finding.severity, Severity::CannotVouch | Severity::Note);
+    let shown = |finding: &foreign::Finding| format!("{}: {}", finding.severity, consent::said(finding));
+    verdict.findings.iter().filter(known).map(shown).collect()
 }
 
 /// Sockets of this host that outside can reach now and could not under `to`.

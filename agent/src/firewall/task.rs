@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{Awaiting, Drops, Origin, What};
-use agentd_protocol::security::Mode;
+use agentd_protocol::security::{Exposure, Mode};
 use agentd_sys::causes::chain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::checks::Targets;
 use super::files::{Active, Moment, OpenedSsh, Pending};
+use super::foreign::{Enforcement, Severity};
 use super::handle::{Handle, ORDERS_MAX, Order};
 use super::inspect::{self, Dropped, Found};
 use super::repair::{Repairs, Verdict, judge};
+use super::surroundings::{Surroundings, Survey};
 use super::transaction::{self, Transactions};
 use super::truth::Truth;
 use super::watch::Changes;
 use super::wishes::{Decision, Document, OwnerRules, decide};
-use super::{Revision, Ruleset, Session, consent};
+use super::{Error, Policy, Revision, Ruleset, foreign};
 use crate::lifecycle;
 
 /// Second belt beside the kernel's word, and how fresh counters and guests' interfaces are.
@@ -32,12 +35,17 @@ const SETTLE: Duration = Duration::from_millis(100);
 const DEADLINE_SLACK: Duration = Duration::from_millis(100);
 /// After a return or a repair that failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// Who else filters here changes when somebody installs something; asking takes two programs.
+const SURVEY: Duration = Duration::from_secs(300);
+/// Of what a mode cannot vouch for, told in the status; the plan has all.
+const DOUBTS_MAX: usize = 2;
 
 /// Where events go.
 pub type Note = Arc<dyn Fn(What) + Send + Sync>;
 
 pub struct Setup {
     pub transactions: Transactions,
+    pub surroundings: Arc<dyn Surroundings>,
     pub owner: OwnerRules,
     /// The proxy as loopback reaches it.
     pub proxy: std::net::SocketAddr,
@@ -73,6 +81,7 @@ pub fn start(setup: Setup) -> Handle {
     let task = Task {
         targets: Targets { resolv_conf: setup.resolv_conf, proxy: setup.proxy, outbound: Vec::new() },
         core: setup.transactions,
+        surroundings: setup.surroundings,
         owner: setup.owner,
         note: setup.note,
         truth: Arc::clone(&handle.truth),
@@ -81,6 +90,7 @@ pub fn start(setup: Setup) -> Handle {
         expected: None,
         repairs: Repairs::default(),
         considered: None,
+        enforcement: None,
         next_look: Instant::now(),
     };
     let (cancel, ended) = (setup.cancel.clone(), setup.cancel);
@@ -101,6 +111,7 @@ pub(super) enum State {
 
 pub(super) struct Task {
     pub(super) core: Transactions,
+    pub(super) surroundings: Arc<dyn Surroundings>,
     pub(super) owner: OwnerRules,
     pub(super) targets: Targets,
     pub(super) note: Note,
@@ -112,6 +123,8 @@ pub(super) struct Task {
     repairs: Repairs,
     /// The wish that was dealt with: one that failed is not tried for ever.
     considered: Option<Document>,
+    /// What keeps the policy that is in force or on trial, when that was looked at, and its verdict.
+    enforcement: Option<(Policy, Instant, foreign::Verdict)>,
     next_look: Instant,
 }
 
@@ -123,6 +136,8 @@ struct Seen {
     active: Option<Active>,
     opened: Option<OpenedSsh>,
     wanted: Ruleset,
+    /// UFW has allows of ours that the mode does not need.
+    has_allows_left: bool,
 }
 
 impl Task {
@@ -179,6 +194,7 @@ impl Task {
 
     async fn judge(&mut self, seen: Seen) {
         let now = Moment::now();
+        self.survey_enforcement(&seen).await;
         self.adopt(&seen, &now);
         let verdict = judge(
             &seen.found,
@@ -194,13 +210,22 @@ impl Task {
         };
         self.publish(&seen, altered);
         match verdict {
-            Verdict::Right => self.expected = Some(seen.wanted.revision),
+            Verdict::Right => {
+                self.expected = Some(seen.wanted.revision);
+                if seen.has_allows_left {
+                    self.reapply(None).await;
+                }
+            }
             Verdict::OnTrial => {}
             Verdict::Foreign(_) => {}
             Verdict::Refresh => self.reapply(None).await,
             Verdict::Repair(cause) => match self.repairs.may(Instant::now()) {
                 Ok(()) => self.reapply(Some(cause)).await,
-                Err(wait) => self.next_look = Instant::now() + wait,
+                Err(wait) => {
+                    self.next_look = Instant::now() + wait;
+                    let altered = Some(format!("{cause}; held back: somebody keeps changing our rules"));
+                    self.truth.send_modify(|truth| truth.altered = altered);
+                }
             },
             Verdict::RevertTrial(cause) => {
                 self.reconsider(seen.pending.as_ref());
@@ -280,14 +305,21 @@ impl Task {
     fn publish(&self, seen: &Seen, altered: Option<String>) {
         let policy = seen.active.as_ref().map(|active| &active.policy);
         let mode = policy.map_or(Mode::Open, |policy| policy.mode);
-        let exposure = inspect::exposure(&seen.found);
+        let verdict = self.enforcement.as_ref().map(|(.., verdict)| verdict);
+        let exposure = match verdict.map(|verdict| verdict.enforcement) {
+            // Whatever else UFW's owner allows is open, too.
+            Some(Enforcement::PartialUfw) => Exposure::Unmanaged,
+            Some(Enforcement::Nftables | Enforcement::NftablesWithUfwAllows | Enforcement::Nothing) | None => {
+                inspect::exposure(&seen.found)
+            }
+        };
         let drops = Drops { input: seen.dropped.input, forward: seen.dropped.forward };
         let truth = Truth {
             known: true,
             unmanaged: None,
             mode,
             exposure,
-            enforcement: enforcement(&seen.found),
+            enforcement: enforcement(&seen.found, verdict),
             origin: seen.active.as_ref().map(|active| active.origin),
             ssh: policy.map(|policy| policy.ssh.clone()).unwrap_or_default(),
             trial: seen.pending.clone(),
@@ -339,13 +371,11 @@ impl Task {
         }
         let owner = self.owner.clone();
         let asked = document.clone();
+        let surroundings = Arc::clone(&self.surroundings);
         let decided = self.blocking(move |core| {
             let active = core.files().active().map_err(transaction::Error::from)?;
-            let facts = core.kernel().facts();
-            let interfaces = consent::interfaces();
-            Ok::<_, transaction::Error>(decide(active.as_ref(), &asked, &owner, |to| {
-                consent::stranded(to, &facts, &interfaces)
-            }))
+            let survey = Survey::take(&*surroundings, core.kernel().facts()).map_err(Error::Guard)?;
+            Ok::<_, Error>(decide(active.as_ref(), &asked, &owner, |to| survey.objections(to)))
         });
         match decided.await {
             Ok(decision) => {
@@ -376,8 +406,34 @@ impl Task {
         self.look().await;
     }
 
-    pub(super) async fn sessions(&self) -> BTreeSet<Session> {
-        self.blocking(|core| consent::on_ssh(&core.kernel().facts()).copied().collect()).await
+    /// Who is on SSH, and on which of our ports; nobody where that cannot be told, which a check then reports.
+    pub(super) async fn on_ssh(&self) -> BTreeSet<(IpAddr, u16)> {
+        let surroundings = Arc::clone(&self.surroundings);
+        let peers = self.blocking(move |core| surroundings.on_ssh(&core.kernel().facts())).await;
+        let peers = peers.inspect_err(|error| tracing::warn!(error = chain(error), "nobody is seen on SSH"));
+        peers.unwrap_or_default().into_iter().map(|peer| (peer.address, peer.port)).collect()
+    }
+
+    pub(super) async fn survey(&self, facts: super::Facts) -> Result<Survey, Error> {
+        let surroundings = Arc::clone(&self.surroundings);
+        self.blocking(move |_| Survey::take(&*surroundings, facts)).await.map_err(Error::Guard)
+    }
+
+    /// Anew when another policy is to be kept, and now and then.
+    async fn survey_enforcement(&mut self, seen: &Seen) {
+        let policy = match (&seen.pending, &seen.active) {
+            (Some(pending), _) => pending.to.clone(),
+            (None, Some(active)) => active.policy.clone(),
+            (None, None) => Policy::open(),
+        };
+        let is_fresh = |(of, at, _): &(Policy, Instant, _)| *of == policy && at.elapsed() < SURVEY;
+        if self.enforcement.as_ref().is_some_and(is_fresh) {
+            return;
+        }
+        let surroundings = Arc::clone(&self.surroundings);
+        let seen = self.blocking(move |core| surroundings.seen(&core.kernel().facts().guest_interfaces)).await;
+        let verdict = foreign::judge(&seen, &policy);
+        self.enforcement = Some((policy, Instant::now(), verdict));
     }
 }
 
@@ -392,9 +448,10 @@ async fn changed(changes: Option<&Changes>) -> std::io::Result<()> {
 fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     // Nobody is between two strokes of a change while this is held.
     let _lock = core.lock()?;
-    let (found, dropped) = core.kernel().look().map_err(transaction::Error::Table)?;
+    let (found, dropped) = core.look()?;
     let now = Moment::now();
     Ok(Seen {
+        has_allows_left: core.has_allows_left(core.policy()?.mode),
         found,
         dropped,
         pending: core.files().pending()?,
@@ -404,12 +461,18 @@ fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     })
 }
 
-fn enforcement(found: &Found) -> String {
-    match found {
-        Found::Absent => "none: no table of ours is in the kernel".to_owned(),
-        Found::Confirmed { .. } => "nftables, table inet agentd".to_owned(),
-        Found::Trial { .. } => "nftables, table inet agentd, on trial".to_owned(),
-        Found::Altered { .. } => "nftables, table inet agentd, changed by somebody else".to_owned(),
+fn enforcement(found: &Found, verdict: Option<&foreign::Verdict>) -> String {
+    let Some(verdict) = verdict else { return "not known yet".to_owned() };
+    let by = verdict.enforcement;
+    let reason = if verdict.reason.is_empty() { String::new() } else { format!(": {}", verdict.reason) };
+    let doubts = verdict.findings.iter().filter(|finding| finding.severity == Severity::CannotVouch);
+    let doubts: String = doubts.take(DOUBTS_MAX).map(|doubt| format!("; cannot vouch: {}", doubt.text)).collect();
+    match (found, by) {
+        (Found::Absent, Enforcement::Nothing) => format!("nothing, nor could it be{reason}"),
+        (Found::Absent, _) => "none: no table of ours is in the kernel".to_owned(),
+        (Found::Confirmed { .. }, _) => format!("{by}{reason}{doubts}"),
+        (Found::Trial { .. }, _) => format!("{by}, on trial{reason}{doubts}"),
+        (Found::Altered { .. }, _) => format!("{by}, changed by somebody else{reason}{doubts}"),
     }
 }
 

@@ -9,10 +9,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::firewall::files::Files;
+use crate::firewall::foreign::{Engine, NftSeen, Place, Runtime, Seen, UfwSeen, XdpSeen};
+use crate::firewall::guard::{self, How, Peer};
 use crate::firewall::inspect::Dropped;
 use crate::firewall::kernel::Kernel;
 use crate::firewall::watchdog::{self, Watchdog};
-use crate::firewall::{Error, Facts, Stamp, nft};
+use crate::firewall::{Error, Facts, Session, Stamp, nft};
 
 /// Remembers the stamps of what was applied last.
 #[derive(Debug)]
@@ -64,7 +66,47 @@ impl Watchdog for Asleep {
     fn disarm(&self, _: &str) {}
 }
 
+/// A plain host; who is on SSH is as the kernel has it.
+#[derive(Debug)]
+struct Around {
+    seen: Mutex<Seen>,
+    sessions: BTreeSet<Session>,
+}
+
+impl Surroundings for Around {
+    fn seen(&self, _: &BTreeSet<String>) -> Seen {
+        self.seen.lock().unwrap().clone()
+    }
+
+    fn on_ssh(&self, _: &Facts) -> Result<Vec<Peer>, guard::Error> {
+        let peer = |session: &Session| Peer {
+            address: session.peer.ip(),
+            port: session.local.port(),
+            interface: None,
+            how: How::Held,
+        };
+        Ok(self.sessions.iter().map(peer).collect())
+    }
+}
+
+fn plain_host() -> Seen {
+    Seen {
+        nft: NftSeen::Usable { has_notrack: false },
+        ufw: UfwSeen::Absent,
+        iptables: None,
+        legacy_tables: BTreeSet::new(),
+        is_firewalld_running: false,
+        engines: BTreeSet::new(),
+        forwarders: BTreeSet::new(),
+        xdp: XdpSeen::On(BTreeSet::new()),
+        place: Place::Host,
+        may_administer: true,
+        is_nftables_service_enabled: false,
+    }
+}
+
 struct Bench {
+    around: Arc<Around>,
     _dir: tempfile::TempDir,
     kernel: Arc<Fake>,
     handle: Handle,
@@ -76,9 +118,13 @@ impl Bench {
     async fn new(sessions: &[Session]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::new(Fake { found: Mutex::new(Found::Absent), sessions: sessions.iter().copied().collect() });
+        let sessions = sessions.iter().copied().collect();
+        let around = Arc::new(Around { seen: Mutex::new(plain_host()), sessions });
+        let surroundings = around.clone();
         let noted = Arc::new(Mutex::new(Vec::new()));
         let (cancel, notes) = (CancellationToken::new(), Arc::clone(&noted));
         let handle = start(Setup {
+            surroundings: surroundings.clone(),
             transactions: Transactions::new(kernel.clone(), Arc::new(Asleep), Files::below(dir.path())),
             owner: OwnerRules::default(),
             proxy: speaking().await,
@@ -86,7 +132,7 @@ impl Bench {
             note: Arc::new(move |what: What| notes.lock().unwrap().push(what.word().to_owned())),
             cancel: cancel.clone(),
         });
-        Self { _dir: dir, kernel, handle, noted, _cancel: cancel.drop_guard() }
+        Self { around, _dir: dir, kernel, handle, noted, _cancel: cancel.drop_guard() }
     }
 
     async fn until(&self, what: &str, condition: impl FnMut(&Truth) -> bool) -> Truth {
@@ -165,6 +211,50 @@ async fn nobodys_ssh_ends_but_by_a_phrase_and_the_choice_is_kept() {
     assert_eq!((plan.now, plan.ssh.len()), (Mode::DaemonPort, 1));
     bench.until("it is put back", |truth| truth.repairs == 1).await;
     assert!(matches!(*bench.kernel.found.lock().unwrap(), Found::Confirmed { .. }));
+}
+
+#[tokio::test]
+async fn what_speaks_against_a_mode_is_a_persons_to_overrule() {
+    let bench = Bench::new(&[]).await;
+    let mut seen = plain_host();
+    seen.engines.insert(Engine::Kubernetes);
+    seen.nft = NftSeen::Usable { has_notrack: true };
+    seen.xdp = XdpSeen::On(["eth7".to_owned()].into());
+    *bench.around.seen.lock().unwrap() = seen;
+    bench.handle.document_wants(wants(Mode::Tunnel), 8080);
+    let truth = bench.until("a person is asked", |truth| truth.awaiting.is_some()).await;
+    assert_eq!(truth.awaiting.unwrap().command, "agentctl security apply --mode tunnel --accept --force");
+
+    let order = SecurityOrder { mode: Some(Mode::Tunnel), ..SecurityOrder::default() };
+    let plan = bench.handle.plan(order.clone()).await.unwrap();
+    assert_eq!((plan.asks.len(), plan.refuses.len(), plan.enforcement.as_str()), (1, 1, "nftables"));
+    assert!(plan.tools.iter().any(|tool| tool.starts_with("cannot vouch: ") && tool.contains("eth7")), "{plan:?}");
+    assert!(matches!(bench.handle.apply(order.clone()).await, Err(Error::Refused { .. })));
+    let forced = SecurityOrder { force: true, ..order };
+    assert!(matches!(bench.handle.apply(forced.clone()).await, Err(Error::NotAccepted { .. })));
+    assert_eq!(*bench.kernel.found.lock().unwrap(), Found::Absent);
+    bench.handle.apply(SecurityOrder { accept: true, ..forced }).await.unwrap();
+    assert!(bench.noted().contains(&"security.overruled".to_owned()), "{:?}", bench.noted());
+    bench.handle.confirm(SecurityConfirm::default(), None).await.unwrap();
+    let truth = bench.until("it is in force", |truth| truth.mode == Mode::Tunnel && truth.trial.is_none()).await;
+    assert!(truth.enforcement.starts_with("nftables; cannot vouch: XDP"), "{}", truth.enforcement);
+}
+
+#[tokio::test]
+async fn what_can_keep_nothing_refuses_and_ufw_alone_is_asked_about() {
+    let bench = Bench::new(&[]).await;
+    let order = |mode| SecurityOrder { mode: Some(mode), ..SecurityOrder::default() };
+    bench.around.seen.lock().unwrap().nft = NftSeen::Missing;
+    let Err(Error::Refused { findings }) = bench.handle.apply(order(Mode::DaemonPort)).await else { panic!() };
+    assert!(findings.contains("apt install nftables"), "{findings}");
+    bench.around.seen.lock().unwrap().ufw =
+        UfwSeen::Installed { runtime: Runtime::Active, at_boot: true, manages_ipv6: true };
+    assert!(matches!(bench.handle.apply(order(Mode::DaemonPort)).await, Err(Error::NotAccepted { .. })));
+    assert!(matches!(bench.handle.apply(order(Mode::Tunnel)).await, Err(Error::Refused { .. })));
+    bench.handle.apply(SecurityOrder { accept: true, ..order(Mode::DaemonPort) }).await.unwrap();
+    let truth = bench.until("it is on trial", |truth| truth.trial.is_some()).await;
+    assert!(truth.enforcement.starts_with("partial (ufw), on trial: nft is not installed"), "{}", truth.enforcement);
+    assert_eq!(truth.exposure, Exposure::Unmanaged, "ufw's owner lets in what they like");
 }
 
 #[tokio::test]

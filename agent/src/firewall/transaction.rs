@@ -1,8 +1,9 @@
 //! A change of the rules that undoes itself unless somebody confirms it, whoever dies when.
 //!
-//! begin:   check, `pending.json`, watchdog, trial rules. The kernel's own timer runs from then on.
-//! confirm: the plain rules, `active.json` (from here on it counts as confirmed), no `pending.json`, no watchdog.
-//! revert:  the rules of before, no `pending.json`, no watchdog.
+//! begin:   check, `pending.json`, watchdog, allows in UFW, trial rules. The kernel's own timer runs from then on.
+//! confirm: the plain rules, `active.json` (from here on it counts as confirmed), then the end.
+//! revert:  the rules of before, then the end.
+//! end:     UFW as the mode needs it, no `pending.json`, no watchdog.
 //!
 //! Each can be cut short at any point and be called again. Plain code: boot and the watchdog run it, too.
 
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use super::files::{self, Active, Files, Moment, OpenedSsh, Pending};
 use super::kernel::Kernel;
+use super::ufw::{self, Ufw};
 use super::watchdog::{self, Watchdog};
 use super::{BreakGlass, Facts, Policy, Ruleset, nft, ruleset};
 
@@ -45,6 +47,8 @@ pub enum Error {
     TooLate,
     #[error("nothing is shut in `open`: SSH is as reachable as it ever was")]
     NothingShut,
+    #[error("nothing was changed: an active UFW would drop what the mode lets in, and cannot be told not to")]
+    Ufw(#[source] ufw::Error),
     #[error("the rules cannot be written down")]
     Json(#[source] serde_json::Error),
 }
@@ -54,9 +58,11 @@ pub enum Error {
 pub enum Point {
     PendingWritten,
     WatchdogArmed,
+    UfwAllowed,
     TrialApplied,
     ConfirmedApplied,
     ActiveWritten,
+    UfwSettled,
     PendingRemoved,
     RevertApplied,
 }
@@ -82,16 +88,22 @@ pub struct Wish {
 
 #[derive(Debug, Clone)]
 pub struct Transactions {
-    kernel: Arc<dyn Kernel>,
-    watchdog: Arc<dyn Watchdog>,
-    files: Files,
+    pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) watchdog: Arc<dyn Watchdog>,
+    pub(super) files: Files,
+    /// `None`: an agent that has no say in UFW.
+    pub(super) ufw: Option<Ufw>,
     /// Does nothing but in tests.
     reached: fn(Point),
 }
 
 impl Transactions {
     pub fn new(kernel: Arc<dyn Kernel>, watchdog: Arc<dyn Watchdog>, files: Files) -> Self {
-        Self { kernel, watchdog, files, reached: |_| {} }
+        Self { kernel, watchdog, files, ufw: None, reached: |_| {} }
+    }
+
+    pub fn with_ufw(self, ufw: Option<Ufw>) -> Self {
+        Self { ufw, ..self }
     }
 
     pub fn files(&self) -> &Files {
@@ -133,10 +145,11 @@ impl Transactions {
         Ok(ruleset::confirmed(&self.policy()?, &self.facts(now)?))
     }
 
-    /// Whether the kernel would take it; changes nothing.
+    /// Whether the kernel and UFW would take it; changes nothing.
     pub fn check(&self, to: &Policy, window: Duration) -> Result<(), Error> {
-        let trial = ruleset::trial(&self.policy()?, to, &self.facts(&Moment::now())?, window);
-        self.kernel.check(&trial).map_err(Error::Check)
+        let (from, facts) = (self.policy()?, self.facts(&Moment::now())?);
+        self.check_rules(&ruleset::trial(&from, to, &facts, window), to).map_err(Error::Check)?;
+        self.check_ufw(&from, to, &facts)
     }
 
     pub fn begin(&self, wish: &Wish, consent: Option<String>, window: Duration) -> Result<Pending, Error> {
@@ -150,7 +163,8 @@ impl Transactions {
         }
         let (from, facts) = (self.policy()?, self.facts(&now)?);
         let trial = ruleset::trial(&from, &wish.to, &facts, window);
-        self.kernel.check(&trial).map_err(Error::Check)?;
+        self.check_rules(&trial, &wish.to).map_err(Error::Check)?;
+        self.check_ufw(&from, &wish.to, &facts)?;
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         let pending = Pending {
             tx: new_tx(),
@@ -172,10 +186,11 @@ impl Transactions {
             return Err(Error::Watchdog(error));
         }
         (self.reached)(Point::WatchdogArmed);
-        if let Err(error) = self.kernel.apply(&trial) {
-            self.files.remove_pending()?;
-            self.watchdog.disarm(&pending.tx);
-            return Err(Error::Apply(error));
+        let widened = self.widen_ufw(&pending.from, &pending.to, &facts);
+        (self.reached)(Point::UfwAllowed);
+        if let Err(error) = widened.and_then(|()| self.bring_in(&trial, &pending.to).map_err(Error::Apply)) {
+            self.end(&pending.tx, &pending.from, &facts)?;
+            return Err(error);
         }
         (self.reached)(Point::TrialApplied);
         Ok(pending)
@@ -189,7 +204,7 @@ impl Transactions {
         let pending = match (self.files.pending()?, active) {
             (None, Some(active)) if active.tx == tx => return Ok(active),
             (Some(pending), Some(active)) if pending.tx == tx && active.tx == tx => {
-                self.finish(&pending.tx)?;
+                self.end(&pending.tx, &active.policy, &self.facts(&now)?)?;
                 return Ok(active);
             }
             (Some(pending), _) if pending.tx == tx => pending,
@@ -200,12 +215,12 @@ impl Transactions {
             return Err(Error::TooLate);
         }
         let facts = self.facts(&now)?;
-        self.kernel.apply(&ruleset::confirmed(&pending.to, &facts)).map_err(Error::Apply)?;
+        self.bring_in(&ruleset::confirmed(&pending.to, &facts), &pending.to).map_err(Error::Apply)?;
         (self.reached)(Point::ConfirmedApplied);
-        let active = active_of(pending.to, pending.by, pending.tx, pending.document, facts)?;
+        let active = active_of(pending.to, pending.by, pending.tx, pending.document, facts.clone())?;
         self.files.write_active(&active)?;
         (self.reached)(Point::ActiveWritten);
-        self.finish(&active.tx)?;
+        self.end(&active.tx, &active.policy, &facts)?;
         Ok(active)
     }
 
@@ -223,19 +238,22 @@ impl Transactions {
         let now = Moment::now();
         let was_confirmed = active.as_ref().is_some_and(|active| active.tx == pending.tx);
         let back = if was_confirmed { &pending.to } else { &pending.from };
-        let rules = ruleset::confirmed(back, &self.facts(&now)?);
-        if let Err(error) = self.kernel.apply(&rules) {
+        let facts = self.facts(&now)?;
+        let rules = ruleset::confirmed(back, &facts);
+        if let Err(error) = self.bring_in(&rules, back) {
             // The rules as they were when they were confirmed: what the host is like now may be what nft chokes on.
             let stored = active.filter(|active| active.policy == *back).and_then(|active| stored(&active));
             let stored = stored.ok_or(Error::Apply(error))?;
             self.kernel.apply(&stored).map_err(Error::Apply)?;
         }
         (self.reached)(Point::RevertApplied);
-        self.finish(&pending.tx)?;
+        self.end(&pending.tx, back, &facts)?;
         Ok(if was_confirmed { Reverted::WasConfirmed } else { Reverted::Done })
     }
 
-    fn finish(&self, tx: &str) -> Result<(), Error> {
+    fn end(&self, tx: &str, policy: &Policy, facts: &Facts) -> Result<(), Error> {
+        self.settle_ufw(policy, facts);
+        (self.reached)(Point::UfwSettled);
         self.files.remove_pending()?;
         (self.reached)(Point::PendingRemoved);
         self.watchdog.disarm(tx);
@@ -251,7 +269,8 @@ impl Transactions {
         let facts = self.facts(&Moment::now())?;
         let Some(active) = self.files.active()? else { return Err(Error::NoTrial) };
         let rules = ruleset::confirmed(&active.policy, &facts);
-        self.kernel.apply(&rules).map_err(Error::Apply)?;
+        self.bring_in(&rules, &active.policy).map_err(Error::Apply)?;
+        self.settle_ufw(&active.policy, &facts);
         let fresh = active_of(active.policy.clone(), active.origin, active.tx.clone(), active.document.clone(), facts)?;
         if fresh != active {
             self.files.write_active(&fresh)?;

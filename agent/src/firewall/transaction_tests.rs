@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::*;
+use crate::firewall::kernel::WithoutNft;
 use crate::firewall::load::{Loaded, load};
+use crate::firewall::ufw::fake;
 
 thread_local! {
     static DEATH: Cell<Option<Point>> = const { Cell::new(None) };
@@ -59,7 +61,7 @@ impl Kernel for Fake {
 }
 
 #[derive(Debug, Default)]
-struct FakeWatchdog {
+pub(in crate::firewall) struct FakeWatchdog {
     armed: Mutex<Vec<String>>,
     broken: Mutex<bool>,
 }
@@ -184,41 +186,146 @@ fn what_cannot_begin_changes_nothing() {
     untouched();
 }
 
+/// The proxy's port of `port()`, as an active UFW without IPv6 has it.
+const OURS: &str = "### tuple ### allow tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in comment=6167656e74643a70726f7879\n";
+
+fn ufw_world(rules: &str) -> fake::World {
+    let world = fake::world(rules);
+    std::fs::write(&world.ufw.defaults, "IPV6=no\n").unwrap();
+    world
+}
+
+impl Bench {
+    fn with_ufw(self, world: &fake::World) -> Self {
+        Self { core: self.core.with_ufw(Some(world.ufw.clone())), ..self }
+    }
+}
+
+#[test]
+fn ufw_has_what_the_modes_of_a_trial_need_and_in_the_end_what_the_one_needs() {
+    let world = ufw_world("");
+    let bench = Bench::new().with_ufw(&world);
+    bench.core.begin(&wish(port()), None, LONG).unwrap();
+    assert_eq!(world.rules(), OURS, "before it is confirmed");
+    bench.core.revert(None).unwrap();
+    assert_eq!(world.rules(), "", "taken back with the trial");
+    let tx = bench.core.begin(&wish(port()), None, LONG).unwrap().tx;
+    bench.core.confirm(&tx).unwrap();
+    assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::DaemonPort)), (OURS, false));
+    let other = Policy { proxy_tcp: [9090].into(), ..port() };
+    bench.core.begin(&wish(other), None, LONG).unwrap();
+    assert_eq!(world.rules(), OURS.to_owned() + &OURS.replace("8080", "9090"), "the kernel may go back by itself");
+    bench.core.revert(None).unwrap();
+    assert_eq!(world.rules(), OURS);
+    let tx = bench.core.begin(&wish(tunnel()), None, LONG).unwrap().tx;
+    assert_eq!(world.rules(), OURS);
+    bench.core.confirm(&tx).unwrap();
+    assert_eq!(world.rules(), "");
+    assert!(!bench.core.files().journal_path().exists());
+}
+
+#[test]
+fn an_owners_deny_refuses_the_order_with_its_text_and_nothing_is_changed() {
+    let deny = "### tuple ### deny tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n";
+    let world = ufw_world(deny);
+    let bench = Bench::new().with_ufw(&world);
+    let told = |error: Error| agentd_sys::causes::chain(&error);
+    let refused = told(bench.core.begin(&wish(port()), None, LONG).unwrap_err());
+    assert!(refused.contains("a rule of yours that does otherwise (Deny) for TCP port 8080"), "{refused}");
+    assert_eq!(told(bench.core.check(&port(), LONG).unwrap_err()), refused, "the plan says the same");
+    assert_eq!((world.rules().as_str(), bench.kernel.has(), bench.armed()), (deny, None, 0));
+    bench.core.begin(&wish(tunnel()), None, LONG).expect("tunnel needs nothing of ufw");
+}
+
+#[test]
+fn an_ufw_that_does_not_take_an_allow_ends_the_trial_before_it_began() {
+    let world = ufw_world("");
+    let bench = Bench::new().with_ufw(&world);
+    std::fs::write(world.dir.path().join("deaf"), "").unwrap();
+    assert!(matches!(bench.core.begin(&wish(port()), None, LONG), Err(Error::Ufw(_))));
+    assert_eq!((bench.kernel.has(), bench.armed(), bench.core.files().pending().unwrap()), (None, 0, None));
+    assert!(!bench.core.files().journal_path().exists());
+}
+
+#[test]
+fn without_nft_an_active_ufw_keeps_daemon_port_and_nothing_keeps_tunnel() {
+    let (world, dir) = (ufw_world(""), tempfile::tempdir().unwrap());
+    let core = Transactions::new(Arc::new(WithoutNft), Arc::new(FakeWatchdog::default()), Files::below(dir.path()))
+        .with_ufw(Some(world.ufw.clone()));
+    let mode = |core: &Transactions| match core.look() {
+        Ok((crate::firewall::Found::Confirmed { mode, .. }, _)) => Some(mode),
+        Ok(_) | Err(_) => None,
+    };
+    assert!(matches!(core.begin(&wish(tunnel()), None, LONG), Err(Error::Check(nft::Error::Missing))));
+    let tx = core.begin(&wish(port()), None, LONG).unwrap().tx;
+    core.confirm(&tx).unwrap();
+    assert_eq!((world.rules().as_str(), mode(&core)), (OURS, Some(Mode::DaemonPort)));
+    std::fs::write(world.dir.path().join("status"), "Status: inactive\n").unwrap();
+    assert!(core.look().is_err(), "who relied on ufw is told that it is off");
+    std::fs::write(world.dir.path().join("status"), "Status: active\n").unwrap();
+    core.begin(&wish(Policy::open()), None, LONG).unwrap();
+    core.confirm(&core.files().pending().unwrap().unwrap().tx).unwrap();
+    assert_eq!((world.rules().as_str(), mode(&core)), ("", None));
+    std::fs::write(world.dir.path().join("status"), "Status: inactive\n").unwrap();
+    assert!(matches!(core.begin(&wish(port()), None, LONG), Err(Error::Check(nft::Error::Missing))));
+}
+
 /// Every point at which a process may die, then the watchdog at the deadline, or a restart of the machine.
 #[test]
 fn whoever_dies_when_the_rules_end_up_whole() {
-    let begin = [Point::PendingWritten, Point::WatchdogArmed, Point::TrialApplied];
-    let confirm = [Point::ConfirmedApplied, Point::ActiveWritten, Point::PendingRemoved];
-    let revert = [Point::RevertApplied, Point::PendingRemoved];
+    let begin = [Point::PendingWritten, Point::WatchdogArmed, Point::UfwAllowed, Point::TrialApplied];
+    let confirm = [Point::ConfirmedApplied, Point::ActiveWritten, Point::UfwSettled, Point::PendingRemoved];
+    let revert = [Point::RevertApplied, Point::UfwSettled, Point::PendingRemoved];
     for restart in [false, true] {
-        for (points, wanted) in [(&begin[..], 0), (&confirm[..], 1), (&revert[..], 2)] {
+        for (points, act) in [(&begin[..], Act::Begin), (&confirm[..], Act::Confirm), (&revert[..], Act::Revert)] {
             for point in points {
-                let bench = Bench::closed();
-                match wanted {
-                    0 => bench.dies_at(*point, |core| drop(core.begin(&wish(tunnel()), None, LONG))),
-                    1 => {
-                        let tx = bench.core.begin(&wish(tunnel()), None, LONG).unwrap().tx;
-                        bench.dies_at(*point, |core| drop(core.confirm(&tx)));
-                    }
-                    _ => {
-                        let tx = bench.core.begin(&wish(tunnel()), None, LONG).unwrap().tx;
-                        bench.dies_at(*point, |core| drop(core.revert(Some(&tx))));
-                    }
+                for (from, to) in [(port(), tunnel()), (tunnel(), port())] {
+                    dies(&from, &to, act, *point, restart);
                 }
-                if restart {
-                    *bench.kernel.has.lock().unwrap() = None;
-                    assert!(matches!(load(&bench.core), Ok(Loaded::Confirmed(_))), "{point:?}");
-                } else if let Some(pending) = bench.core.files().pending().unwrap() {
-                    bench.core.revert(Some(&pending.tx)).unwrap();
-                }
-                let counted = wanted == 1 && *point != Point::ConfirmedApplied;
-                let policy = if counted { tunnel() } else { port() };
-                assert!(bench.has_rules_of(&policy), "{point:?}, restart {restart}: {:?}", bench.kernel.has());
-                assert_eq!(bench.core.policy().unwrap(), policy, "{point:?}");
-                assert_eq!(bench.core.files().pending().unwrap(), None, "{point:?}");
             }
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Begin,
+    Confirm,
+    Revert,
+}
+
+fn dies(from: &Policy, to: &Policy, act: Act, point: Point, restart: bool) {
+    let world = ufw_world("");
+    let bench = Bench::new().with_ufw(&world);
+    let tx = bench.core.begin(&wish(from.clone()), None, LONG).unwrap().tx;
+    bench.core.confirm(&tx).unwrap();
+    let begin = |core: &Transactions| core.begin(&wish(to.clone()), None, LONG).unwrap().tx;
+    match act {
+        Act::Begin => bench.dies_at(point, |core| drop(begin(core))),
+        Act::Confirm => {
+            let tx = begin(&bench.core);
+            bench.dies_at(point, |core| drop(core.confirm(&tx)));
+        }
+        Act::Revert => {
+            let tx = begin(&bench.core);
+            bench.dies_at(point, |core| drop(core.revert(Some(&tx))));
+        }
+    }
+    let here = format!("{point:?} of {act:?}, to {}, restart {restart}", to.mode);
+    if restart {
+        *bench.kernel.has.lock().unwrap() = None;
+        assert!(matches!(load(&bench.core), Ok(Loaded::Confirmed(_))), "{here}");
+    } else if let Some(pending) = bench.core.files().pending().unwrap() {
+        bench.core.revert(Some(&pending.tx)).unwrap();
+    }
+    let counted = act == Act::Confirm && point != Point::ConfirmedApplied;
+    let policy = if counted { to } else { from };
+    assert!(bench.has_rules_of(policy), "{here}: {:?}", bench.kernel.has());
+    assert_eq!(bench.core.policy().unwrap(), *policy, "{here}");
+    assert_eq!(bench.core.files().pending().unwrap(), None, "{here}");
+    let allows = if policy.mode == Mode::DaemonPort { OURS } else { "" };
+    assert_eq!(world.rules(), allows, "{here}");
+    assert_eq!(bench.core.files().journal_path().exists(), !allows.is_empty(), "{here}");
 }
 
 #[test]
@@ -285,6 +392,9 @@ fn the_plain_half_names_no_runtime() {
         ("files", include_str!("files.rs")),
         ("kernel", include_str!("kernel.rs")),
         ("load", include_str!("load.rs")),
+        ("allows", include_str!("allows.rs")),
+        ("remove", include_str!("remove.rs")),
+        ("surroundings", include_str!("surroundings.rs")),
         ("transaction", include_str!("transaction.rs")),
         ("watchdog", include_str!("watchdog.rs")),
         ("selftest", include_str!("selftest.rs")),

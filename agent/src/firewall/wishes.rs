@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use agentd_protocol::api::{Awaiting, Origin};
 use agentd_protocol::security::{Mode, Security};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::Policy;
-use super::consent::{Stranded, phrase};
+use super::consent::Objections;
 use super::files::Active;
 use super::transaction::Wish;
 
@@ -29,8 +30,31 @@ pub enum DocumentMay {
 pub struct OwnerRules {
     pub document: DocumentMay,
     pub ssh: Vec<IpNet>,
+    #[serde(deserialize_with = "interfaces")]
     pub ssh_interfaces: BTreeSet<String>,
+    #[serde(deserialize_with = "interfaces")]
     pub trusted_interfaces: BTreeSet<String>,
+}
+
+/// IFNAMSIZ without its zero (netdevice(7)).
+const INTERFACE_BYTES_MAX: usize = 15;
+
+/// Names as the kernel takes them, and none that nft would read as more than one name (`*`), a set (`@`) or a variable
+/// (`$`): an owner who meant one interface must not trust many.
+fn interfaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    let names = BTreeSet::<String>::deserialize(deserializer)?;
+    match names.iter().find(|name| !is_interface(name)) {
+        None => Ok(names),
+        Some(bad) => Err(D::Error::custom(format!(
+            "`{bad}` is no interface's name: 1 to {INTERFACE_BYTES_MAX} bytes without spaces, `*`, `@`, `$` and `/`; `ip \
+             -brief link` shows them"
+        ))),
+    }
+}
+
+fn is_interface(name: &str) -> bool {
+    let fits = (1..=INTERFACE_BYTES_MAX).contains(&name.len()) && name != "." && name != "..";
+    fits && !name.contains(|letter: char| "*@$/".contains(letter) || letter.is_whitespace() || letter.is_control())
 }
 
 /// What the document says about it.
@@ -68,12 +92,12 @@ pub fn policy_of(mode: Mode, ssh: &[IpNet], proxy_port: u16, owner: &OwnerRules)
     }
 }
 
-/// `strands` tells whose SSH would end under a policy.
+/// `weigh` tells what stands in the way of a policy.
 pub fn decide(
     active: Option<&Active>,
     document: &Document,
     owner: &OwnerRules,
-    strands: impl Fn(&Policy) -> Stranded,
+    weigh: impl Fn(&Policy) -> Objections,
 ) -> Decision {
     let open = Policy::open();
     let now = active.map_or(&open, |active| &active.policy);
@@ -87,9 +111,6 @@ pub fn decide(
         return Decision::Nothing;
     }
     let wish = Wish { to, by: Origin::Document, document: document.security.clone() };
-    let await_consent = |why: String, phrase: Option<String>| {
-        Decision::Await(Awaiting { mode: security.mode, why, command: command(security, phrase.as_deref()) })
-    };
     let may = match owner.document {
         DocumentMay::Nothing => Err("policy.toml lets no document change what is let in"),
         DocumentMay::Harden if !is_as_closed(&wish.to, now) => {
@@ -97,12 +118,14 @@ pub fn decide(
         }
         DocumentMay::Harden | DocumentMay::Anything => Ok(()),
     };
-    let stranded = strands(&wish.to);
-    match (may, stranded.is_empty()) {
-        (Ok(()), true) => Decision::Try(wish),
-        (Ok(()), false) => await_consent(stranded.in_words(), phrase(&stranded)),
-        (Err(why), _) => await_consent(why.to_owned(), phrase(&stranded)),
-    }
+    let objections = weigh(&wish.to);
+    let why = match (may, objections.in_words()) {
+        (Ok(()), None) => return Decision::Try(wish),
+        (Ok(()), Some(words)) => words,
+        (Err(why), None) => why.to_owned(),
+        (Err(why), Some(words)) => format!("{why}; {words}"),
+    };
+    Decision::Await(Awaiting { mode: security.mode, why, command: command(security, &objections) })
 }
 
 /// In `daemon-port` the proxy's port is let in, whichever it is now.
@@ -126,16 +149,16 @@ fn is_as_closed(to: &Policy, from: &Policy) -> bool {
     to.ssh.iter().all(|network| from.ssh.iter().any(|known| known.contains(network)))
 }
 
-fn command(security: &Security, phrase: Option<&str>) -> String {
+fn command(security: &Security, objections: &Objections) -> String {
     let ssh: String = security.ssh.iter().map(|network| format!(" --ssh {network}")).collect();
-    let phrase = phrase.map(|phrase| format!(" --phrase \"{phrase}\"")).unwrap_or_default();
-    format!("agentctl security apply --mode {}{ssh}{phrase}", security.mode)
+    format!("agentctl security apply --mode {}{ssh}{}", security.mode, objections.words_to_go_on())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firewall::Session;
+    use crate::firewall::consent::Stranded;
+    use crate::firewall::foreign::{Finding, Severity};
 
     fn document(mode: Mode, ssh: &[&str]) -> Document {
         let ssh = ssh.iter().map(|network| network.parse().unwrap()).collect();
@@ -155,13 +178,13 @@ mod tests {
         }
     }
 
-    fn nobody(_: &Policy) -> Stranded {
-        Stranded::default()
+    fn nobody(_: &Policy) -> Objections {
+        Objections::default()
     }
 
-    fn somebody(_: &Policy) -> Stranded {
-        let session = Session { local: "192.0.2.1:22".parse().unwrap(), peer: "198.51.100.20:4242".parse().unwrap() };
-        Stranded(vec![session])
+    fn somebody(_: &Policy) -> Objections {
+        let phrase = "block ssh from 198.51.100.20".to_owned();
+        Objections { stranded: Some(Stranded { phrase, propose: Vec::new() }), ..Objections::default() }
     }
 
     #[test]
@@ -200,6 +223,16 @@ mod tests {
             "agentctl security apply --mode daemon-port --ssh 203.0.113.0/24 --phrase \"block ssh from 198.51.100.20\""
         );
         assert!(awaiting.why.contains("198.51.100.20"), "{}", awaiting.why);
+    }
+
+    #[test]
+    fn what_else_filters_here_is_for_a_person_to_accept() {
+        let finding = Finding { severity: Severity::Ask, text: "notrack".into(), cure: "look".into() };
+        let asked = |_: &Policy| Objections { asked: vec![finding.clone()], ..Objections::default() };
+        let wanted = document(Mode::Tunnel, &[]);
+        let Decision::Await(awaiting) = decide(None, &wanted, &OwnerRules::default(), asked) else { panic!() };
+        assert_eq!(awaiting.command, "agentctl security apply --mode tunnel --accept");
+        assert_eq!(awaiting.why, "notrack (look)");
     }
 
     #[test]

@@ -21,9 +21,10 @@ Examples:
   agentctl security apply --mode daemon-port --ssh 203.0.113.0/24 --window 5m
   agentctl security apply --mode tunnel --phrase \"block ssh from 198.51.100.20\"
 
-On a terminal it shows the plan and, where somebody's SSH would end, asks for a phrase that says so. Then the mode is on \
+On a terminal it shows the plan, asks to agree to what it found on this host, and, where somebody's SSH would end, for a \
+phrase that says so. Then the mode is on \
 trial: keep it with `agentctl security confirm` from a NEW connection. Without a terminal the mode or the networks must \
-be given, and the phrase where one is needed.
+be given, and the phrase or --accept where one is needed; `agentctl security plan` says so.
 
 Exit codes: 0 it is in force or on trial, 1 nothing was changed, or the trial was not confirmed (on a terminal), 4 no \
 agentd answers")]
@@ -36,6 +37,12 @@ pub(super) struct Args {
     /// Typed by who ends somebody's SSH on purpose; the refusal says which
     #[arg(long)]
     phrase: Option<String>,
+    /// Agree to what the plan asks about this host, all of it
+    #[arg(long)]
+    accept: bool,
+    /// Go on against what the plan refuses for this host; it is written down in the events
+    #[arg(long)]
+    force: bool,
     /// Go on though this check is red
     #[arg(long, value_name = "NAME", value_parser = check_name)]
     without_check: Vec<CheckName>,
@@ -50,11 +57,17 @@ pub(super) async fn run(client: &Client, args: &Args, out: &mut Out) -> Result<E
     let mut order = args.wanted.order();
     order.window_ms = Some(args.window.as_ms());
     order.phrase = args.phrase.clone();
+    order.accept = args.accept;
+    order.force = args.force;
     order.without_checks = args.without_check.clone();
     if is_terminal {
         let plan: SecurityPlan = client.post_body("/v1/security/plan", &order).await?;
         let screen = Screen::of_stdout();
         page::plan(&plan).iter().for_each(|line| out.line(line.shown(screen)));
+        if !plan.asks.is_empty() && !order.accept {
+            out.raw(format_args!("\nsee what it asks first. To agree, type `yes`: "));
+            order.accept = typed().as_deref() == Some("yes");
+        }
         if let (Some(phrase), None) = (&plan.phrase, &order.phrase) {
             out.raw(format_args!("\nsomebody's SSH ends with this. To go on, type `{phrase}`: "));
             order.phrase = typed();

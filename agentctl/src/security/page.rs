@@ -14,6 +14,9 @@ pub(super) fn plan(plan: &SecurityPlan) -> Vec<Line> {
         Line::from(format!("enforced by: {}", plan.enforcement)),
     ];
     lines.extend(plan.tools.iter().map(|tool| Line::from(format!("also here:   {}", harmless(tool)))));
+    for (style, words, all) in [(Style::Bad, "refused", &plan.refuses), (Style::Busy, "asks first", &plan.asks)] {
+        lines.extend(all.iter().map(|one| Line::new(style, format!("{words:11}: {}", harmless(one)))));
+    }
     if !plan.closes.is_empty() {
         lines.push("will no longer be reached from outside:".into());
         lines.extend(plan.closes.iter().map(|port| Line::from(format!("  {}", harmless(port)))));
@@ -21,7 +24,7 @@ pub(super) fn plan(plan: &SecurityPlan) -> Vec<Line> {
     if !plan.ssh.is_empty() {
         lines.push("on SSH now:".into());
         lines.extend(plan.ssh.iter().map(|session| {
-            let peer = Line::from(format!("  {}  ", session.peer));
+            let peer = Line::from(format!("  {}, to port {}  ", session.peer, session.port));
             match session.comes_back {
                 true => peer.with(Style::Good, "could come back"),
                 false => peer.with(Style::Bad, "could NOT come back"),
@@ -121,8 +124,10 @@ mod tests {
             wanted_ssh: vec!["203.0.113.0/24".parse().unwrap()],
             tools: vec!["ufw, active".into()],
             enforcement: "nftables".into(),
+            asks: vec!["a rule (cure)".into()],
+            refuses: vec!["a node (cure)".into()],
             closes: vec!["5432/tcp, pid 7 (postgres)".into()],
-            ssh: vec![SshSession { peer: "198.51.100.20:4242".parse().unwrap(), comes_back: false }],
+            ssh: vec![SshSession { peer: "198.51.100.20".parse().unwrap(), port: 22, comes_back: false }],
             phrase: Some("block ssh from 198.51.100.20".into()),
             checks: vec![Check { name: CheckName::Dns, colour: Colour::Red, text: "silent".into() }],
             notes: Vec::new(),
@@ -136,10 +141,12 @@ mod tests {
                 "SSH from:    203.0.113.0/24",
                 "enforced by: nftables",
                 "also here:   ufw, active",
+                "refused    : a node (cure)",
+                "asks first : a rule (cure)",
                 "will no longer be reached from outside:",
                 "  5432/tcp, pid 7 (postgres)",
                 "on SSH now:",
-                "  198.51.100.20:4242  could NOT come back",
+                "  198.51.100.20, to port 22  could NOT come back",
                 "checks:",
                 "  dns           red   silent",
             ]

@@ -173,6 +173,7 @@ vocabulary! {
     "host.keeper-replaced" HostKeeperReplaced { pid: u32, before: u32 } Warn "The keeper was gone and another one was started; services ran on.";
 
     "security.trial" SecurityTrial { from: Mode, to: Mode, window_ms: u64 } Info "New rules are in force on trial; unconfirmed, the kernel itself goes back.";
+    "security.overruled" SecurityOverruled { mode: Mode, findings: Vec<String> } Warn "Rules are on trial though something spoke against them, on the operator's word (--accept, --force).";
     "security.applied" SecurityApplied { from: Mode, to: Mode } Info "Other rules are in force for good, as the document asks; the checks were green.";
     "security.confirmed" SecurityConfirmed { from: Mode, to: Mode } Info "The operator confirmed a trial: its rules are in force for good.";
     "security.reverted" SecurityReverted { from: Mode, to: Mode, cause: String } Warn "A trial ended with the rules of before.";

@@ -1,6 +1,6 @@
 //! What the host lets in: questions and orders about it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -103,6 +103,10 @@ pub struct SecurityOrder {
     pub window_ms: Option<u64>,
     /// Typed by a person whose order ends somebody's SSH.
     pub phrase: Option<String>,
+    /// A person agrees to all that [`SecurityPlan::asks`] names.
+    pub accept: bool,
+    /// A person goes on against all that [`SecurityPlan::refuses`] names.
+    pub force: bool,
     pub without_checks: Vec<CheckName>,
 }
 
@@ -127,10 +131,14 @@ pub struct SecurityPlan {
     pub now: Mode,
     pub wanted: Mode,
     pub wanted_ssh: Vec<IpNet>,
-    /// What else filters on this host.
+    /// What else filters on this host, and what the mode cannot vouch for.
     pub tools: Vec<String>,
     /// What will enforce it, and why that.
     pub enforcement: String,
+    /// What a person has to agree to, by `--accept`.
+    pub asks: Vec<String>,
+    /// What speaks against the mode here; `--force` goes on all the same.
+    pub refuses: Vec<String>,
     /// What will stop being reachable from outside.
     pub closes: Vec<String>,
     pub ssh: Vec<SshSession>,
@@ -142,7 +150,9 @@ pub struct SecurityPlan {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshSession {
-    pub peer: SocketAddr,
+    pub peer: IpAddr,
+    /// Of this host.
+    pub port: u16,
     /// Whether a new connection from there would be let in.
     pub comes_back: bool,
 }

@@ -62,21 +62,18 @@ impl Ufw {
         }
     }
 
+    /// Whether `ensure` could; changes nothing.
+    pub fn check(&self, wanted: &Wanted) -> Result<(), Error> {
+        if self.state()? == State::Active { self.steps(wanted).map(drop) } else { Ok(()) }
+    }
+
     /// Has an active UFW let in what is wanted, and nothing of ours that is no longer. Conflicts are found before anything
     /// is changed. What was done is in the journal; `undo` takes it back.
     pub fn ensure(&self, wanted: &Wanted, journal_path: &Path) -> Result<Ensured, Error> {
         if self.state()? != State::Active {
             return Ok(Ensured::NotActive);
         }
-        let allows = wanted.allows(self.families());
-        if allows.len() > ALLOWS_MAX {
-            return Err(Error::TooMany { count: allows.len(), limit: ALLOWS_MAX });
-        }
-        let (files, tuples) = self.look()?;
-        let steps = plan::plan(&allows, &tuples);
-        if let Some(&Step::Conflict(allow, action)) = steps.iter().find(|step| matches!(step, Step::Conflict(..))) {
-            return Err(Error::Conflict { allow, action });
-        }
+        let (allows, files, steps) = self.steps(wanted)?;
         let found = Journal::read(journal_path)?;
         let mut journal = found.unwrap_or(Journal { start: files, entries: Vec::new() });
         self.retire(&mut journal, &allows, journal_path)?;
@@ -96,6 +93,20 @@ impl Ufw {
             }
         }
         Ok(Ensured::Allowed { added, pre_existing })
+    }
+
+    /// What is to be done for these allows, and the files they are judged by; a conflict is none of the steps.
+    fn steps(&self, wanted: &Wanted) -> Result<(BTreeSet<Allow>, Vec<Snapshot>, Vec<Step>), Error> {
+        let allows = wanted.allows(self.families());
+        if allows.len() > ALLOWS_MAX {
+            return Err(Error::TooMany { count: allows.len(), limit: ALLOWS_MAX });
+        }
+        let (files, tuples) = self.look()?;
+        let steps = plan::plan(&allows, &tuples);
+        match steps.iter().find(|step| matches!(step, Step::Conflict(..))) {
+            Some(&Step::Conflict(allow, action)) => Err(Error::Conflict { allow, action }),
+            Some(_) | None => Ok((allows, files, steps)),
+        }
     }
 
     /// Takes back what the journal says we did, last first, and says what the files are like beside what they were. To be

@@ -7,6 +7,8 @@
 //! Survives a restart: the journal, which is on disk before UFW is told anything.
 
 mod drive;
+#[cfg(test)]
+pub(in crate::firewall) mod fake;
 mod journal;
 mod plan;
 mod tuples;

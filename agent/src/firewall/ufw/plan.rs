@@ -93,6 +93,14 @@ impl Wanted {
         }
     }
 
+    /// What either wants.
+    pub fn and(mut self, other: Self) -> Self {
+        self.proxy.extend(other.proxy);
+        self.ssh_ports.extend(other.ssh_ports);
+        self.ssh.extend(other.ssh);
+        self
+    }
+
     pub(super) fn allows(&self, families: Families) -> BTreeSet<Allow> {
         let anywhere = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
         let proxy = self

@@ -52,6 +52,7 @@ impl What {
             Self::ServiceRemoved {} => "has left the document and is gone; its data is kept until it is pruned".into(),
             Self::ServicePruned {} => "its releases and data were removed by the operator".into(),
             Self::SecurityTrial { .. }
+            | Self::SecurityOverruled { .. }
             | Self::SecurityApplied { .. }
             | Self::SecurityConfirmed { .. }
             | Self::SecurityReverted { .. }
@@ -160,6 +161,9 @@ impl What {
         match self {
             Self::SecurityTrial { from, to, window_ms } => {
                 format!("{to} on trial for {}; unconfirmed, {from} comes back", span(*window_ms))
+            }
+            Self::SecurityOverruled { mode, findings } => {
+                format!("{mode} is on trial on the operator's word, though {}", findings.join("; "))
             }
             Self::SecurityApplied { from, to } => format!("{to} in place of {from}, as the document asks"),
             Self::SecurityConfirmed { from, to } => format!("{to} in place of {from}, confirmed by the operator"),
