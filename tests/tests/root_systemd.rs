@@ -46,9 +46,25 @@ fn answers(host: &Host) {
     host.until("the service answers", &format!("curl --silent --fail {URL} >/dev/null"));
 }
 
-/// Pids of service, proxy, shims and keeper: whatever a manager must leave alone.
-fn workload(host: &Host) -> String {
-    host.must("cat $(find /sys/fs/cgroup -path '*agentd-apps.scope*' -name cgroup.procs) | sort -n")
+/// Pids of service, proxy, shims and keeper: whatever a manager of the same program must leave alone.
+fn workload(host: &Host) -> BTreeSet<String> {
+    pids(host, "cat $(find /sys/fs/cgroup -path '*agentd-apps.scope*' -name cgroup.procs)")
+}
+
+/// Of them the proxy and its shim: a manager of another program starts the two anew.
+fn proxy(host: &Host) -> BTreeSet<String> {
+    pids(host, "for pid in $(pgrep --euid agentd-edge); do ps -o pid=,ppid= -p $pid; done")
+}
+
+/// Waits until one proxy runs, and it is none of these.
+fn another_proxy(host: &Host, old: &BTreeSet<String>) {
+    let old = Vec::from_iter(old.iter().map(String::as_str)).join(" ");
+    let one = format!("pid=$(pgrep --euid agentd-edge) && ! echo {old} | grep --word-regexp --quiet $pid");
+    host.until("one proxy runs", &format!("[ $(pgrep --euid agentd-edge --count) = 1 ] && {one}"));
+}
+
+fn pids(host: &Host, command: &str) -> BTreeSet<String> {
+    host.must(command).split_whitespace().map(str::to_owned).collect()
 }
 
 fn manager(host: &Host) -> String {
@@ -90,15 +106,24 @@ fn no_request_is_lost_while_the_manager_restarts_dies_and_is_upgraded() {
     let package = Package::build("+1");
     let host = serving(&package);
     let before = workload(&host);
-    assert!(before.lines().count() >= 4, "keeper, two shims, proxy and service: {before}");
+    assert!(before.len() >= 5, "keeper, two shims, proxy and service: {before:?}");
     let load = Load::start(&host, URL);
 
     let main_pid = "$(systemctl show --property MainPID --value agentd)";
     replaced(&host, || host.must("systemctl restart agentd"));
     replaced(&host, || host.must(&format!("kill -KILL {main_pid}")));
     replaced(&host, || host.must(&format!("kill -TERM {main_pid}")));
+    assert_eq!(workload(&host), before, "pids of everything that runs");
+
+    let first_proxy = proxy(&host);
+    assert!(first_proxy.len() == 2 && first_proxy.is_subset(&before), "{first_proxy:?} of {before:?}");
     let next = Package::build("+2");
     replaced(&host, || next.install(&host));
+    // Its proxy takes over on the same sockets, and the old one ends.
+    another_proxy(&host, &first_proxy);
+    let upgraded = workload(&host);
+    assert!(proxy(&host).is_disjoint(&first_proxy), "{first_proxy:?}");
+    assert_eq!(&upgraded - &proxy(&host), &before - &first_proxy, "pids of all but the proxy");
     // The same program under another version: nothing to restart.
     let same = manager(&host);
     next.again("+3").install(&host);
@@ -109,9 +134,10 @@ fn no_request_is_lost_while_the_manager_restarts_dies_and_is_upgraded() {
     replaced(&host, || host.must(&format!("kill -STOP {main_pid}")));
     host.must("journalctl --unit agentd --grep 'Watchdog timeout'");
 
-    assert_eq!(workload(&host), before, "pids of everything that runs");
+    another_proxy(&host, &BTreeSet::new());
+    let kept = workload(&host);
     host.must("systemctl stop agentd");
-    assert_eq!(workload(&host), before);
+    assert_eq!(workload(&host), kept);
     host.must("journalctl --unit agentd --grep 'services, edge and keeper run on'");
     all_answered(&load.end());
     host.must("systemctl start agentd");

@@ -6,13 +6,13 @@ use agentd_protocol::api::Origin;
 use agentd_protocol::security::Mode;
 use serde_json::Value;
 
-use super::super::files::Files;
-use super::super::kernel::Kernel;
-use super::super::transaction::Wish;
-use super::super::ufw::fake;
-use super::super::watchdog::{self, Watchdog};
-use super::super::{Facts, Ruleset};
 use super::*;
+use crate::firewall::files::Files;
+use crate::firewall::kernel::Kernel;
+use crate::firewall::transaction::Wish;
+use crate::firewall::ufw::fake;
+use crate::firewall::watchdog::{self, Watchdog};
+use crate::firewall::{Facts, Ruleset};
 
 /// Whether there is a table; nobody is told whose.
 #[derive(Debug, Default)]

@@ -8,13 +8,15 @@
 //! complete when its marker exists below `sealed/`; all else is swept. A git process that a killed manager left behind
 //! holds its mirror's lock until it ends, so two never write into one mirror.
 //!
-//!     git/<hash>.damaged                   a mirror set aside, at most one each, to be looked at
-//!     git/home/                            HOME of git: askpass script
-//!     git/<hash>.{git,lock,config}         mirror, its flock, the config naming its file:// origin as safe
-//!     services/<name>/releases/<n>-<sha7>  one tree each; the service's to read, at best
-//!     services/<name>/sealed/<n>-<sha7>    marker: that release is complete and on disk
-//!     services/<name>/current              link to the active release, for people
-//!     services/<name>/data                 outlives releases
+//! ```text
+//! git/<hash>.damaged                   a mirror set aside, at most one each, to be looked at
+//! git/home/                            HOME of git: askpass script
+//! git/<hash>.{git,lock,config}         mirror, its flock, the config naming its file:// origin as safe
+//! services/<name>/releases/<n>-<sha7>  one tree each; the service's to read, at best
+//! services/<name>/sealed/<n>-<sha7>    marker: that release is complete and on disk
+//! services/<name>/current              link to the active release, for people
+//! services/<name>/data                 outlives releases
+//! ```
 
 mod auth;
 mod checkout;

@@ -56,7 +56,7 @@ const TABLE: &[Row] = &[
     Row {
         place: "agent/src/edge_launch",
         // A new edge takes over when the client hears that it routes.
-        rooms: These(&["config", "supervisor", "edge::EdgeView"]),
+        rooms: These(&["config", "supervisor", "edge::EdgeProcess", "edge::EdgeView"]),
         crates: &[PROTOCOL, SYS],
     },
     Row {

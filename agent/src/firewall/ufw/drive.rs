@@ -40,6 +40,13 @@ pub enum Ensured {
     Allowed { added: Vec<Allow>, pre_existing: Vec<Allow> },
 }
 
+struct Steps {
+    allows: BTreeSet<Allow>,
+    /// What they were judged by.
+    files: Vec<Snapshot>,
+    steps: Vec<Step>,
+}
+
 impl Ufw {
     pub fn system() -> Self {
         Self {
@@ -73,7 +80,7 @@ impl Ufw {
         if self.state()? != State::Active {
             return Ok(Ensured::NotActive);
         }
-        let (allows, files, steps) = self.steps(wanted)?;
+        let Steps { allows, files, steps } = self.steps(wanted)?;
         let found = Journal::read(journal_path)?;
         let mut journal = found.unwrap_or(Journal { start: files, entries: Vec::new() });
         self.retire(&mut journal, &allows, journal_path)?;
@@ -95,8 +102,8 @@ impl Ufw {
         Ok(Ensured::Allowed { added, pre_existing })
     }
 
-    /// What is to be done for these allows, and the files they are judged by; a conflict is none of the steps.
-    fn steps(&self, wanted: &Wanted) -> Result<(BTreeSet<Allow>, Vec<Snapshot>, Vec<Step>), Error> {
+    /// What is to be done for these allows; a conflict is none of the steps.
+    fn steps(&self, wanted: &Wanted) -> Result<Steps, Error> {
         let allows = wanted.allows(self.families());
         if allows.len() > ALLOWS_MAX {
             return Err(Error::TooMany { count: allows.len(), limit: ALLOWS_MAX });
@@ -105,7 +112,7 @@ impl Ufw {
         let steps = plan::plan(&allows, &tuples);
         match steps.iter().find(|step| matches!(step, Step::Conflict(..))) {
             Some(&Step::Conflict(allow, action)) => Err(Error::Conflict { allow, action }),
-            Some(_) | None => Ok((allows, files, steps)),
+            Some(_) | None => Ok(Steps { allows, files, steps }),
         }
     }
 

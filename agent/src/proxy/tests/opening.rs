@@ -67,8 +67,7 @@ async fn a_listener_that_was_shut_and_opened_unseen_is_waited_for_not_spun_on() 
     drop(second);
     let clock = || Duration::from(nix::time::clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
     let before = clock();
-    // poll: idleness has no end to wait for; all tasks of this test share its thread.
-    tokio::time::sleep(IDLE).await;
+    tokio::time::sleep(IDLE).await; // poll: idleness has no end to wait for; all tasks of this test share its thread
     let used = clock() - before;
     assert!(used < IDLE / 4, "{used:?} of {IDLE:?} spent on an idle listener");
 }
