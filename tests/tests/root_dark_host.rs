@@ -205,12 +205,12 @@ fn kernel_alone(dark: &Dark) {
 
 /// What brings the requests now: started by agentd, outlives the manager, and opens nothing.
 fn with_a_tunnel(dark: &Dark) {
-    dark.host.put("/opt/cloudflared/cloudflared", include_str!("../apps/cloudflared.py"));
-    dark.host.put("/opt/cloudflared/cf/control.json", "{\"connections\": 4}");
-    dark.host.must("chmod 755 /opt/cloudflared/cloudflared; chmod 777 /opt/cloudflared/cf");
+    dark.host.put("/srv/cloudflared/cloudflared", include_str!("../apps/cloudflared.py"));
+    dark.host.put("/srv/cloudflared/cf/control.json", "{\"connections\": 4}");
+    dark.host.must("chmod 755 /srv/cloudflared/cloudflared; chmod 777 /srv/cloudflared/cf");
     dark.host.must("install -m 600 /dev/null /etc/agentd/tunnel.token && echo c2VjcmV0 >/etc/agentd/tunnel.token");
     dark.host.must(
-        "printf '[tunnel]\\nprogram = \"/opt/cloudflared/cloudflared\"\\ntoken_file = \"/etc/agentd/tunnel.token\"\\n' \
+        "printf '[tunnel]\\nprogram = \"/srv/cloudflared/cloudflared\"\\ntoken_file = \"/etc/agentd/tunnel.token\"\\n' \
          >>/etc/agentd/agentd.toml; systemctl restart agentd",
     );
     let tunnel = |dark: &Dark| {
@@ -218,17 +218,17 @@ fn with_a_tunnel(dark: &Dark) {
     };
     let is = |dark: &Dark, word: &str| tunnel(dark).is_some_and(|line| line.contains(word));
     dark.until("the tunnel is connected", |dark| is(dark, "connected"));
-    let pid = dark.host.must("pgrep --full /opt/cloudflared/cloudflared");
+    let pid = dark.host.must("pgrep --full /srv/[c]loudflared/cloudflared");
     dark.host.must("systemctl restart agentd");
     dark.until("the tunnel is connected", |dark| is(dark, "connected"));
-    assert_eq!(dark.host.must("pgrep --full /opt/cloudflared/cloudflared"), pid, "it outlives the manager");
+    assert_eq!(dark.host.must("pgrep --full /srv/[c]loudflared/cloudflared"), pid, "it outlives the manager");
     let before = dark.table();
-    dark.host.put("/opt/cloudflared/cf/control.json", "{\"connections\": 0}");
+    dark.host.put("/srv/cloudflared/cf/control.json", "{\"connections\": 0}");
     dark.until("the tunnel is lost", |dark| !is(dark, "connected"));
     say(&format!("without a connection: {}", tunnel(dark).unwrap_or_default()));
     assert_eq!(dark.table(), before);
     assert!(!dark.gets_in(22) && !dark.gets_in(9000) && !dark.udp_answers());
-    dark.host.put("/opt/cloudflared/cf/control.json", "{\"connections\": 4}");
+    dark.host.put("/srv/cloudflared/cf/control.json", "{\"connections\": 4}");
     dark.until("the tunnel is connected", |dark| is(dark, "connected"));
 }
 
@@ -236,9 +236,11 @@ fn with_a_tunnel(dark: &Dark) {
 fn booted(dark: &mut Dark) {
     let storm = dark.reboot_in_a_storm();
     let callers = dark.callers();
+    // The status is from the last look, and the first came before most of the storm.
+    dark.until("what was dropped is told", |dark| dark.status().drops.input > 100);
     let status = dark.status();
     say(&format!("boot in tunnel: storm {storm}, {callers} reached the listeners, {} dropped", status.drops.input));
-    assert!(storm["sent"].as_u64().unwrap() > 1_000 && status.drops.input > 100, "control: the storm arrived");
+    assert!(storm["sent"].as_u64().unwrap() > 1_000, "control: there was one");
     assert_eq!((callers, &storm["answers"]), (0, &serde_json::json!(0)));
     dark.host.must("systemctl is-active agentd-firewall");
     dark.answers();

@@ -14,8 +14,10 @@ while True:
     for key, _ in selector.select():
         if key.data == socket.SOCK_STREAM:
             peer, _ = key.fileobj.accept()
-            peer.sendall(b"hello\n")
+            try: peer.sendall(b"hello\n")
+            except OSError: pass
             peer.close()
         else:
             data, peer = key.fileobj.recvfrom(2048)
-            key.fileobj.sendto(data, peer)
+            try: key.fileobj.sendto(data, peer)
+            except OSError: pass  # The host went away meanwhile, and the cable with it.
