@@ -62,7 +62,8 @@ impl fmt::Debug for Setup {
 
 /// A handle to nobody: says everywhere why this agent leaves the firewall alone. `mode` was confirmed when it did not.
 pub fn unmanaged(reason: String, mode: Mode) -> Handle {
-    let truth = Truth { unmanaged: Some(reason), mode, ..Truth::unknown() };
+    let enforcement = "not enforced".to_owned();
+    let truth = Truth { unmanaged: Some(reason), mode, enforcement, ..Truth::unknown() };
     let (orders, _) = mpsc::channel(1);
     Handle { orders, documents: Arc::new(watch::Sender::new(None)), truth: Arc::new(watch::Sender::new(truth)) }
 }
