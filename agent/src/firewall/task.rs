@@ -180,6 +180,11 @@ impl Task {
         match self.blocking(see).await {
             Ok(seen) => self.judge(seen).await,
             Err(error) => {
+                if let Ok(true) = self.blocking(Transactions::end_illegible_trial).await {
+                    self.settle("a trial whose record could not be read was ended".to_owned());
+                    self.next_look = Instant::now();
+                    return;
+                }
                 let cause = chain(&error);
                 tracing::warn!(cause, "the firewall cannot be looked at");
                 self.truth.send_if_modified(|truth| {
@@ -303,7 +308,8 @@ impl Task {
     }
 
     fn publish(&self, seen: &Seen, altered: Option<String>) {
-        let policy = seen.active.as_ref().map(|active| &active.policy);
+        let before = seen.pending.as_ref().map(|pending| &pending.from);
+        let policy = seen.active.as_ref().map(|active| &active.policy).or(before);
         let mode = policy.map_or(Mode::Open, |policy| policy.mode);
         let verdict = self.enforcement.as_ref().map(|(.., verdict)| verdict);
         let exposure = match verdict.map(|verdict| verdict.enforcement) {
@@ -450,13 +456,18 @@ fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     let _lock = core.lock()?;
     let (found, dropped) = core.look()?;
     let now = Moment::now();
+    let pending = core.files().pending()?;
     Ok(Seen {
         has_allows_left: core.has_allows_left(core.policy()?.mode),
         found,
         dropped,
-        pending: core.files().pending()?,
-        active: core.files().active()?,
-        opened: core.files().opened()?,
+        active: match core.files().active() {
+            // A trial that is confirmed writes it anew.
+            Err(error) if error.is_illegible() && pending.is_some() => None,
+            active => active?,
+        },
+        pending,
+        opened: core.legible_opened()?,
         wanted: core.wanted(&now)?,
     })
 }
