@@ -270,7 +270,7 @@ impl Task {
     }
 
     async fn selftest(&mut self) -> Result<Selftest, Error> {
-        self.blocking(|core| Ok(selftest::run(&core.policy_in_force()?, &core.kernel().facts().ssh_ports)?)).await
+        self.blocking(|core| Ok(selftest::run(&core.policy_in_force()?, &core.facts(&Moment::now())?)?)).await
     }
 
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {

@@ -225,6 +225,21 @@ fn ufw_has_what_the_modes_of_a_trial_need_and_in_the_end_what_the_one_needs() {
 }
 
 #[test]
+fn allows_that_a_trials_end_could_not_take_back_are_taken_back_later() {
+    let world = ufw_world("");
+    let bench = Bench::new().with_ufw(&world);
+    bench.core.begin(&wish(port()), None, LONG).unwrap();
+    // Whoever ends it has no say in UFW: a guard that was started before there was a journal.
+    let without = Transactions { ufw: None, ..bench.core.clone() };
+    bench.core.take_back_allows().unwrap();
+    assert_eq!(world.rules(), OURS, "a trial that runs needs them");
+    without.revert(None).unwrap();
+    assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::Open)), (OURS, true));
+    bench.core.take_back_allows().unwrap();
+    assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::Open)), ("", false));
+}
+
+#[test]
 fn an_owners_deny_refuses_the_order_with_its_text_and_nothing_is_changed() {
     let deny = "### tuple ### deny tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n";
     let world = ufw_world(deny);
