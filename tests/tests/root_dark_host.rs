@@ -249,7 +249,7 @@ fn kernel_alone(dark: &Dark) {
     dark.host.must("agentctl security apply --mode open --window 5s");
     assert!(dark.gets_in(9000) && dark.gets_in(8081), "control: the trial opens the host");
     dark.host.must(
-        "systemctl kill --signal KILL agentd; systemctl stop agentd; systemctl stop agentd-firewall-rollback.timer",
+        "systemctl kill --signal KILL agentd; systemctl stop agentd; systemctl kill --signal KILL 'agentd-firewall-rollback-*'; systemctl stop 'agentd-firewall-rollback-*'",
     );
     assert!(dark.gets_in(9000), "control: still open after everybody died");
     dark.until("the kernel shuts it", |dark| !dark.gets_in(9000));

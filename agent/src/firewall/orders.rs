@@ -208,7 +208,7 @@ impl Task {
         };
         if let Some(session) = caller.and_then(consent::session_of)
             && consent::is_among(&session, &pending.sessions)
-            && !(pending.to.mode == Mode::Tunnel && pending.consent.is_some())
+            && pending.consent.is_none()
         {
             return Err(Error::OldSession { peer: session.peer });
         }

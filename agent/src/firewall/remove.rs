@@ -36,11 +36,10 @@ pub fn remove(transactions: &Transactions) -> Removed {
     removed
 }
 
-/// Its rules go with the table; what is left is whoever guards it.
+/// Its rules go with the table, and who guards it sees that it is over.
 fn end_trial(transactions: &Transactions, removed: &mut Removed) {
     // One that cannot be read is removed with the other files; its watchdog finds nothing then.
     if let Ok(Some(pending)) = transactions.files.pending() {
-        transactions.watchdog.disarm(&pending.tx);
         removed.done.push(format!("the trial of {} is ended", pending.to.mode));
     }
 }

@@ -41,11 +41,9 @@ impl Kernel for Table {
 struct Asleep;
 
 impl Watchdog for Asleep {
-    fn arm(&self, _: &str, _: Duration, _: &Path) -> Result<(), watchdog::Error> {
+    fn arm(&self, _: &str, _: &Path) -> Result<(), watchdog::Error> {
         Ok(())
     }
-
-    fn disarm(&self, _: &str) {}
 }
 
 #[test]

@@ -59,11 +59,9 @@ impl Kernel for Fake {
 struct Asleep;
 
 impl Watchdog for Asleep {
-    fn arm(&self, _: &str, _: Duration, _: &Path) -> Result<(), watchdog::Error> {
+    fn arm(&self, _: &str, _: &Path) -> Result<(), watchdog::Error> {
         Ok(())
     }
-
-    fn disarm(&self, _: &str) {}
 }
 
 /// A plain host; who is on SSH is as the kernel has it.

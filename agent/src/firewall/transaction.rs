@@ -201,16 +201,22 @@ impl Transactions {
         };
         self.files.write_pending(&pending)?;
         (self.reached)(Point::PendingWritten);
-        if let Err(error) = self.watchdog.arm(&pending.tx, window, self.files.state_dir()) {
+        if let Err(error) = self.watchdog.arm(&pending.tx, self.files.state_dir()) {
             self.files.remove_pending()?;
             return Err(Error::Watchdog(error));
         }
         (self.reached)(Point::WatchdogArmed);
         let widened = self.widen_ufw(&pending.from, &pending.to, &facts);
         (self.reached)(Point::UfwAllowed);
-        if let Err(error) = widened.and_then(|()| self.bring_in(&trial, &pending.to).map_err(Error::Apply)) {
-            self.end(&pending.tx, &pending.from, &facts)?;
+        if let Err(error) = widened {
+            self.end(&pending.from, &facts)?;
             return Err(error);
+        }
+        if let Err(error) = self.bring_in(&trial, &pending.to) {
+            // It may be in force all the same, only not read back. While the old rules cannot be brought back either, the
+            // trial stays, and its guards go on trying.
+            self.revert_locked(&pending)?;
+            return Err(Error::Apply(error));
         }
         (self.reached)(Point::TrialApplied);
         Ok(pending)
@@ -237,7 +243,7 @@ impl Transactions {
         let pending = match (self.files.pending()?, active) {
             (None, Some(active)) if active.tx == tx => return Ok(active),
             (Some(pending), Some(active)) if pending.tx == tx && active.tx == tx => {
-                self.end(&pending.tx, &active.policy, &self.facts(&now)?)?;
+                self.end(&active.policy, &self.facts(&now)?)?;
                 return Ok(active);
             }
             (Some(pending), _) if pending.tx == tx => pending,
@@ -253,7 +259,7 @@ impl Transactions {
         let active = active_of(pending.to, pending.by, pending.tx, pending.document, facts.clone())?;
         self.files.write_active(&active)?;
         (self.reached)(Point::ActiveWritten);
-        self.end(&active.tx, &active.policy, &facts)?;
+        self.end(&active.policy, &facts)?;
         Ok(active)
     }
 
@@ -279,7 +285,7 @@ impl Transactions {
     /// A trial starts from what was confirmed, and its confirmation writes that first: so that is what to return to.
     fn revert_illegible(&self, why: &files::Error) -> Result<Reverted, Error> {
         tracing::warn!(error = chain(why), "a trial that cannot be read is over");
-        self.bring_back(&self.policy()?, self.legible_active()?, "")?;
+        self.bring_back(&self.policy()?, self.legible_active()?)?;
         Ok(Reverted::Done)
     }
 
@@ -287,11 +293,11 @@ impl Transactions {
         let active = self.legible_active()?;
         let was_confirmed = active.as_ref().is_some_and(|active| active.tx == pending.tx);
         let back = if was_confirmed { &pending.to } else { &pending.from };
-        self.bring_back(back, active, &pending.tx)?;
+        self.bring_back(back, active)?;
         Ok(if was_confirmed { Reverted::WasConfirmed } else { Reverted::Done })
     }
 
-    fn bring_back(&self, back: &Policy, active: Option<Active>, tx: &str) -> Result<(), Error> {
+    fn bring_back(&self, back: &Policy, active: Option<Active>) -> Result<(), Error> {
         let facts = self.facts(&Moment::now())?;
         let rules = ruleset::confirmed(back, &facts);
         if let Err(error) = self.bring_in(&rules, back) {
@@ -301,15 +307,14 @@ impl Transactions {
             self.kernel.apply(&stored).map_err(Error::Apply)?;
         }
         (self.reached)(Point::RevertApplied);
-        self.end(tx, back, &facts)
+        self.end(back, &facts)
     }
 
-    fn end(&self, tx: &str, policy: &Policy, facts: &Facts) -> Result<(), Error> {
+    fn end(&self, policy: &Policy, facts: &Facts) -> Result<(), Error> {
         self.settle_ufw(policy, facts);
         (self.reached)(Point::UfwSettled);
         self.files.remove_pending()?;
         (self.reached)(Point::PendingRemoved);
-        self.watchdog.disarm(tx);
         Ok(())
     }
 

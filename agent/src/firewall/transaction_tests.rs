@@ -22,6 +22,8 @@ struct Fake {
     has: Mutex<Option<String>>,
     /// How many of the next calls fail.
     refused: Mutex<u32>,
+    /// The next transaction is taken, and said not to be.
+    unread: Mutex<bool>,
 }
 
 impl Fake {
@@ -48,7 +50,7 @@ impl Kernel for Fake {
     fn apply(&self, ruleset: &Ruleset) -> Result<(), nft::Error> {
         self.refuses()?;
         *self.has.lock().unwrap() = Some(ruleset.text());
-        Ok(())
+        if std::mem::take(&mut *self.unread.lock().unwrap()) { Err(nft::Error::NotAsWritten) } else { Ok(()) }
     }
 
     fn table(&self) -> Result<Option<Value>, nft::Error> {
@@ -67,16 +69,12 @@ pub(in crate::firewall) struct FakeWatchdog {
 }
 
 impl Watchdog for FakeWatchdog {
-    fn arm(&self, tx: &str, _: Duration, _: &Path) -> Result<(), watchdog::Error> {
+    fn arm(&self, tx: &str, _: &Path) -> Result<(), watchdog::Error> {
         if *self.broken.lock().unwrap() {
             return Err(watchdog::Error::Failed { program: "systemd-run", said: "no".into() });
         }
         self.armed.lock().unwrap().push(tx.to_owned());
         Ok(())
-    }
-
-    fn disarm(&self, tx: &str) {
-        self.armed.lock().unwrap().retain(|armed| armed != tx);
     }
 }
 
@@ -108,8 +106,11 @@ impl Bench {
         self.kernel.has() == Some(ruleset::confirmed(policy, &self.kernel.facts()).text())
     }
 
+    /// Watchdogs that have not seen an end yet.
     fn armed(&self) -> usize {
-        self.watchdog.armed.lock().unwrap().len()
+        let (pending, now) = (self.core.files().pending().unwrap(), Moment::now());
+        let guards = |tx: &&String| watchdog::step(pending.as_ref(), tx, &now) != watchdog::Step::End;
+        self.watchdog.armed.lock().unwrap().iter().filter(guards).count()
     }
 
     /// Runs `act` up to the point where the process dies.
@@ -169,6 +170,16 @@ fn a_confirmation_after_the_deadline_brings_back_the_rules_of_before() {
     assert_eq!(bench.core.files().pending().unwrap(), None);
     bench.core.begin(&wish(tunnel()), None, Duration::ZERO).unwrap();
     bench.core.begin(&wish(tunnel()), None, LONG).expect("one that is over is in nobody's way");
+}
+
+#[test]
+fn a_trial_that_came_in_without_being_read_back_goes_again() {
+    let bench = Bench::closed();
+    *bench.kernel.unread.lock().unwrap() = true;
+    let begun = bench.core.begin(&wish(tunnel()), None, LONG);
+    assert!(matches!(begun, Err(Error::Apply(nft::Error::NotAsWritten))), "{begun:?}");
+    assert!(bench.has_rules_of(&port()), "{:?}", bench.kernel.has());
+    assert_eq!((bench.core.files().pending().unwrap(), bench.armed()), (None, 0));
 }
 
 #[test]

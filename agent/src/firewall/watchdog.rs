@@ -1,14 +1,15 @@
 //! The second of two guards of a trial: a process outside the manager that puts the rules of before back at the
 //! deadline. The first is the kernel's own timer; this one also tidies the table and the files.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::command::{self, Limits};
 use super::files::{Moment, Pending};
 
-/// Below systemd; one trial at a time, so one name is enough.
+/// Below systemd, followed by the trial's own name: one that is about to end does not hold another's.
 const UNIT: &str = "agentd-firewall-rollback";
 /// As sd_booted(3) has it.
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
@@ -17,27 +18,27 @@ const LOOK: Duration = Duration::from_millis(500);
 /// After a failure, a trial is reverted again so often before its watchdog gives up: for ten minutes.
 const TRIES: u32 = 120;
 const RETRY: Duration = Duration::from_secs(5);
+/// For systemd, on a host that is busy with what made somebody change its firewall.
+const LIMITS: Limits = Limits { time: Duration::from_secs(10), bytes: 64 << 10 };
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{program} cannot be run")]
-    Run {
-        program: &'static str,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error("its guard cannot be started")]
+    Run(#[from] command::Error),
+    #[error("our own program cannot be found")]
+    OwnProgram(#[source] std::io::Error),
     #[error("{program} failed: {said}")]
     Failed { program: &'static str, said: String },
 }
 
 pub trait Watchdog: Send + Sync + fmt::Debug {
-    /// From here on the trial is reverted after `window`, whatever becomes of this process.
-    fn arm(&self, tx: &str, window: Duration, state_dir: &Path) -> Result<(), Error>;
-    /// A watchdog that comes too late finds nothing to do, so failing here is harmless.
-    fn disarm(&self, tx: &str);
+    /// From here on the trial is reverted at its deadline, whatever becomes of this process. Once it is over, confirmed or
+    /// not, its watchdog ends by itself.
+    fn arm(&self, tx: &str, state_dir: &Path) -> Result<(), Error>;
 }
 
-/// Under systemd a timer of its own; elsewhere a process of its own session, which no end of ours ends.
+/// Under systemd a unit of its own; elsewhere a process of its own session, which no end of ours ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnProcess {
     Systemd,
@@ -52,52 +53,32 @@ impl OwnProcess {
 }
 
 impl Watchdog for OwnProcess {
-    fn arm(&self, tx: &str, window: Duration, state_dir: &Path) -> Result<(), Error> {
+    fn arm(&self, tx: &str, state_dir: &Path) -> Result<(), Error> {
+        // Started at once, and not at the deadline: whoever is there by then tries until it is done.
+        let guard = ["firewall", "watchdog", tx, "--state"].map(OsStr::new);
         match self {
             Self::Systemd => {
-                // A unit of the last trial that failed would hold the name.
-                self.disarm(tx);
-                let own = std::fs::read_link("/proc/self/exe")
-                    .map_err(|source| Error::Run { program: "/proc/self/exe", source })?;
-                let mut command = Command::new("systemd-run");
-                command.args(["--quiet", "--collect", "--timer-property=AccuracySec=100ms"]);
-                command.arg(format!("--unit={UNIT}")).arg(format!("--on-active={}ms", window.as_millis()));
-                run("systemd-run", command.arg(own).args(["firewall", "rollback", tx, "--state"]).arg(state_dir))
+                let own = std::fs::read_link("/proc/self/exe").map_err(Error::OwnProgram)?;
+                let unit = format!("--unit={UNIT}-{tx}");
+                let settings =
+                    ["--quiet", "--collect", "--property=Restart=on-failure", "--property=RestartSec=1s", &unit];
+                let words = settings.map(OsStr::new).into_iter().chain([own.as_os_str()]).chain(guard);
+                run(SYSTEMD_RUN, &words.chain([state_dir.as_os_str()]).collect::<Vec<_>>())
             }
             Self::Detached => {
-                let mut command = Command::new("/proc/self/exe");
-                command.args(["firewall", "watchdog", tx, "--detach", "--state"]).arg(state_dir);
-                run("agentd firewall watchdog", &mut command)
+                let words = guard.into_iter().chain([state_dir.as_os_str(), OsStr::new("--detach")]);
+                run("/proc/self/exe", &words.collect::<Vec<_>>())
             }
-        }
-    }
-
-    fn disarm(&self, tx: &str) {
-        match self {
-            Self::Systemd => {
-                let stop = ["stop".to_owned(), format!("{UNIT}.timer")];
-                let reset = ["reset-failed".to_owned(), format!("{UNIT}.timer"), format!("{UNIT}.service")];
-                for arguments in [&stop[..], &reset[..]] {
-                    if let Err(error) = run("systemctl", Command::new("systemctl").args(arguments)) {
-                        tracing::debug!(tx, %error, "no timer of a trial was there");
-                    }
-                }
-            }
-            // It sees that the trial is over.
-            Self::Detached => {}
         }
     }
 }
 
-fn run(program: &'static str, command: &mut Command) -> Result<(), Error> {
-    // systemctl(1) that fails tells its error there, as if it were us.
-    command.env_remove("NOTIFY_SOCKET");
-    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let output = command.output().map_err(|source| Error::Run { program, source })?;
+fn run(program: &'static str, arguments: &[&OsStr]) -> Result<(), Error> {
+    let output = command::run(Path::new(program), arguments, LIMITS)?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::Failed { program, said: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+    Err(Error::Failed { program, said: output.stderr.trim().to_owned() })
 }
 
 /// What a watchdog does next.
