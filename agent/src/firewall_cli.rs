@@ -190,9 +190,7 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
         FirewallVerb::Watchdog(args) => watch(args),
         FirewallVerb::Outside => Ok(selftest::outside()?),
         FirewallVerb::Render(options) => print(&render(options)?.text()),
-        FirewallVerb::Preview(options) => {
-            print(&firewall_preview::act(options, &transactions(Path::new(STATE_DIR))?)?)
-        }
+        FirewallVerb::Preview(options) => print(&firewall_preview::act(options, &transactions(Path::new(STATE_DIR))?)?),
         FirewallVerb::Apply(options) => {
             let (nft, ruleset) = (Nft::find()?, render(options)?);
             nft.check(&ruleset)?;

@@ -133,7 +133,8 @@ fn told_to_ufw(from: &Policy, to: &Policy, facts: &Facts) -> Vec<String> {
     if wanted == Wanted::default() || !matches!(Ufw::system().state(), Ok(State::Active)) {
         return Vec::new();
     }
-    let anywhere = wanted.proxy.iter().map(|port| format!("TCP port {port} from anywhere ({})", Purpose::Proxy.comment()));
+    let anywhere =
+        wanted.proxy.iter().map(|port| format!("TCP port {port} from anywhere ({})", Purpose::Proxy.comment()));
     let ssh = wanted.ssh_ports.iter().flat_map(|&port| {
         let allow = move |&from: &IpNet| Allow { purpose: Purpose::Ssh, from, port };
         wanted.ssh.iter().map(move |from| format!("{} ({})", allow(from), Purpose::Ssh.comment()))

@@ -72,9 +72,7 @@ pub(super) fn checks(machine: &Machine) -> Vec<Check> {
             format!("no /{CERTIFICATES}: nothing can be fetched by https"),
             "apt install ca-certificates; if it is installed: update-ca-certificates",
         ),
-        Lack::Ssh => {
-            note("ssh", "no `ssh`: repositories cannot be fetched by ssh", "apt install openssh-client")
-        }
+        Lack::Ssh => note("ssh", "no `ssh`: repositories cannot be fetched by ssh", "apt install openssh-client"),
     }));
     checks.extend(machine.not_at_boot.iter().map(|unit| {
         let cure = format!("systemctl enable {unit}");
@@ -140,7 +138,8 @@ mod tests {
         std::fs::create_dir_all(root.join("run/systemd/system")).unwrap();
         made(root, &["usr/bin/systemctl", "usr/bin/systemd-run"]);
         let names = |found: Vec<(String, Verdict)>| found.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        let lacking = ["systemd", "system bus", "iproute2", "certificates", "ssh", "agentd.service", FIREWALL_UNIT, "nft"];
+        let lacking =
+            ["systemd", "system bus", "iproute2", "certificates", "ssh", "agentd.service", FIREWALL_UNIT, "nft"];
         assert_eq!(names(amiss(root)), lacking);
         made(root, &["usr/sbin/ip", CERTIFICATES, "usr/bin/ssh", "run/dbus/unused"]);
         let _bus = std::os::unix::net::UnixListener::bind(root.join(BUS_SOCKET)).unwrap();
