@@ -77,6 +77,13 @@ impl Error {
 #[derive(Debug, Subcommand)]
 pub enum FirewallVerb {
     /// Loads the confirmed rules, before any interface is up. Forgets a trial that the last boot did not finish.
+    #[command(after_help = "\
+Example:
+  agentd firewall load
+
+Exit codes: 0 the confirmed rules are in force, or there are none to load; 1 no rule could be loaded: nothing is shut; 6 \
+rules are in force, though not those confirmed: simpler ones of the same mode, or, where what was confirmed cannot be \
+read, everything is shut but SSH; 8 the files of the state cannot be read or written")]
     Load(Place),
     /// Ends a trial: the rules of before come back. Without TX, whichever trial runs.
     Rollback(RollbackArgs),

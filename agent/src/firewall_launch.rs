@@ -108,10 +108,13 @@ mod tests {
         assert_eq!((owner.document, owner.ssh.len(), owner.ssh_interfaces.len()), (DocumentMay::Nothing, 1, 1));
         std::fs::write(&path, "[security]\nssh = []\ndocument = \"everything\"\n").unwrap();
         assert!(matches!(owner_rules(&path), Err(Error::Settings { line: 3, .. })));
-        for bad in ["wg*", "@set", "$var", "a/b", "a b", "sixteen-letters-", ""] {
+        for bad in ["wg*", "@set", "$var", "a/b", "a b", "sixteen-letters-", "", "lo", "a\\\"b", "a'b", "a:1", "a\\tb"]
+        {
             std::fs::write(&path, format!("[security]\nssh = []\ntrusted_interfaces = [\"{bad}\"]\n")).unwrap();
             let refused = owner_rules(&path).unwrap_err();
             assert!(matches!(refused, Error::Settings { line: 3, .. }), "{bad}: {refused}");
+            let told = refused.to_string();
+            assert!(told.contains("policy.toml") && told.contains("`ip -brief link` shows them"), "{told}");
         }
         std::fs::write(&path, "[security]\nssh_interfaces = [\"fifteen-letters\", \"eth0.5\"]\n").unwrap();
         assert_eq!(owner_rules(&path).unwrap().ssh_interfaces.len(), 2);

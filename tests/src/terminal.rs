@@ -1,7 +1,8 @@
 //! A program on a terminal of its own.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,25 @@ pub struct Terminal {
 impl Terminal {
     /// Standard output is a terminal of that size; input and errors are not.
     pub fn run(command: &mut Command, columns: u16, rows: u16) -> Self {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(Some(&size), None).unwrap();
-        fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::from(pty.slave)).stderr(Stdio::null()).spawn().unwrap();
-        Self { child, master: pty.master.into(), seen: Vec::new() }
+        let (master, slave) = open(columns, rows);
+        Self::start(command.stdin(Stdio::null()).stdout(slave), master)
+    }
+
+    /// As a person has it: what is typed comes in there, too.
+    pub fn converse(command: &mut Command, columns: u16, rows: u16) -> Self {
+        let (master, slave) = open(columns, rows);
+        Self::start(command.stdin(slave.try_clone().unwrap()).stdout(slave), master)
+    }
+
+    fn start(command: &mut Command, master: File) -> Self {
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        // The program's end is the last of the other side: this one would keep it open.
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Self { child, master, seen: Vec::new() }
+    }
+
+    pub fn type_line(&mut self, line: &str) {
+        writeln!(self.master, "{line}").unwrap();
     }
 
     pub fn pid(&self) -> u32 {
@@ -74,6 +89,13 @@ impl Terminal {
             std::thread::park_timeout(POLL);
         }
     }
+}
+
+fn open(columns: u16, rows: u16) -> (File, OwnedFd) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None).unwrap();
+    fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    (pty.master.into(), pty.slave)
 }
 
 impl Drop for Terminal {

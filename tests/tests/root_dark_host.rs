@@ -33,17 +33,75 @@ fn a_host_goes_dark_and_back() {
     kernel_alone(&dark);
     stage(&begun, "upgraded, and a trial nobody confirmed");
     with_a_tunnel(&dark);
+    lost_nothing_outbound(&dark);
     stage(&begun, "a tunnel");
     booted(&mut dark);
     stage(&begun, "booted in a storm");
     glass_broken(&dark);
     stage(&begun, "glass broken");
-    removed(&mut dark, &before);
+    removed(&dark, &before);
+    lost_nothing_outbound(&dark);
     stage(&begun, "removed");
 }
 
 fn stage(begun: &Instant, what: &str) {
     say(&format!("--- {:.1} s: {what}", begun.elapsed().as_secs_f32()));
+}
+
+/// P2, without a pause since the last boot: every question got its answer.
+fn lost_nothing_outbound(dark: &Dark) {
+    let (asked, lost) = dark.outbound();
+    say(&format!("outbound: {asked} asked, {} lost", lost.lines().count()));
+    assert!(asked > 100 && lost.is_empty(), "{asked} asked, lost:\n{lost}");
+}
+
+/// UFW's owner lets in SSH and nothing else, and gets back the files they had, to the byte.
+#[test]
+fn a_host_with_ufw_serves_and_gets_its_files_back() {
+    let begun = Instant::now();
+    let mut dark = Dark::new();
+    dark.host.must("systemctl disable --quiet --now nftables guest");
+    dark.host.must("ufw allow 22/tcp && ufw --force enable && systemctl enable --quiet ufw");
+    dark.reboot_in_a_storm();
+    let before = dark.host.record();
+    assert!(dark.gets_in(22) && !dark.gets_in(9000), "control: ufw is in force");
+    Package::build("+1").publish(&dark.host, "/var/tmp/agentd");
+    dark.host.must(&format!("{INSTALL} --stack /var/tmp/stack.toml --yes"));
+    dark.answers();
+    assert!(!dark.serves_outside(HOST_V4), "control: what ufw shuts stays shut without its allow");
+    stage(&begun, "installed beside ufw");
+
+    dark.host.must(&format!("agentctl security apply --mode daemon-port --ssh {OUTSIDE_V4}/32"));
+    assert_eq!(dark.ssh(OUTSIDE_V4, "agentctl security confirm").code, 0);
+    let is_served = |dark: &Dark| {
+        let status = dark.status();
+        assert_eq!((status.mode, status.exposure, status.altered), (Mode::DaemonPort, Exposure::DaemonPort, None));
+        assert!(status.enforcement.starts_with("nftables (+ufw allows)"), "{}", status.enforcement);
+        assert!(dark.serves_outside(HOST_V4) && dark.serves_outside("[2001:db8:1::2]"));
+        for (from, to, open) in [(OUTSIDE_V4, HOST_V4, &[22, 8080][..]), (STRANGER_V6, HOST_V6, &[8080])] {
+            let found = dark.scan(from, to);
+            assert_eq!((&found.open[..], found.closed), (open, 0), "from {from}");
+        }
+    };
+    is_served(&dark);
+    dark.host.must("ufw reload");
+    is_served(&dark);
+    dark.reboot_in_a_storm();
+    dark.answers();
+    is_served(&dark);
+    stage(&begun, "served through ufw");
+
+    dark.host.must("agentctl security apply --mode tunnel --phrase 'block ssh'");
+    dark.host.must("agentctl security confirm");
+    assert_eq!(dark.scan_both(), Scan { open: Vec::new(), closed: 0 });
+    let told = dark.host.must("ufw status");
+    assert!(!told.contains("8080"), "no mode needs it any more: {told}");
+    stage(&begun, "tunnel");
+    dark.host.must("sh /var/tmp/agentd/install.sh --uninstall --purge --yes");
+    assert!(dark.gets_in(22) && !dark.gets_in(9000));
+    assert_eq!(difference(&before, &dark.host.record()), [""; 0], "nothing is left");
+    lost_nothing_outbound(&dark);
+    stage(&begun, "removed");
 }
 
 /// The control of every silence that follows: all of it answers.
@@ -56,6 +114,8 @@ fn careless(dark: &mut Dark) -> String {
     let found = dark.scan_both();
     assert_eq!((&found.open[..], found.closed), (&CARELESS[..], PORTS - 3));
     assert!(dark.udp_answers() && dark.pings() && dark.reaches_outside());
+    // What is lost is seen: a question that nobody answers.
+    dark.host.must("systemctl is-active outbound");
     dark.host.record()
 }
 
@@ -264,7 +324,7 @@ fn glass_broken(dark: &Dark) {
     dark.host.must("systemctl start agentd");
 }
 
-fn removed(dark: &mut Dark, before: &str) {
+fn removed(dark: &Dark, before: &str) {
     dark.host.must("sh /var/tmp/agentd/install.sh --uninstall --purge --yes");
     assert_eq!(dark.table(), None);
     let found = dark.scan_both();

@@ -401,7 +401,22 @@ fn a_table_that_somebody_changed_is_told_from_ours() {
     let net = Net::new();
     let found = || read(&net)["found"].as_str().unwrap().to_owned();
     assert_eq!(found(), "absent");
+    let table = || {
+        let listed = net.run(Place::Host, &["nft", "-s", "list", "table", "inet", "agentd"]);
+        // Which connections there were is another matter.
+        listed.lines().filter(|line| !line.contains("elements = ")).collect::<Vec<_>>().join("\n")
+    };
+    mode(&net, "daemon-port");
+    let before = table();
     let changes = [
+        "add map inet agentd mine { type inet_service : verdict; elements = { 99 : goto icmp_in }; }",
+        "add chain inet agentd mine; add rule inet agentd input jump mine",
+        "add counter inet agentd mine",
+        "add chain inet agentd mine { type nat hook prerouting priority -100; }",
+        "delete set inet agentd seal; add set inet agentd seal { type ipv4_addr; }",
+        "flush table inet agentd; delete chain inet agentd input; add chain inet agentd input { type filter hook input \
+         priority 50; }",
+        "add table inet agentd { flags dormant; }",
         "insert rule inet agentd input tcp dport 99 accept",
         "insert rule inet agentd icmp_in accept",
         "add rule inet agentd input accept",
@@ -421,9 +436,76 @@ fn a_table_that_somebody_changed_is_told_from_ours() {
         say!("C6 {change}: {said}");
         assert!(said.starts_with("altered: "), "{change}: {said}");
         assert_eq!(read(&net)["exposure"], "unmanaged", "{change}");
-        // A chain or set of somebody's own is repaired by nothing less than removal.
-        mode(&net, "open");
+        mode(&net, "daemon-port");
+        assert!(found().starts_with("confirmed mode=daemon-port"), "{change} is undone: {}", found());
+        let after = table();
+        assert_eq!(after, before, "{change} left nothing behind");
     }
+}
+
+#[test]
+fn a_trusted_interface_lets_everything_in_and_no_other_does() {
+    let net = Net::new();
+    let _host = serve_host(&net);
+    let guest = || {
+        let words = ["tcp/5432:172.31.0.1", "tcp/10250:fd31::1", "udp/123:fd31::1"];
+        reach(&net, Place::Guest, "0.3", &words)
+    };
+    let outside = || {
+        let words = [format!("tcp/5432:{HOST4}"), format!("tcp/5432:{HOST6}"), format!("udp/123:{HOST6}")];
+        reach(&net, Place::Outside, "0.3", &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    for name in ["tunnel", "daemon-port"] {
+        mode(&net, name);
+        assert!(all(&guest(), false), "control: nobody is trusted by default ({name})");
+        apply(&net, &["--mode", name, "--trusted-interface", "guests"]);
+        assert!(all(&guest(), true), "P9 {name}: {}", guest());
+        assert!(all(&outside(), false), "{name}: {}", outside());
+        apply(&net, &["--mode", name, "--trusted-interface", "eth0"]);
+        assert!(all(&outside(), true) && all(&guest(), false), "P9 {name}: {}", outside());
+    }
+}
+
+#[test]
+fn a_connection_that_a_helper_expects_does_not_pass() {
+    let net = Net::new();
+    let _host = serve_host(&net);
+    let _outside = net.start(Place::Outside, SERVE, &["tcp=443"]);
+    // What a tracking helper does, without its protocol: who is asked on 443 is expected back on 5432.
+    net.run(
+        Place::Host,
+        &[
+            "nft",
+            "table ip helper { \
+               ct expectation back { protocol tcp; dport 5432; timeout 1h; size 8; l3proto ip; }; \
+               counter related { }; \
+               chain out { type filter hook output priority 0; tcp dport 443 ct state new ct expectation set \"back\"; }; \
+               chain seen { type filter hook prerouting priority -50; tcp dport 5432 ct state related counter name related; }; \
+             }",
+        ],
+    );
+    let related = || {
+        let counter: Value =
+            serde_json::from_str(&net.run(Place::Host, &["nft", "-j", "list", "counter", "ip", "helper", "related"]))
+                .unwrap();
+        counter["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+    };
+    let comes_back = || {
+        let before = related();
+        assert!(all(&reach(&net, Place::Host, "1", &[&format!("tcp/443:{OUTSIDE4}")]), true));
+        let words = [format!("from={OUTSIDE4}"), format!("tcp/5432:{HOST4}")];
+        let answers = all(&reach(&net, Place::Outside, "0.5", &words.each_ref().map(String::as_str)), true);
+        assert!(related() > before, "control: the kernel took it for a related one");
+        answers
+    };
+    assert!(comes_back(), "control: where nothing filters");
+    for name in ["tunnel", "daemon-port"] {
+        mode(&net, name);
+        assert!(!comes_back(), "D6 {name}");
+    }
+    // The rule most firewalls have lets it in.
+    net.run(Place::Host, &["nft", "insert rule inet agentd input ct state related accept"]);
+    assert!(comes_back(), "control: it is our want of this rule that keeps it out");
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -119,6 +119,8 @@ fn a_mode_is_put_on_trial_as_the_dry_run_showed_it() {
     let host = prepared();
     let owner = "[security]\nssh = [\"203.0.113.0/24\"]\nssh_interfaces = [\"wg0\"]\ntrusted_interfaces = [\"wg1\"]\n";
     host.put("/etc/agentd/policy.toml", owner);
+    host.must("sed -i -e 's/^IPT_SYSCTL=.*/IPT_SYSCTL=/' -e 's/^IPT_MODULES=.*/IPT_MODULES=/' /etc/default/ufw");
+    host.must("ufw --force enable");
     let before = host.record();
     let install = format!("{INSTALL} --stack /var/tmp/stack.toml --mode daemon-port {OFFLINE}");
     let ssh = format!("--ssh {OUTSIDE_V4} --ssh 192.0.2.7/24");
@@ -130,6 +132,8 @@ fn a_mode_is_put_on_trial_as_the_dry_run_showed_it() {
         assert!(rules.contains(word), "{word}: {rules}");
     }
     assert!(!rules.contains("7777"), "the port of a service: {rules}");
+    let told = shown.lines().filter(|line| line.contains("ufw would be told")).count();
+    assert_eq!(told, 4, "the proxy, and SSH from three networks: {shown}");
 
     host.must("mkdir /var/tmp/given; mv /usr/sbin/nft /usr/sbin/nft.real");
     host.put("/usr/sbin/nft", WITNESS);
@@ -138,6 +142,8 @@ fn a_mode_is_put_on_trial_as_the_dry_run_showed_it() {
     let given = host.must("cat \"$(ls -d /var/tmp/given/* | head -n 1)\"");
     assert_eq!(given, rules, "what nft was given is what was shown");
     host.must("mv /usr/sbin/nft.real /usr/sbin/nft");
+    let comments = host.must("ufw status | grep --only-matching 'agentd:[a-z]*' | sort | uniq --count");
+    assert_eq!(comments.split_whitespace().collect::<Vec<_>>(), ["2", "agentd:proxy", "3", "agentd:ssh"]);
     let last = said.lines().last().unwrap();
     assert!(last.starts_with("daemon-port is on trial for ") && last.contains("agentctl security confirm"), "{said}");
 

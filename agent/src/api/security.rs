@@ -56,7 +56,7 @@ fn refused(error: &Error) -> Refused {
 }
 
 pub(super) async fn status(State(api): State<Api>) -> Json<SecurityStatus> {
-    Json(api.firewall.status())
+    Json(api.firewall.status().await)
 }
 
 pub(super) async fn plan(State(api): State<Api>, Json(order): Json<SecurityOrder>) -> Answer<SecurityPlan> {

@@ -50,6 +50,15 @@ impl Transactions {
         }
     }
 
+    /// Once more, where it failed or whoever ended a trial had no say in UFW.
+    pub fn take_back_allows(&self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        if self.files.pending()?.is_none() {
+            self.settle_ufw(&self.policy()?, &self.facts(&Moment::now())?);
+        }
+        Ok(())
+    }
+
     pub(super) fn check_rules(&self, rules: &Ruleset, policy: &Policy) -> Result<(), nft::Error> {
         match self.kernel.check(rules) {
             Err(nft::Error::Missing) if self.is_kept_without_nft(policy) => Ok(()),

@@ -35,10 +35,13 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    #[error("{path} has {bytes} bytes, too many to be ours; no rule was changed")]
+    #[error(
+        "{path} has {bytes} bytes, too many to be ours; no rule was changed, `agentctl security apply` writes it anew"
+    )]
     TooLarge { path: PathBuf, bytes: u64 },
     #[error(
-        "{path} was written by another version of agentd (format {found}, this one knows {FORMAT}); no rule was changed"
+        "{path} was written by another version of agentd (format {found}, this one knows {FORMAT}); no rule was changed, \
+         `agentctl security apply` writes it anew"
     )]
     Foreign { path: PathBuf, found: u64 },
     #[error("{path} cannot be written; is the disk full or read-only?")]
@@ -49,6 +52,16 @@ pub enum Error {
     },
     #[error("another agentd changes the firewall{}; try again", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     Busy { pid: Option<u32> },
+}
+
+impl Error {
+    /// The file is there and can be read, and says nothing this agentd understands: it may be written anew.
+    pub fn is_illegible(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::TooLarge { .. } | Self::Foreign { .. } => true,
+            Self::Read { .. } | Self::Write { .. } | Self::Busy { .. } => false,
+        }
+    }
 }
 
 /// What was last confirmed.

@@ -1,6 +1,7 @@
 //! The way in for the document, for people, and for those who want to know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentd_protocol::api::{
     Awaiting, SecurityBrief, SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan, SecurityStatus,
@@ -16,6 +17,9 @@ use super::wishes::Document;
 
 /// Orders that may wait; each is a person's.
 pub(super) const ORDERS_MAX: usize = 8;
+
+/// For a first look at kernel and ufw, which answers in a fraction of a second on a host that is not busy.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -61,8 +65,13 @@ impl Handle {
         self.truth.subscribe()
     }
 
-    pub fn status(&self) -> SecurityStatus {
-        self.truth.borrow().status(&Moment::now())
+    /// Just after a start it waits for the first look.
+    pub async fn status(&self) -> SecurityStatus {
+        let mut truth = self.truth.subscribe();
+        // What is not known by then is said not to be.
+        let _ = tokio::time::timeout(FIRST_LOOK_MAX, truth.wait_for(Truth::is_told)).await; // see above
+        let told = truth.borrow();
+        told.status(&Moment::now())
     }
 
     pub fn brief(&self) -> SecurityBrief {

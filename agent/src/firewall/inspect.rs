@@ -1,6 +1,6 @@
 //! What the kernel has, read back without trusting that it is what we wrote. Tolerant: nft's own JSON, any version.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -192,18 +192,50 @@ fn network(element: &Value) -> Option<IpNet> {
     IpNet::new(prefix["addr"].as_str()?.parse().ok()?, length).ok()
 }
 
-/// Chains with the comments of their rules in order: what a transaction wrote, or a table has.
-pub(super) fn outline<'a>(rules: impl Iterator<Item = &'a Value>) -> BTreeSet<(String, Vec<String>)> {
-    let mut chains = std::collections::BTreeMap::<String, Vec<String>>::new();
-    for rule in rules {
-        let word = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
-        chains.entry(word("chain")).or_default().push(word("comment"));
-    }
-    chains.into_iter().collect()
+/// What is in a table: its objects by kind and name, and the comments of each chain's rules in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Contents {
+    objects: BTreeSet<(String, String)>,
+    rules: BTreeMap<String, Vec<String>>,
 }
 
-pub(super) fn listed_rules(table: &Value) -> impl Iterator<Item = &Value> {
-    objects(table, "rule")
+impl Contents {
+    fn add(&mut self, kind: &str, object: &Value) {
+        let word = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+        match kind {
+            "rule" => self.rules.entry(word("chain")).or_default().push(word("comment")),
+            "element" | "metainfo" => {}
+            _ => drop(self.objects.insert((kind.to_owned(), word("name")))),
+        }
+    }
+
+    fn delete(&mut self, kind: &str, object: &Value) {
+        self.objects.remove(&(kind.to_owned(), object["name"].as_str().unwrap_or_default().to_owned()));
+    }
+}
+
+/// As nft lists them.
+pub(super) fn contents(table: &Value) -> Contents {
+    let mut contents = Contents::default();
+    for (kind, object) in table["nftables"].as_array().into_iter().flatten().filter_map(Value::as_object).flatten() {
+        contents.add(kind, object);
+    }
+    contents
+}
+
+/// What a transaction that replaces all leaves behind.
+pub(super) fn written(transaction: &Value) -> Contents {
+    let mut contents = Contents::default();
+    for (act, what) in transaction["nftables"].as_array().into_iter().flatten().filter_map(Value::as_object).flatten() {
+        for (kind, object) in what.as_object().into_iter().flatten() {
+            match act.as_str() {
+                "add" => contents.add(kind, object),
+                "delete" => contents.delete(kind, object),
+                _ => {}
+            }
+        }
+    }
+    contents
 }
 
 fn sealed(table: &Value) -> Option<Ipv6Addr> {

@@ -3,7 +3,7 @@
 
 use agentd_protocol::security::Mode;
 
-use super::files::{self, Active};
+use super::files::{Active, Moment};
 use super::transaction::{Error, Reverted, Transactions, stored};
 use super::{Facts, Policy, Ruleset, ruleset};
 
@@ -29,20 +29,22 @@ pub fn load(transactions: &Transactions) -> Result<Loaded, Error> {
         Err(other) => return Err(other),
     }
     let _lock = transactions.lock()?;
-    transactions.files().remove_opened()?;
+    let now = Moment::now();
+    // SSH let in for a while ends with the boot it was let in, and not with a load in between.
+    if transactions.legible_opened()?.is_none_or(|opened| opened.left_ms(&now) == 0) {
+        transactions.files().remove_opened()?;
+    }
     let active = match transactions.files().active() {
         Ok(None) => return Ok(Loaded::Nothing),
         Ok(Some(active)) => active,
-        Err(files::Error::Foreign { .. } | files::Error::Unreadable { .. } | files::Error::TooLarge { .. }) => {
-            return shut_but_ssh(transactions);
-        }
+        Err(error) if error.is_illegible() => return shut_but_ssh(transactions),
         Err(error) => return Err(error.into()),
     };
     let mode = active.policy.mode;
     if mode == Mode::Open {
         return Ok(Loaded::Nothing);
     }
-    for (rules, loaded) in candidates(&active) {
+    for (rules, loaded) in candidates(transactions, &active, &now)? {
         match transactions.bring_in(&rules, &active.policy) {
             Ok(()) => return Ok(loaded),
             Err(error) => tracing::warn!(%error, "rules cannot be loaded; trying simpler ones"),
@@ -54,14 +56,21 @@ pub fn load(transactions: &Transactions) -> Result<Loaded, Error> {
     Ok(Loaded::Minimal(mode))
 }
 
-fn candidates(active: &Active) -> Vec<(Ruleset, Loaded)> {
+fn candidates(transactions: &Transactions, active: &Active, now: &Moment) -> Result<Vec<(Ruleset, Loaded)>, Error> {
     let mode = active.policy.mode;
+    // A host that runs has connections and SSH let in for a while, which stay.
+    let live = match transactions.kernel().table() {
+        Ok(Some(_)) => Some(transactions.wanted(now)?),
+        // What cannot be read cannot be written either: the first that is tried says why.
+        Ok(None) | Err(_) => None,
+    };
     let plain = ruleset::confirmed(&active.policy, &bare_facts());
-    stored(active)
-        .map(|rules| (rules, Loaded::Confirmed(mode)))
+    Ok([live, stored(active)]
         .into_iter()
+        .flatten()
+        .map(|rules| (rules, Loaded::Confirmed(mode)))
         .chain([(plain, Loaded::Minimal(mode))])
-        .collect()
+        .collect())
 }
 
 fn shut_but_ssh(transactions: &Transactions) -> Result<Loaded, Error> {
@@ -69,9 +78,8 @@ fn shut_but_ssh(transactions: &Transactions) -> Result<Loaded, Error> {
         // A host that runs: what it has is better than what we would guess.
         return Ok(Loaded::ShutButSsh);
     }
-    let anyone = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
-    let policy = Policy { mode: Mode::DaemonPort, ssh: anyone.to_vec(), ..Policy::open() };
-    transactions.kernel().apply(&ruleset::confirmed(&policy, &bare_facts())).map_err(Error::Apply)?;
+    let rules = ruleset::confirmed(&Policy::shut_but_ssh(), &bare_facts());
+    transactions.kernel().apply(&rules).map_err(Error::Apply)?;
     Ok(Loaded::ShutButSsh)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::command;
-use super::inspect;
+use super::inspect::{self, Found};
 use super::ruleset::layout;
 use super::{Amendment, Ruleset};
 
@@ -39,7 +39,9 @@ pub enum Error {
     Unreadable(#[source] serde_json::Error),
     #[error("nft's list of all rules is no JSON; see `nft -j list ruleset`")]
     UnreadableAll(#[source] serde_json::Error),
-    #[error("the kernel has other rules than were just applied; see `nft list table inet agentd`")]
+    #[error(
+        "the kernel has other rules than were just applied: somebody changes them; see `nft list table inet agentd`"
+    )]
     NotAsWritten,
 }
 
@@ -62,24 +64,32 @@ impl Nft {
 
     /// Whether the kernel would take it; changes nothing.
     pub fn check(&self, ruleset: &Ruleset) -> Result<(), Error> {
-        self.run(&["--check", "-j", "-f", "-"], &ruleset.text()).map(drop)
+        self.run(&["--check", "-j", "-f", "-"], &self.transaction(ruleset)?).map(drop)
     }
 
     /// All of it or nothing. What the kernel made of it is read back and sealed, so that `inspect` sees later changes.
     pub fn apply(&self, ruleset: &Ruleset) -> Result<(), Error> {
-        let text = ruleset.text();
-        self.write(&text)?;
-        let written: Value = serde_json::from_str(&text).expect("we wrote it");
-        let written = inspect::outline(
-            written["nftables"].as_array().into_iter().flatten().filter_map(|object| object["add"].get("rule")),
-        );
+        self.write(&self.transaction(ruleset)?)?;
+        let written: Value = serde_json::from_str(&ruleset.text()).expect("we wrote it");
         let table = self.table()?;
-        let found = table.as_ref().map(|table| inspect::outline(inspect::listed_rules(table))).unwrap_or_default();
-        if found != written {
+        let found = table.as_ref().map(inspect::contents).unwrap_or_default();
+        if found != inspect::written(&written) {
             return Err(Error::NotAsWritten);
         }
         let Some(table) = table else { return Ok(()) };
-        self.amend(&Amendment { nft: layout::seal(inspect::fingerprint(&table).into()) })
+        match self.amend(&Amendment { nft: layout::seal(inspect::fingerprint(&table).into()) }) {
+            // It was there a moment ago.
+            Err(Error::Refused { .. }) if self.table()?.is_none() => Err(Error::NotAsWritten),
+            sealed => sealed,
+        }
+    }
+
+    /// What somebody else put into our table, or made another way, goes with nothing less than the table itself.
+    fn transaction(&self, ruleset: &Ruleset) -> Result<String, Error> {
+        Ok(match inspect::read(self.table()?.as_ref()) {
+            Found::Altered { .. } => ruleset.anew().text(),
+            Found::Absent | Found::Confirmed { .. } | Found::Trial { .. } => ruleset.text(),
+        })
     }
 
     /// All of it or nothing; `Refused` where our table is not there.

@@ -18,7 +18,7 @@ use super::foreign::{self, Severity};
 use super::guard::{self, Peer};
 use super::handle::Order;
 use super::task::{State, Task};
-use super::transaction::{Error as Transaction, Reverted, Wish};
+use super::transaction::{Error as Transaction, Reverted, Transactions, Wish};
 use super::truth::trial_status;
 use super::wishes::policy_of;
 use super::{Error, Policy, selftest};
@@ -29,6 +29,8 @@ const DOCUMENT_WINDOW: Duration = Duration::from_secs(60);
 /// An order against the host as it is.
 struct Weighed {
     now: Policy,
+    /// What was confirmed can be read.
+    is_known: bool,
     wish: Wish,
     peers: Vec<Peer>,
     sessions: Vec<SshSession>,
@@ -54,8 +56,9 @@ impl Task {
         if asked.len() > NETWORKS_MAX {
             return Err(Error::TooManyNetworks(asked.len()));
         }
-        let (now, facts) =
-            self.blocking(|core| Ok::<_, Transaction>((core.policy()?, core.facts(&Moment::now())?))).await?;
+        let (now, is_known, facts) = self
+            .blocking(|core| Ok::<_, Transaction>((core.policy()?, core.is_known(), core.facts(&Moment::now())?)))
+            .await?;
         let document = self.document();
         let security = document.as_ref().and_then(|document| document.security.clone());
         let mode = order.mode.or(security.as_ref().map(|security| security.mode)).unwrap_or(now.mode);
@@ -75,7 +78,7 @@ impl Task {
         let sessions = survey.peers.iter().map(session).collect();
         let (verdict, objections) = (survey.verdict(&to), survey.objections(&to));
         let wish = Wish { to, by: Origin::Local, document: security };
-        Ok(Weighed { now, wish, peers: survey.peers, sessions, verdict, objections })
+        Ok(Weighed { now, is_known, wish, peers: survey.peers, sessions, verdict, objections })
     }
 
     async fn checked(&self, before: &Before) -> Vec<Check> {
@@ -88,15 +91,19 @@ impl Task {
         let before = Before { ssh: weighed.peers.iter().map(|peer| (peer.address, peer.port)).collect() };
         let (checks, to) = (self.checked(&before).await, weighed.wish.to.clone());
         let mut notes = Vec::new();
-        if to.mode != Mode::Open && to != weighed.now {
+        let is_in_force = weighed.is_known && to == weighed.now;
+        if to.mode != Mode::Open && !is_in_force {
             let window = Duration::from_millis(WINDOW_DEFAULT_MS);
             let policy = to.clone();
             if let Err(error) = self.blocking(move |core| core.check(&policy, window)).await {
                 notes.push(chain(&error));
             }
         }
-        if to == weighed.now {
+        if is_in_force {
             notes.push("that is in force already".to_owned());
+        }
+        if !weighed.is_known {
+            notes.push("what was confirmed cannot be read: until a mode is, everything is shut but SSH".to_owned());
         }
         Ok(SecurityPlan {
             now: weighed.now.mode,
@@ -123,7 +130,7 @@ impl Task {
             return Err(Error::Window);
         }
         let weighed = self.weigh(order).await?;
-        if weighed.now == weighed.wish.to && self.trial().is_none() {
+        if weighed.is_known && weighed.now == weighed.wish.to && self.trial().is_none() {
             let message = format!("{} is in force already", weighed.now.mode);
             return Ok(SecurityDone { message, trial: None, checks: Vec::new() });
         }
@@ -222,7 +229,7 @@ impl Task {
         Ok(SecurityDone { message: format!("{to} is in force for good"), trial: None, checks: Vec::new() })
     }
 
-    fn settle(&mut self, last: String) {
+    pub(super) fn settle(&mut self, last: String) {
         self.state = State::Settled;
         self.say(last);
     }
@@ -237,13 +244,19 @@ impl Task {
 
     /// The mode that is back.
     pub(super) async fn revert(&mut self, cause: String) -> Result<Mode, Error> {
-        let (pending, reverted) = self
-            .blocking(|core| {
-                let pending = core.files().pending()?.ok_or(Transaction::NoTrial)?;
-                let reverted = core.revert(Some(&pending.tx))?;
-                Ok::<_, Transaction>((pending, reverted))
-            })
-            .await?;
+        let ended = self.blocking(|core| {
+            if core.end_illegible_trial()? {
+                return Ok(None);
+            }
+            let pending = core.files().pending()?.ok_or(Transaction::NoTrial)?;
+            let reverted = core.revert(Some(&pending.tx))?;
+            Ok::<_, Transaction>(Some((pending, reverted)))
+        });
+        let Some((pending, reverted)) = ended.await? else {
+            self.settle("a trial whose record could not be read was ended".to_owned());
+            self.publish_again().await;
+            return Ok(self.blocking(Transactions::policy).await?.mode);
+        };
         let (from, to) = (pending.from.mode, pending.to.mode);
         match reverted {
             Reverted::Done => {
@@ -257,7 +270,7 @@ impl Task {
     }
 
     async fn selftest(&mut self) -> Result<Selftest, Error> {
-        self.blocking(|core| Ok(selftest::run(&core.policy()?, &core.kernel().facts().ssh_ports)?)).await
+        self.blocking(|core| Ok(selftest::run(&core.policy_in_force()?, &core.facts(&Moment::now())?)?)).await
     }
 
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {

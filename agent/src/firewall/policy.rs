@@ -31,4 +31,10 @@ impl Policy {
             trusted_interfaces: BTreeSet::new(),
         }
     }
+
+    /// In place of one that cannot be read: nobody is shut out of SSH, whose own doors hold, and nothing else is open.
+    pub fn shut_but_ssh() -> Self {
+        let anyone = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
+        Self { mode: Mode::DaemonPort, ssh: anyone.to_vec(), ..Self::open() }
+    }
 }

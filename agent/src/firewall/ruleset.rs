@@ -85,6 +85,13 @@ pub fn open_ssh(glass: &BreakGlass) -> Amendment {
 }
 
 impl Ruleset {
+    /// The same in a table made anew within the same transaction: whatever was in the old one is gone with it.
+    pub fn anew(&self) -> Self {
+        let Nftables { objects: removal } = layout::removal();
+        let objects = removal.iter().chain(self.nft.objects.iter()).cloned().collect::<Vec<_>>();
+        Self { nft: Nftables { objects: objects.into() }, revision: self.revision.clone() }
+    }
+
     /// What nft reads, the same bytes for the same rules.
     pub fn text(&self) -> String {
         text(&self.nft)

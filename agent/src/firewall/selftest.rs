@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use agentd_protocol::api::Selftest;
 use agentd_protocol::security::Mode;
 use agentd_sys::listeners::{Transport, listening};
+use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Policy;
+use super::{Facts, Policy};
 
 /// Link-local addresses (RFC 3927), out of the way of DHCP's fallback by their third byte.
 const NEAR_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 213, 1);
@@ -53,7 +54,7 @@ pub enum Error {
 }
 
 /// Of the rules in force; takes a few seconds.
-pub fn run(policy: &Policy, ssh_ports: &BTreeSet<u16>) -> Result<Selftest, Error> {
+pub fn run(policy: &Policy, facts: &Facts) -> Result<Selftest, Error> {
     if policy.mode == Mode::Open {
         return Err(Error::NothingShut);
     }
@@ -63,21 +64,14 @@ pub fn run(policy: &Policy, ssh_ports: &BTreeSet<u16>) -> Result<Selftest, Error
     let control = far.line()?.parse().map_err(|_| Error::Mute)?;
     TcpStream::connect_timeout(&SocketAddr::new(FAR_V4.into(), control), CONTROL_LIMIT).map_err(Error::Deaf)?;
     let answered = far.tries(&ports)?;
-    let let_in = |port: u16| policy.mode == Mode::DaemonPort && policy.proxy_tcp.contains(&port);
-    // SSH may be let in from anywhere, and so from the far end.
-    let by_network = policy.mode == Mode::DaemonPort
-        && policy
-            .ssh
-            .iter()
-            .any(|network| [IpAddr::from(FAR_V4), FAR_V6.into()].iter().any(|far| network.contains(far)));
-    let excused = |port: u16| by_network && ssh_ports.contains(&port);
-    let leaks: Vec<SocketAddr> =
-        answered.iter().copied().filter(|address| !let_in(address.port()) && !excused(address.port())).collect();
+    let near = [Some(IpAddr::from(NEAR_V4)), far.has_v6.then_some(NEAR_V6.into())];
     let tried: Vec<SocketAddr> = ports
         .iter()
-        .flat_map(|port| [SocketAddr::new(NEAR_V4.into(), *port), SocketAddr::new(NEAR_V6.into(), *port)])
+        .flat_map(|port| near.iter().flatten().map(move |address| SocketAddr::new(*address, *port)))
         .collect();
-    let shut = tried.iter().copied().filter(|address| let_in(address.port()) && !answered.contains(address)).collect();
+    let is_let_in = |address: &SocketAddr| lets_in(policy, facts, *address);
+    let leaks: Vec<SocketAddr> = answered.iter().copied().filter(|address| !is_let_in(address)).collect();
+    let shut = tried.iter().copied().filter(|address| is_let_in(address) && !answered.contains(address)).collect();
     let message = match leaks.len() {
         0 => format!("{}: {} addresses tried from outside, none answers that should not", policy.mode, tried.len()),
         count => {
@@ -85,6 +79,17 @@ pub fn run(policy: &Policy, ssh_ports: &BTreeSet<u16>) -> Result<Selftest, Error
         }
     };
     Ok(Selftest { tried, leaks, shut, message })
+}
+
+/// Whether the rules let the far end in there: the proxy's port (A1), and SSH where its network is named (A2, T2). Its
+/// interface is nobody's: none that an owner listed.
+fn lets_in(policy: &Policy, facts: &Facts, near: SocketAddr) -> bool {
+    let far = if near.is_ipv4() { IpAddr::from(FAR_V4) } else { FAR_V6.into() };
+    let is_named = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&far));
+    let is_port = policy.mode == Mode::DaemonPort;
+    let is_opened = facts.break_glass.as_ref().is_some_and(|glass| is_named(&glass.ssh));
+    (is_port && policy.proxy_tcp.contains(&near.port()))
+        || (facts.ssh_ports.contains(&near.port()) && (is_opened || (is_port && is_named(&policy.ssh))))
 }
 
 /// Those on loopback, too: from outside they are to be as silent as the rest.
@@ -97,6 +102,7 @@ struct FarEnd {
     child: Child,
     said: BufReader<std::process::ChildStdout>,
     link: String,
+    has_v6: bool,
 }
 
 impl FarEnd {
@@ -111,7 +117,7 @@ impl FarEnd {
         let said = BufReader::new(child.stdout.take().expect("it is piped"));
         // IFNAMSIZ is 16 with its zero: a pid has at most 7 digits.
         let link = format!("agd-t-{}", child.id());
-        let mut far = Self { child, said, link };
+        let mut far = Self { child, said, link, has_v6: true };
         match far.line()?.as_str() {
             "ready" => Ok(far),
             _ => Err(Error::Child(io::ErrorKind::PermissionDenied.into())),
@@ -119,12 +125,14 @@ impl FarEnd {
     }
 
     fn link(&mut self) -> Result<(), Error> {
-        let (pid, link) = (self.child.id().to_string(), self.link.as_str());
+        let (pid, link) = (self.child.id().to_string(), self.link.clone());
+        let link = link.as_str();
         ip(&["link", "add", link, "type", "veth", "peer", "name", FAR_NAME, "netns", &pid])?;
         ip(&["addr", "add", &format!("{NEAR_V4}/30"), "dev", link])?;
         // Without IPv6 there is nothing to try over it.
         if let Err(error) = ip(&["-6", "addr", "add", &format!("{NEAR_V6}/64"), "dev", link, "nodad"]) {
             tracing::debug!(%error, "no IPv6 in the self-test");
+            self.has_v6 = false;
         }
         ip(&["link", "set", link, "up"])?;
         self.tell("linked")
@@ -250,6 +258,31 @@ mod tests {
         let mut found = answering(&[open, closed]).unwrap();
         found.sort_by_key(|address| *address == closed);
         assert_eq!(found, [open, closed]);
-        assert!(matches!(run(&Policy::open(), &BTreeSet::new()), Err(Error::NothingShut)));
+        assert!(matches!(run(&Policy::open(), &Facts::default()), Err(Error::NothingShut)));
+    }
+    #[test]
+    fn only_what_the_rules_let_the_far_end_into_may_answer() {
+        use crate::firewall::BreakGlass;
+        let networks = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<Vec<IpNet>>();
+        let facts = Facts { ssh_ports: [22].into(), ..Facts::default() };
+        let port = |ssh: &[&str]| Policy {
+            mode: Mode::DaemonPort,
+            proxy_tcp: [8080].into(),
+            ssh: networks(ssh),
+            ..Policy::open()
+        };
+        let tunnel = Policy { mode: Mode::Tunnel, ..port(&["0.0.0.0/0"]) };
+        let [v4, v6] = [IpAddr::from(NEAR_V4), NEAR_V6.into()];
+        let may = |policy: &Policy, facts: &Facts, ip: IpAddr, to: u16| lets_in(policy, facts, SocketAddr::new(ip, to));
+        assert!(may(&port(&[]), &facts, v4, 8080) && may(&port(&[]), &facts, v6, 8080));
+        assert!(!may(&port(&["198.51.100.0/24"]), &facts, v4, 22), "another network's SSH");
+        let v4_alone = port(&["0.0.0.0/0"]);
+        assert!(may(&v4_alone, &facts, v4, 22));
+        assert!(!may(&v4_alone, &facts, v6, 22), "named for IPv4, answering on IPv6");
+        assert!(!may(&v4_alone, &facts, v4, 2200), "no port of SSH's");
+        assert!(!may(&tunnel, &facts, v4, 22) && !may(&tunnel, &facts, v4, 8080), "T1");
+        let glass = BreakGlass { ssh: networks(&["169.254.0.0/16"]), left: Duration::from_secs(9) };
+        let opened = Facts { break_glass: Some(glass), ..facts };
+        assert!(may(&tunnel, &opened, v4, 22) && !may(&tunnel, &opened, v6, 22) && !may(&tunnel, &opened, v4, 8080));
     }
 }

@@ -20,11 +20,11 @@ use super::handle::{Handle, ORDERS_MAX, Order};
 use super::inspect::{self, Dropped, Found};
 use super::repair::{Repairs, Verdict, judge};
 use super::surroundings::{Surroundings, Survey};
-use super::transaction::{self, Transactions};
+use super::transaction::{self, Error as Transaction, Transactions};
 use super::truth::Truth;
 use super::watch::Changes;
 use super::wishes::{Decision, Document, OwnerRules, decide};
-use super::{Error, Policy, Revision, Ruleset, foreign};
+use super::{Error, Policy, Revision, Ruleset, foreign, nft};
 use crate::lifecycle;
 
 /// Second belt beside the kernel's word, and how fresh counters and guests' interfaces are.
@@ -62,7 +62,8 @@ impl fmt::Debug for Setup {
 
 /// A handle to nobody: says everywhere why this agent leaves the firewall alone. `mode` was confirmed when it did not.
 pub fn unmanaged(reason: String, mode: Mode) -> Handle {
-    let truth = Truth { unmanaged: Some(reason), mode, ..Truth::unknown() };
+    let enforcement = "not enforced".to_owned();
+    let truth = Truth { unmanaged: Some(reason), mode, enforcement, ..Truth::unknown() };
     let (orders, _) = mpsc::channel(1);
     Handle { orders, documents: Arc::new(watch::Sender::new(None)), truth: Arc::new(watch::Sender::new(truth)) }
 }
@@ -180,6 +181,11 @@ impl Task {
         match self.blocking(see).await {
             Ok(seen) => self.judge(seen).await,
             Err(error) => {
+                if let Ok(true) = self.blocking(Transactions::end_illegible_trial).await {
+                    self.settle("a trial whose record could not be read was ended".to_owned());
+                    self.next_look = Instant::now();
+                    return;
+                }
                 let cause = chain(&error);
                 tracing::warn!(cause, "the firewall cannot be looked at");
                 self.truth.send_if_modified(|truth| {
@@ -204,28 +210,33 @@ impl Task {
             self.expected.as_ref(),
             &now,
         );
-        let altered = match &verdict {
-            Verdict::Right | Verdict::OnTrial | Verdict::Refresh => None,
-            Verdict::Repair(cause) | Verdict::Foreign(cause) | Verdict::RevertTrial(cause) => Some(cause.clone()),
+        let held_back = match &verdict {
+            Verdict::Repair(_) => self.repairs.may(Instant::now()).err(),
+            Verdict::Right | Verdict::OnTrial | Verdict::Refresh | Verdict::Foreign(_) | Verdict::RevertTrial(_) => {
+                None
+            }
+        };
+        let altered = match (&verdict, held_back) {
+            (Verdict::Right | Verdict::OnTrial | Verdict::Refresh, _) => None,
+            (Verdict::Repair(cause), Some(_)) => Some(format!("{cause}; held back: somebody keeps changing our rules")),
+            (Verdict::Repair(cause) | Verdict::Foreign(cause) | Verdict::RevertTrial(cause), _) => Some(cause.clone()),
         };
         self.publish(&seen, altered);
         match verdict {
             Verdict::Right => {
                 self.expected = Some(seen.wanted.revision);
-                if seen.has_allows_left {
-                    self.reapply(None).await;
+                if seen.has_allows_left
+                    && let Err(error) = self.blocking(Transactions::take_back_allows).await
+                {
+                    tracing::warn!(error = chain(&error), "ufw still has allows of ours");
                 }
             }
             Verdict::OnTrial => {}
             Verdict::Foreign(_) => {}
             Verdict::Refresh => self.reapply(None).await,
-            Verdict::Repair(cause) => match self.repairs.may(Instant::now()) {
-                Ok(()) => self.reapply(Some(cause)).await,
-                Err(wait) => {
-                    self.next_look = Instant::now() + wait;
-                    let altered = Some(format!("{cause}; held back: somebody keeps changing our rules"));
-                    self.truth.send_modify(|truth| truth.altered = altered);
-                }
+            Verdict::Repair(cause) => match held_back {
+                None => self.reapply(Some(cause)).await,
+                Some(wait) => self.next_look = Instant::now() + wait,
             },
             Verdict::RevertTrial(cause) => {
                 self.reconsider(seen.pending.as_ref());
@@ -275,24 +286,30 @@ impl Task {
         match (outcome, repair) {
             (Ok(rules), repair) => {
                 self.expected = Some(rules.revision);
-                let repaired = repair.is_some();
                 if let Some(cause) = repair {
-                    (self.note)(What::SecurityRepaired { cause, after_ms });
+                    self.repaired(cause, after_ms);
                 }
-                self.truth.send_modify(|truth| {
-                    truth.repairs += u64::from(repaired);
-                    truth.altered = None;
-                });
+                self.truth.send_modify(|truth| truth.altered = None);
                 self.publish_again().await;
+            }
+            // They were back, and somebody changed them before they could be read.
+            (Err(Transaction::Apply(nft::Error::NotAsWritten)), Some(cause)) => {
+                self.repaired(cause, after_ms);
+                self.next_look = Instant::now();
             }
             (Err(error), cause) => {
                 let cause = format!("{}{}", cause.map(|cause| format!("{cause}; ")).unwrap_or_default(), chain(&error));
-                // Somebody who flushes once more meanwhile makes nft fail, and the kernel may have told of it already.
                 self.next_look = Instant::now() + RETRY;
                 tracing::error!(cause, "the rules cannot be put back");
                 (self.note)(What::SecurityUnrepaired { cause });
             }
         }
+    }
+
+    /// Counts what the kernel took, whatever somebody did to it then.
+    fn repaired(&self, cause: String, after_ms: u64) {
+        (self.note)(What::SecurityRepaired { cause, after_ms });
+        self.truth.send_modify(|truth| truth.repairs += 1);
     }
 
     pub(super) async fn publish_again(&mut self) {
@@ -303,7 +320,8 @@ impl Task {
     }
 
     fn publish(&self, seen: &Seen, altered: Option<String>) {
-        let policy = seen.active.as_ref().map(|active| &active.policy);
+        let before = seen.pending.as_ref().map(|pending| &pending.from);
+        let policy = seen.active.as_ref().map(|active| &active.policy).or(before);
         let mode = policy.map_or(Mode::Open, |policy| policy.mode);
         let verdict = self.enforcement.as_ref().map(|(.., verdict)| verdict);
         let exposure = match verdict.map(|verdict| verdict.enforcement) {
@@ -450,13 +468,18 @@ fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     let _lock = core.lock()?;
     let (found, dropped) = core.look()?;
     let now = Moment::now();
+    let pending = core.files().pending()?;
     Ok(Seen {
         has_allows_left: core.has_allows_left(core.policy()?.mode),
         found,
         dropped,
-        pending: core.files().pending()?,
-        active: core.files().active()?,
-        opened: core.files().opened()?,
+        active: match core.files().active() {
+            // A trial that is confirmed writes it anew.
+            Err(error) if error.is_illegible() && pending.is_some() => None,
+            active => active?,
+        },
+        pending,
+        opened: core.legible_opened()?,
         wanted: core.wanted(&now)?,
     })
 }

@@ -138,7 +138,7 @@ impl Bench {
     async fn until(&self, what: &str, condition: impl FnMut(&Truth) -> bool) -> Truth {
         let mut truth = self.handle.truth();
         let seen = tokio::time::timeout(Duration::from_secs(30), truth.wait_for(condition)).await;
-        seen.unwrap_or_else(|_| panic!("waited until {what}: {:?}", self.handle.status())).unwrap().clone()
+        seen.unwrap_or_else(|_| panic!("waited until {what}: {:?}", self.handle.truth())).unwrap().clone()
     }
 
     fn noted(&self) -> Vec<String> {
@@ -182,7 +182,7 @@ async fn a_document_shuts_the_host_by_green_checks_and_cannot_open_it() {
     assert_eq!(truth.mode, Mode::Tunnel);
     bench.handle.document_wants(None, 8080);
     bench.until("no section leaves the mode alone", |truth| truth.awaiting.is_none()).await;
-    assert_eq!(bench.handle.status().mode, Mode::Tunnel);
+    assert_eq!(bench.handle.status().await.mode, Mode::Tunnel);
     assert!(bench.noted().contains(&"security.awaiting-consent".to_owned()));
 }
 

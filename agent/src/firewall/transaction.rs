@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentd_protocol::api::Origin;
 use agentd_protocol::security::{Mode, Security};
+use agentd_sys::causes::chain;
 use agentd_sys::files::Lock;
 use serde_json::Value;
 
@@ -125,15 +126,39 @@ impl Transactions {
         }
     }
 
-    /// What was last confirmed; before that, nothing is shut.
+    /// What was last confirmed; before that, nothing is shut. Of what cannot be read, what boot would make of it.
     pub fn policy(&self) -> Result<Policy, Error> {
-        Ok(self.files.active()?.map_or_else(Policy::open, |active| active.policy))
+        match self.files.active() {
+            Err(error) if error.is_illegible() => Ok(Policy::shut_but_ssh()),
+            active => Ok(active?.map_or_else(Policy::open, |active| active.policy)),
+        }
+    }
+
+    /// For whoever is about to write it anew: one that cannot be read is none.
+    fn legible_active(&self) -> Result<Option<Active>, Error> {
+        match self.files.active() {
+            Err(error) if error.is_illegible() => Ok(None),
+            active => Ok(active?),
+        }
+    }
+
+    /// Whether what was confirmed is known; otherwise no order is "in force already".
+    pub fn is_known(&self) -> bool {
+        self.files.active().is_ok()
+    }
+
+    /// What the kernel lets in now, if nobody meddled: on trial or confirmed.
+    pub fn policy_in_force(&self) -> Result<Policy, Error> {
+        match self.files.pending()?.filter(|pending| pending.left_ms(&Moment::now()) > 0) {
+            Some(pending) => Ok(pending.to),
+            None => self.policy(),
+        }
     }
 
     /// What the host is like, SSH that was let in for a while included.
     pub fn facts(&self, now: &Moment) -> Result<Facts, Error> {
         let mut facts = self.kernel.facts();
-        facts.break_glass = self.files.opened()?.and_then(|opened| {
+        facts.break_glass = self.legible_opened()?.and_then(|opened| {
             let left = Duration::from_millis(opened.left_ms(now));
             (!left.is_zero()).then_some(BreakGlass { ssh: opened.networks, left })
         });
@@ -155,12 +180,7 @@ impl Transactions {
     pub fn begin(&self, wish: &Wish, consent: Option<String>, window: Duration) -> Result<Pending, Error> {
         let _lock = self.lock()?;
         let now = Moment::now();
-        if let Some(pending) = self.files.pending()? {
-            match pending.left_ms(&now) {
-                0 => drop(self.revert_locked(&pending)?),
-                left_ms => return Err(Error::TrialRuns { left_s: left_ms / 1_000 }),
-            }
-        }
+        self.clear_way(&now)?;
         let (from, facts) = (self.policy()?, self.facts(&now)?);
         let trial = ruleset::trial(&from, &wish.to, &facts, window);
         self.check_rules(&trial, &wish.to).map_err(Error::Check)?;
@@ -196,11 +216,24 @@ impl Transactions {
         Ok(pending)
     }
 
+    /// A trial that is over, or cannot be read, is in nobody's way.
+    fn clear_way(&self, now: &Moment) -> Result<(), Error> {
+        match self.files.pending() {
+            Ok(None) => Ok(()),
+            Ok(Some(pending)) => match pending.left_ms(now) {
+                0 => self.revert_locked(&pending).map(drop),
+                left_ms => Err(Error::TrialRuns { left_s: left_ms / 1_000 }),
+            },
+            Err(error) if error.is_illegible() => self.revert_illegible(&error).map(drop),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Good for as long as the trial runs; once it is confirmed, calling again changes nothing.
     pub fn confirm(&self, tx: &str) -> Result<Active, Error> {
         let _lock = self.lock()?;
         let now = Moment::now();
-        let active = self.files.active()?;
+        let active = self.legible_active()?;
         let pending = match (self.files.pending()?, active) {
             (None, Some(active)) if active.tx == tx => return Ok(active),
             (Some(pending), Some(active)) if pending.tx == tx && active.tx == tx => {
@@ -224,21 +257,42 @@ impl Transactions {
         Ok(active)
     }
 
-    /// `None`: whichever trial there is.
+    /// `None`: whichever trial there is. One that cannot be read is over, whatever it was called.
     pub fn revert(&self, tx: Option<&str>) -> Result<Reverted, Error> {
         let _lock = self.lock()?;
-        match self.files.pending()? {
-            Some(pending) if tx.is_none_or(|tx| tx == pending.tx) => self.revert_locked(&pending),
-            Some(_) | None => Ok(Reverted::Nothing),
+        match self.files.pending() {
+            Ok(Some(pending)) if tx.is_none_or(|tx| tx == pending.tx) => self.revert_locked(&pending),
+            Ok(Some(_) | None) => Ok(Reverted::Nothing),
+            Err(error) if error.is_illegible() => self.revert_illegible(&error),
+            Err(error) => Err(error.into()),
         }
     }
 
+    /// Whether there was a trial that nobody can read, which is over now.
+    pub fn end_illegible_trial(&self) -> Result<bool, Error> {
+        match self.files.pending() {
+            Err(error) if error.is_illegible() => self.revert(None).map(|_| true),
+            Ok(_) | Err(_) => Ok(false),
+        }
+    }
+
+    /// A trial starts from what was confirmed, and its confirmation writes that first: so that is what to return to.
+    fn revert_illegible(&self, why: &files::Error) -> Result<Reverted, Error> {
+        tracing::warn!(error = chain(why), "a trial that cannot be read is over");
+        self.bring_back(&self.policy()?, self.legible_active()?, "")?;
+        Ok(Reverted::Done)
+    }
+
     fn revert_locked(&self, pending: &Pending) -> Result<Reverted, Error> {
-        let active = self.files.active()?;
-        let now = Moment::now();
+        let active = self.legible_active()?;
         let was_confirmed = active.as_ref().is_some_and(|active| active.tx == pending.tx);
         let back = if was_confirmed { &pending.to } else { &pending.from };
-        let facts = self.facts(&now)?;
+        self.bring_back(back, active, &pending.tx)?;
+        Ok(if was_confirmed { Reverted::WasConfirmed } else { Reverted::Done })
+    }
+
+    fn bring_back(&self, back: &Policy, active: Option<Active>, tx: &str) -> Result<(), Error> {
+        let facts = self.facts(&Moment::now())?;
         let rules = ruleset::confirmed(back, &facts);
         if let Err(error) = self.bring_in(&rules, back) {
             // The rules as they were when they were confirmed: what the host is like now may be what nft chokes on.
@@ -247,8 +301,7 @@ impl Transactions {
             self.kernel.apply(&stored).map_err(Error::Apply)?;
         }
         (self.reached)(Point::RevertApplied);
-        self.end(&pending.tx, back, &facts)?;
-        Ok(if was_confirmed { Reverted::WasConfirmed } else { Reverted::Done })
+        self.end(tx, back, &facts)
     }
 
     fn end(&self, tx: &str, policy: &Policy, facts: &Facts) -> Result<(), Error> {
@@ -263,6 +316,10 @@ impl Transactions {
     /// The confirmed rules once more, as this host needs them now; what boot loads follows when they are others.
     pub fn reapply(&self) -> Result<Ruleset, Error> {
         let _lock = self.lock()?;
+        self.reapply_locked()
+    }
+
+    fn reapply_locked(&self) -> Result<Ruleset, Error> {
         if let Some(pending) = self.files.pending()? {
             return Err(Error::TrialRuns { left_s: pending.left_ms(&Moment::now()) / 1_000 });
         }
@@ -278,19 +335,37 @@ impl Transactions {
         Ok(rules)
     }
 
-    /// SSH for a while; the kernel ends it.
+    /// SSH for a while; the kernel ends it. What was refused is not recorded: a later change of rules must not open it.
     pub fn open_ssh(&self, networks: Vec<ipnet::IpNet>, time: Duration) -> Result<(), Error> {
-        {
-            let _lock = self.lock()?;
-            let now = Moment::now();
-            if self.policy()?.mode == Mode::Open {
-                return Err(Error::NothingShut);
-            }
-            let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            let until_boot_ms = now.boot_ms.saturating_add(ms);
-            self.files.write_opened(&OpenedSsh { networks, boot_id: now.boot_id, until_boot_ms })?;
+        let _lock = self.lock()?;
+        let now = Moment::now();
+        self.clear_way(&now)?;
+        if self.policy()?.mode == Mode::Open {
+            return Err(Error::NothingShut);
         }
-        self.reapply().map(drop)
+        let before = self.legible_opened()?;
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let until_boot_ms = now.boot_ms.saturating_add(ms);
+        self.files.write_opened(&OpenedSsh { networks, boot_id: now.boot_id, until_boot_ms })?;
+        self.reapply_locked().map(drop).inspect_err(|_| self.record_opened(before.as_ref()))
+    }
+
+    fn record_opened(&self, opened: Option<&OpenedSsh>) {
+        let recorded = match opened {
+            Some(opened) => self.files.write_opened(opened),
+            None => self.files.remove_opened(),
+        };
+        if let Err(error) = recorded {
+            tracing::error!(error = chain(&error), "SSH that was not let in is recorded as if it were, until it ends");
+        }
+    }
+
+    /// One that cannot be read lets nobody in.
+    pub(super) fn legible_opened(&self) -> Result<Option<OpenedSsh>, Error> {
+        match self.files.opened() {
+            Err(error) if error.is_illegible() => Ok(None),
+            opened => Ok(opened?),
+        }
     }
 }
 

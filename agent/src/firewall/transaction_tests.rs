@@ -225,6 +225,21 @@ fn ufw_has_what_the_modes_of_a_trial_need_and_in_the_end_what_the_one_needs() {
 }
 
 #[test]
+fn allows_that_a_trials_end_could_not_take_back_are_taken_back_later() {
+    let world = ufw_world("");
+    let bench = Bench::new().with_ufw(&world);
+    bench.core.begin(&wish(port()), None, LONG).unwrap();
+    // Whoever ends it has no say in UFW: a guard that was started before there was a journal.
+    let without = Transactions { ufw: None, ..bench.core.clone() };
+    bench.core.take_back_allows().unwrap();
+    assert_eq!(world.rules(), OURS, "a trial that runs needs them");
+    without.revert(None).unwrap();
+    assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::Open)), (OURS, true));
+    bench.core.take_back_allows().unwrap();
+    assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::Open)), ("", false));
+}
+
+#[test]
 fn an_owners_deny_refuses_the_order_with_its_text_and_nothing_is_changed() {
     let deny = "### tuple ### deny tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n";
     let world = ufw_world(deny);
@@ -355,7 +370,6 @@ fn what_cannot_be_read_opens_nothing() {
     for text in ["", "{", r#"{"format": 9}"#] {
         std::fs::write(&path, text).unwrap();
         let before = bench.kernel.has();
-        assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::Files(_))));
         assert!(matches!(bench.core.reapply(), Err(Error::Files(_))));
         assert_eq!(load(&bench.core).unwrap(), Loaded::ShutButSsh);
         assert_eq!(bench.kernel.has(), before, "a host that runs keeps what it has");
@@ -404,4 +418,94 @@ fn the_plain_half_names_no_runtime() {
             assert!(!text.contains(word), "{name}.rs names {word}");
         }
     }
+}
+
+#[test]
+fn ssh_that_was_refused_is_not_let_in_by_a_later_change_of_rules() {
+    let bench = Bench::closed();
+    let network = || vec!["203.0.113.0/24".parse().unwrap()];
+    let pending = bench.core.begin(&wish(tunnel()), None, LONG).unwrap();
+    assert!(matches!(bench.core.open_ssh(network(), LONG), Err(Error::TrialRuns { .. })));
+    bench.core.confirm(&pending.tx).unwrap();
+    assert_eq!(bench.core.files().opened().unwrap(), None);
+    assert!(bench.has_rules_of(&tunnel()), "{:?}", bench.kernel.has());
+
+    bench.core.open_ssh(network(), LONG).unwrap();
+    let opened = bench.core.files().opened().unwrap();
+    assert!(opened.is_some());
+    *bench.kernel.refused.lock().unwrap() = 1;
+    let other = vec!["198.51.100.0/24".parse().unwrap()];
+    assert!(matches!(bench.core.open_ssh(other, LONG), Err(Error::Apply(_))));
+    assert_eq!(bench.core.files().opened().unwrap(), opened, "what was let in before stays recorded");
+}
+
+/// Of each file what no agentd of this version wrote.
+const ILLEGIBLE: [&str; 4] = ["", "{", "[1, 2]", r#"{"format": 9}"#];
+
+#[test]
+fn a_record_that_cannot_be_read_is_written_anew_by_the_next_order() {
+    for text in ILLEGIBLE {
+        let bench = Bench::closed();
+        let path = bench.core.files().state_dir().join("firewall/active.json");
+        std::fs::write(&path, text).unwrap();
+        assert!(!bench.core.is_known());
+        let pending = bench.core.begin(&wish(tunnel()), None, LONG).unwrap();
+        bench.core.revert(Some(&pending.tx)).unwrap();
+        assert!(bench.has_rules_of(&Policy::shut_but_ssh()), "SSH passes: {:?}", bench.kernel.has());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "nobody confirmed anything");
+        let pending = bench.core.begin(&wish(port()), None, LONG).unwrap();
+        bench.core.confirm(&pending.tx).unwrap();
+        assert!(bench.core.is_known() && bench.has_rules_of(&port()));
+        assert_eq!(bench.core.policy().unwrap(), port());
+    }
+    let bench = Bench::closed();
+    let path = bench.core.files().state_dir().join("firewall/active.json");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::Files(_))), "no disk, no order");
+    assert!(bench.has_rules_of(&port()));
+}
+
+#[test]
+fn a_trial_that_cannot_be_read_is_over() {
+    type Out = fn(&Bench, &str);
+    let outs: [Out; 5] = [
+        |bench, _| assert_eq!(bench.core.revert(None).unwrap(), Reverted::Done),
+        |bench, _| assert!(bench.core.end_illegible_trial().unwrap()),
+        |bench, tx| watchdog::guard(&bench.core, tx).unwrap(),
+        |bench, _| assert_eq!(load(&bench.core).unwrap(), Loaded::Confirmed(Mode::DaemonPort)),
+        |bench, _| {
+            let pending = bench.core.begin(&wish(tunnel()), None, LONG).unwrap();
+            bench.core.revert(Some(&pending.tx)).unwrap();
+        },
+    ];
+    for (text, out) in ILLEGIBLE.iter().flat_map(|text| outs.map(|out| (text, out))) {
+        let bench = Bench::closed();
+        let pending = bench.core.begin(&wish(tunnel()), None, LONG).unwrap();
+        std::fs::write(bench.core.files().state_dir().join("firewall/pending.json"), text).unwrap();
+        assert!(matches!(bench.core.confirm(&pending.tx), Err(Error::Files(_))), "nobody knows what it was");
+        out(&bench, &pending.tx);
+        assert!(bench.has_rules_of(&port()), "{:?}", bench.kernel.has());
+        assert_eq!(bench.core.files().pending().unwrap(), None);
+    }
+    let bench = Bench::closed();
+    bench.core.begin(&wish(tunnel()), None, LONG).unwrap();
+    assert!(!bench.core.end_illegible_trial().unwrap(), "one that can be read runs");
+    assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::TrialRuns { .. })));
+}
+
+#[test]
+fn a_load_on_a_host_that_runs_keeps_ssh_let_in_for_a_while_and_one_at_boot_does_not() {
+    let bench = Bench::closed();
+    bench.core.open_ssh(vec!["203.0.113.0/24".parse().unwrap()], LONG).unwrap();
+    let lets_in = || bench.kernel.has().unwrap().contains("203.0.113.0");
+    assert!(lets_in());
+    assert_eq!(load(&bench.core).unwrap(), Loaded::Confirmed(Mode::DaemonPort));
+    assert!(lets_in() && bench.core.files().opened().unwrap().is_some());
+
+    let opened = bench.core.files().opened().unwrap().unwrap();
+    bench.core.files().write_opened(&OpenedSsh { boot_id: "another".into(), ..opened }).unwrap();
+    *bench.kernel.has.lock().unwrap() = None;
+    assert_eq!(load(&bench.core).unwrap(), Loaded::Confirmed(Mode::DaemonPort));
+    assert!(!lets_in() && bench.core.files().opened().unwrap().is_none());
 }

@@ -34,7 +34,7 @@ impl Truth {
             unmanaged: None,
             mode: Mode::Open,
             exposure: Exposure::Unmanaged,
-            enforcement: "not enforced".to_owned(),
+            enforcement: "not looked at yet".to_owned(),
             origin: None,
             ssh: Vec::new(),
             trial: None,
@@ -45,6 +45,10 @@ impl Truth {
             repairs: 0,
             last: None,
         }
+    }
+
+    pub fn is_told(&self) -> bool {
+        self.known || self.unmanaged.is_some()
     }
 
     /// Time that is left is told as of `now`.

@@ -123,8 +123,11 @@ pub fn step(pending: Option<&Pending>, tx: &str, now: &Moment) -> Step {
 pub fn guard(transactions: &super::transaction::Transactions, tx: &str) -> Result<(), super::transaction::Error> {
     let mut tries = 0;
     loop {
-        let pending = transactions.files().pending()?;
-        match step(pending.as_ref(), tx, &Moment::now()) {
+        let next = match transactions.files().pending() {
+            Err(error) if error.is_illegible() => Step::Revert,
+            pending => step(pending?.as_ref(), tx, &Moment::now()),
+        };
+        match next {
             Step::Wait(time) => std::thread::sleep(time),
             Step::End => return Ok(()),
             Step::Revert => match transactions.revert(Some(tx)) {

@@ -39,22 +39,24 @@ pub struct OwnerRules {
 /// IFNAMSIZ without its zero (netdevice(7)).
 const INTERFACE_BYTES_MAX: usize = 15;
 
-/// Names as the kernel takes them, and none that nft would read as more than one name (`*`), a set (`@`) or a variable
-/// (`$`): an owner who meant one interface must not trust many.
+/// Names as the kernel takes them, and none that nft would read as more than one name (`*`), a set (`@`), a variable
+/// (`$`) or the end of a name (quotes): an owner who meant one interface must not trust many. On loopback everything
+/// passes (P1): who names it meant another one.
 fn interfaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
     let names = BTreeSet::<String>::deserialize(deserializer)?;
     match names.iter().find(|name| !is_interface(name)) {
         None => Ok(names),
         Some(bad) => Err(D::Error::custom(format!(
-            "`{bad}` is no interface's name: 1 to {INTERFACE_BYTES_MAX} bytes without spaces, `*`, `@`, `$` and `/`; `ip \
-             -brief link` shows them"
+            "`{bad}` is no interface that leads outside: a name has 1 to {INTERFACE_BYTES_MAX} bytes without spaces, quotes, \
+             `*`, `@`, `$`, `:` and `/`, and is not `lo`; `ip -brief link` shows them"
         ))),
     }
 }
 
 fn is_interface(name: &str) -> bool {
-    let fits = (1..=INTERFACE_BYTES_MAX).contains(&name.len()) && name != "." && name != "..";
-    fits && !name.contains(|letter: char| "*@$/".contains(letter) || letter.is_whitespace() || letter.is_control())
+    let fits = (1..=INTERFACE_BYTES_MAX).contains(&name.len()) && !matches!(name, "." | ".." | "lo");
+    fits && !name
+        .contains(|letter: char| "*@$/:\"'`\\".contains(letter) || letter.is_whitespace() || letter.is_control())
 }
 
 /// What the document says about it.

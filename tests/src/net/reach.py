@@ -1,5 +1,5 @@
 # Tries what a host does on its own account. argv: seconds, then what:target words; from=ADDRESS is the source of all. Prints {"word": "answer"}.
-import json, os, socket, struct, sys
+import json, os, socket, struct, sys, time
 
 limit = float(sys.argv[1])
 
@@ -29,7 +29,9 @@ def ping(address):
         total = (total & 0xFFFF) + (total >> 16)
         data = data[:2] + struct.pack(">H", ~total & 0xFFFF) + data[4:]
     sock.sendto(data, (address, 0))
+    end = time.monotonic() + limit
     while True:
+        sock.settimeout(max(end - time.monotonic(), 0.001))  # Others' packets come here, too.
         got = sock.recv(1000)
         if not v6: got = got[(got[0] & 15) * 4:]
         if got[0] == (129 if v6 else 0) and got[4:6] == data[4:6]: return "pong"

@@ -53,6 +53,8 @@ impl Dark {
             ("/usr/local/lib/listeners.py", include_str!("listeners.py")),
             ("/usr/local/lib/reach.py", REACH),
             ("/usr/local/lib/published.nft", include_str!("published.nft")),
+            ("/usr/local/lib/outbound.py", include_str!("outbound.py")),
+            ("/etc/systemd/system/outbound.service", include_str!("outbound.service")),
             ("/etc/systemd/system/listeners.service", include_str!("listeners.service")),
             ("/etc/systemd/system/guest.service", include_str!("guest.service")),
             ("/srv/api/web.py", &web("v1")),
@@ -61,7 +63,7 @@ impl Dark {
             host.put(path, text);
         }
         host.must(&format!("printf 'nameserver {OUTSIDE_V4}\\nnameserver {OUTSIDE_V6}\\n' >/etc/resolv.conf"));
-        host.must("systemctl enable --quiet listeners guest nftables");
+        host.must("systemctl enable --quiet listeners guest nftables outbound");
         host.must(
             "cd /srv/api && git init --quiet --initial-branch=main && git add --all && \
              git -c user.name=t -c user.email=t@example.com commit --quiet --message one",
@@ -156,6 +158,11 @@ impl Dark {
     pub(crate) fn callers(&self) -> usize {
         let count = self.host.must("wc -l </var/log/callers; : >/var/log/callers");
         count.trim().parse().unwrap()
+    }
+
+    /// Questions asked since boot without a pause, and those that were never answered.
+    pub(crate) fn outbound(&self) -> (u64, String) {
+        (self.host.must("cat /run/outbound").trim().parse().unwrap(), self.host.must("cat /var/log/outbound"))
     }
 
     /// Whether a TCP port takes a connection from outside.
