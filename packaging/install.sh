@@ -248,8 +248,8 @@ taken_back() {
     journal=/var/lib/agentd/firewall/journal.json
     left=
     if [ -e $journal ]; then
-        left="ufw still allows what agentd asked of it: delete the rules with the comment agentd: which \`ufw status
-numbered\` shows, then: rm -r /var/lib/agentd/firewall"
+        left="ufw still allows what agentd asked of it: delete the rules that \`ufw status numbered\` shows with the comment agentd:"
+        left="$left, then: rm -r ${journal%/*}"
     fi
     if command -v nft >/dev/null && nft list table inet agentd >/dev/null 2>&1; then
         left="${left:+$left; }the rules are still in the kernel: nft delete table inet agentd"
