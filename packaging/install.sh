@@ -8,13 +8,17 @@ usage() {
     cat <<'USAGE'
 usage: install.sh --offline DIR [--stack FILE] [--mode MODE [--ssh NETWORK]... [--phrase TEXT]] [--dry-run] [--yes]
        install.sh --uninstall [--purge] [--dry-run] [--yes]
-  --offline DIR  folder with the package agentd_VERSION_ARCHITECTURE.deb and, to verify it, SHA256SUMS
+  --offline DIR  folder with the package agentd_VERSION_ARCHITECTURE.deb and, to verify it, SHA256SUMS. What it depends on
+                 and is missing here comes from where apt gets packages; the plan names it
   --stack FILE   becomes /etc/agentd/stack.toml; it is checked before anything is changed
   --mode MODE    what this host lets in: open, daemon-port or tunnel (docs/security-modes.md); asked on a terminal. Without
                  a terminal and without this the firewall is left alone. The mode is on trial until it is confirmed
   --ssh NETWORK  may reach SSH in daemon-port; may be given several times
   --phrase TEXT  agrees to the end of SSH sessions; --yes does not. `agentctl security plan` says which phrase
-  --uninstall    removes program and units, stops the services; settings, data and logs stay
+  --accept, --force, --window TIME, --without-check NAME
+                 go to `agentctl security apply` as they are; `agentctl help security apply` says what they mean
+  --uninstall    stops the services, removes program, units and users; settings (/etc/agentd), data (/var/lib/agentd)
+                 and logs (/var/log/agentd) stay
   --purge        with --uninstall: removes those too
   --dry-run      shows the plan, the rules of the firewall included, and changes nothing
   --yes          does not ask
@@ -131,10 +135,6 @@ MODES
     check_mode
 }
 
-mode_now() {
-    agentctl security status --json 2>/dev/null | sed -n 's/.*"mode": *"\([a-z-]*\)".*/\1/p' | head -n 1
-}
-
 # Runs "$@" with the mode's options behind it.
 with_mode() {
     set -- "$@" --mode "$mode"
@@ -142,29 +142,44 @@ with_mode() {
     "$@"
 }
 
-# What nft would be given, which this kernel is asked about; nothing is changed.
-show_rules() {
-    [ "$dry_run" = yes ] && [ "$mode" != open ] || return 0
-    [ "$(id -u)" = 0 ] || fail "only root can look at the firewall: run the dry run as root"
-    port=$(sed -n 's/^ *port *= *\([0-9]*\).*/\1/p' "${stack:-$settings/stack.toml}" 2>/dev/null | head -n 1)
-    with_mode "$work/usr/bin/agentd" firewall render --proxy-port "${port:-8080}" >"$work/rules" || fail "no rules can be made"
-    if command -v nft >/dev/null; then
-        nft --check --json --file - <"$work/rules" || fail "this kernel refuses the rules"
+# What is in force is no step. A dry run shows what nft would be given, and this kernel is asked about it.
+plan_mode() {
+    [ "$(id -u)" = 0 ] || fail "only root can look at the firewall: run this as root; nothing was changed"
+    with_mode "$work/usr/bin/agentd" firewall preview --stack "${stack:-$settings/stack.toml}" \
+        ${window:+--window "$window"} >"$work/preview" || fail "the mode $mode cannot be had; nothing was changed"
+    if grep -q '^The rules, as nft' "$work/preview"; then
+        set_mode=yes
+        plan "put the security mode $mode on trial${ssh:+, with SSH from $ssh}"
+        [ "$dry_run" = no ] || cat "$work/preview"
     else
-        plan "(nft is not there yet: this kernel was not asked about the rules)"
+        cat "$work/preview"
     fi
-    echo "The rules, as nft is given them:"
-    cat "$work/rules"
 }
 
+# A person at a terminal sees the trial to its end; everybody else is told, last of all, that it has one.
 apply_mode() {
+    set -- $pass ${window:+--window "$window"}
+    [ -z "$phrase" ] || set -- "$@" --phrase "$phrase"
     if [ "$assume_yes" = no ]; then
-        with_mode agentctl security apply ${phrase:+--phrase "$phrase"} </dev/tty >/dev/tty ||
+        with_mode agentctl security apply "$@" </dev/tty >/dev/tty || fail "the mode is not in force; everything else is done"
+        echo "done; agentctl status shows what runs"
+    else
+        with_mode agentctl security apply "$@" </dev/null >"$work/applied" ||
             fail "the mode is not in force; everything else is done"
-        return
+        echo "done; agentctl status shows what runs"
+        cat "$work/applied"
     fi
-    with_mode agentctl security apply ${phrase:+--phrase "$phrase"} </dev/null ||
-        fail "the mode is not in force; everything else is done"
+}
+
+# What apt fetches besides, or cannot; nothing is changed and no cache is written.
+plan_package() {
+    DEBIAN_FRONTEND=noninteractive apt-get --simulate --no-install-recommends -o Dir::Cache::pkgcache= \
+        -o Dir::Cache::srcpkgcache= install "$package" >"$work/said" 2>&1 || {
+        cat "$work/said" >&2
+        fail "apt cannot install what agentd depends on: run apt-get update, or install it first; nothing was changed"
+    }
+    besides=$(sed -n 's/^Inst \([^ ]*\).*/\1/p' "$work/said" | grep -v '^agentd$' | tr '\n' ' ' || true)
+    [ -z "$besides" ] || plan "have apt fetch and install what agentd needs and this host lacks: $besides"
 }
 
 install_agentd() {
@@ -182,9 +197,11 @@ install_agentd() {
     if [ -z "$now" ]; then
         put_package=yes
         plan "install agentd $version from $package ($verified)"
+        plan_package
     elif dpkg --compare-versions "$version" gt "$now"; then
         put_package=yes
         plan "upgrade agentd from $now to $version from $package ($verified); services run on"
+        plan_package
     elif [ "$version" != "$now" ]; then
         fail "agentd $now is installed, which is newer than $version; nothing was changed"
     fi
@@ -202,11 +219,7 @@ install_agentd() {
             plan "start agentd, now and at every boot"
         fi
     fi
-    if [ -n "$mode" ] && [ "$(mode_now)" != "$mode" ]; then
-        set_mode=yes
-        plan "put the security mode $mode on trial${ssh:+, with SSH from $ssh}"
-        show_rules
-    fi
+    [ -z "$mode" ] || plan_mode
     confirm
     if [ $put_stack = yes ]; then
         mkdir -p $settings
@@ -223,8 +236,28 @@ install_agentd() {
         systemctl enable --quiet agentd.service
         systemctl start agentd.service || fail "agentd does not start; see: journalctl --unit agentd"
     fi
-    [ $set_mode = no ] || apply_mode
-    echo "done; agentctl status shows what runs"
+    if [ $set_mode = yes ]; then
+        apply_mode
+    else
+        echo "done; agentctl status shows what runs"
+    fi
+}
+
+# What the package could not take back is a failure here, with its cure.
+taken_back() {
+    journal=/var/lib/agentd/firewall/journal.json
+    left=
+    if [ -e $journal ]; then
+        left="ufw still allows what agentd asked of it: delete the rules that \`ufw status numbered\` shows with the comment agentd:"
+        left="$left, then: rm -r ${journal%/*}"
+    fi
+    if command -v nft >/dev/null && nft list table inet agentd >/dev/null 2>&1; then
+        left="${left:+$left; }the rules are still in the kernel: nft delete table inet agentd"
+    fi
+    if grep -q '^# BEGIN agentd' /etc/hosts; then
+        left="${left:+$left; }names are still in /etc/hosts: delete the lines from BEGIN agentd to END agentd"
+    fi
+    [ -z "$left" ] || fail "agentd is removed, but: $left"
 }
 
 uninstall_agentd() {
@@ -234,25 +267,27 @@ uninstall_agentd() {
         config-files) [ "$purge" = no ] || plan "remove settings, data and logs of agentd" ;;
         *)
             plan "remove the firewall's rules of agentd: the host then lets in what others let in"
-            plan "drain and stop all services, remove program and units"
+            plan "drain and stop all services, remove program, units and users"
             [ "$purge" = no ] || plan "remove settings, data and logs of agentd"
             ;;
     esac
     confirm
     if [ "$purge" = yes ]; then
-        dpkg --purge agentd >/dev/null
+        dpkg --purge agentd >/dev/null || fail "dpkg has not purged agentd; see above"
     else
-        dpkg --remove agentd >/dev/null
+        dpkg --remove agentd >/dev/null || fail "dpkg has not removed agentd; see above"
     fi
+    taken_back
+    [ "$purge" = yes ] || echo "kept: /etc/agentd, /var/lib/agentd and /var/log/agentd; --uninstall --purge removes them"
     echo "done; what listens on this host now: ss --listening --tcp --udp --numeric"
 }
 
 main() {
-    offline='' stack='' mode='' ssh='' phrase='' dry_run=no assume_yes=no act=install purge=no steps=''
+    offline='' stack='' mode='' ssh='' phrase='' window='' pass='' dry_run=no assume_yes=no act=install purge=no steps=''
     settings=/etc/agentd
     while [ $# -gt 0 ]; do
         case "$1" in
-            --offline | --stack | --mode | --ssh | --phrase)
+            --offline | --stack | --mode | --ssh | --phrase | --window | --without-check)
                 [ $# -ge 2 ] || { usage >&2; exit 2; }
                 case "$1" in
                     --offline) offline=$2 ;;
@@ -260,10 +295,13 @@ main() {
                     --mode) mode=$2 ;;
                     --ssh) ssh="${ssh:+$ssh }$2" ;;
                     --phrase) phrase=$2 ;;
+                    --window) window=$2 ;;
+                    --without-check) pass="$pass --without-check $2" ;;
                 esac
                 shift
                 ;;
             --join) wrong "--join: this version takes its stack from a file alone; use --stack FILE" ;;
+            --accept | --force) pass="$pass $1" ;;
             --dry-run) dry_run=yes ;;
             --yes) assume_yes=yes ;;
             --uninstall) act=uninstall ;;

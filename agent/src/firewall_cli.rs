@@ -23,6 +23,7 @@ use crate::firewall::ufw::Ufw;
 use crate::firewall::watchdog::{OwnProcess, guard};
 use crate::firewall::{BreakGlass, Nft, Policy, Ruleset, facts, inspect, nft, ruleset};
 use crate::firewall_look::{self, LookVerb};
+use crate::firewall_preview;
 
 /// State of the agent of the machine.
 const STATE_DIR: &str = "/var/lib/agentd";
@@ -35,6 +36,8 @@ pub enum Error {
     Nft(#[from] nft::Error),
     #[error(transparent)]
     Look(#[from] firewall_look::Error),
+    #[error(transparent)]
+    Preview(#[from] firewall_preview::Error),
     #[error("cannot print")]
     Print(#[source] io::Error),
     #[error(transparent)]
@@ -63,6 +66,7 @@ impl Error {
             | Self::Facts(_)
             | Self::Nft(_)
             | Self::Look(_)
+            | Self::Preview(_)
             | Self::Print(_)
             | Self::Transaction(_)
             | Self::Detach(_) => Exit::Failed,
@@ -96,6 +100,8 @@ read, everything is shut but SSH; 8 the files of the state cannot be read or wri
     Outside,
     /// Prints the transaction a policy comes to on this host, for `nft -j -f -`; changes nothing.
     Render(RenderOptions),
+    /// Prints what a mode on trial would hand to nft and ask of UFW, by the files of this host; changes nothing.
+    Preview(firewall_preview::Options),
     /// Checks and applies what `render` prints.
     #[command(hide = true)]
     Apply(RenderOptions),
@@ -191,6 +197,7 @@ pub fn run(verb: &FirewallVerb) -> Result<(), Error> {
         FirewallVerb::Watchdog(args) => watch(args),
         FirewallVerb::Outside => Ok(selftest::outside()?),
         FirewallVerb::Render(options) => print(&render(options)?.text()),
+        FirewallVerb::Preview(options) => print(&firewall_preview::act(options, &transactions(Path::new(STATE_DIR))?)?),
         FirewallVerb::Apply(options) => {
             let (nft, ruleset) = (Nft::find()?, render(options)?);
             nft.check(&ruleset)?;

@@ -67,7 +67,7 @@ struct PolicyFile {
 }
 
 /// Absent file: the defaults, by which a document may shut and not open.
-fn owner_rules(path: &Path) -> Result<OwnerRules, Error> {
+pub(crate) fn owner_rules(path: &Path) -> Result<OwnerRules, Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OwnerRules::default()),

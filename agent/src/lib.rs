@@ -13,6 +13,7 @@ pub mod firewall;
 pub mod firewall_cli;
 pub mod firewall_launch;
 pub mod firewall_look;
+pub mod firewall_preview;
 pub mod lifecycle;
 pub mod logging;
 pub mod proxy;

@@ -7,13 +7,19 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use crate::files::write_in_place;
 
 /// Somebody else writes the file too: as often is it read anew before we give up.
 const TRIES: u32 = 3;
+/// Longest wait for another writer, who needs milliseconds.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 /// Most bytes of the list of a file's extended attributes, and of one value (the kernel's own limit, xattr(7)).
 const XATTR_BYTES_MAX: usize = 64 * 1024;
 
@@ -58,6 +64,16 @@ pub fn replace(path: &Path, bytes_max: u64, change: impl Fn(&[u8]) -> Vec<u8>) -
     Err(io::ErrorKind::ResourceBusy.into())
 }
 
+/// Removes what a writer that was killed left beside the file.
+pub fn sweep(path: &Path) -> io::Result<()> {
+    let temp_path = temp_path(&path.canonicalize()?)?;
+    if !temp_path.exists() {
+        return Ok(());
+    }
+    let _claimed = claim(&temp_path)?;
+    std::fs::remove_file(&temp_path)
+}
+
 enum Swap {
     Done,
     /// The file is no longer the one that was read.
@@ -71,31 +87,58 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 fn renamed(path: &Path, old: &File, facts: &Metadata, bytes: &[u8]) -> io::Result<Swap> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let temp_path = dir.join(format!(".{}.{}.agentd", name.to_string_lossy(), std::process::id()));
-    let swapped = swap(path, &temp_path, old, facts, bytes);
+    let temp_path = temp_path(path)?;
+    let temp = claim(&temp_path)?;
+    let swapped = swap(path, &temp_path, &temp, old, facts, bytes);
     if !matches!(swapped, Ok(Swap::Done)) {
         // The outcome is what matters; a temp file that stays is overwritten next time.
         let _ = std::fs::remove_file(&temp_path);
         return swapped;
     }
-    File::open(dir)?.sync_all()?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
     swapped
 }
 
-fn swap(path: &Path, temp_path: &PathBuf, old: &File, facts: &Metadata, bytes: &[u8]) -> io::Result<Swap> {
-    match std::fs::remove_file(temp_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+/// The same for every writer: what a killed one leaves is the next one's.
+fn temp_path(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(path.with_file_name(format!(".{}.agentd", name.to_string_lossy())))
+}
+
+/// Empty, ours alone until it is dropped, and still under its name: who had it before may have renamed or removed it.
+fn claim(temp_path: &Path) -> io::Result<Flock<File>> {
+    let start = Instant::now();
+    while start.elapsed() < LOCK_LIMIT {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        match Flock::lock(options.open(temp_path)?, FlockArg::LockExclusiveNonblock) {
+            Ok(temp) => {
+                let (ours, named) = (temp.metadata()?, temp_path.symlink_metadata());
+                if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+                    temp.set_len(0)?;
+                    return Ok(temp);
+                }
+            }
+            Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(LOCK_POLL),
+            Err((_, errno)) => return Err(errno.into()),
+        }
     }
-    let mut temp = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temp_path)?;
+    Err(io::ErrorKind::ResourceBusy.into())
+}
+
+fn swap(
+    path: &Path,
+    temp_path: &Path,
+    mut temp: &File,
+    old: &File,
+    facts: &Metadata,
+    bytes: &[u8],
+) -> io::Result<Swap> {
     temp.write_all(bytes)?;
-    fchown(&temp, Some(facts.uid()), Some(facts.gid()))?;
+    fchown(temp, Some(facts.uid()), Some(facts.gid()))?;
     // Before the attributes: an ACL's mask is the mode's group bits.
     temp.set_permissions(PermissionsExt::from_mode(facts.mode() & 0o7777))?;
-    copy_attributes(old, &temp)?;
+    copy_attributes(old, temp)?;
     temp.sync_all()?;
     let stamp = |facts: &Metadata| (facts.dev(), facts.ino(), facts.size(), facts.mtime(), facts.mtime_nsec());
     if path.symlink_metadata().map(|now| stamp(&now)).ok() != Some(stamp(facts)) {
@@ -189,6 +232,40 @@ mod tests {
         std::fs::write(&path, "0123456789a").unwrap();
         assert_eq!(replace(&path, 10, append).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(std::fs::read(&path).unwrap(), b"0123456789a");
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_taken_over_or_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, left) = (dir.path().join("hosts"), dir.path().join(".hosts.agentd"));
+        let files = || std::fs::read_dir(dir.path()).unwrap().count();
+        std::fs::write(&path, "a").unwrap();
+        std::fs::write(&left, "longer than what is written").unwrap();
+        assert_eq!(replace(&path, 10, append).unwrap(), Replaced::Renamed);
+        assert_eq!((std::fs::read(&path).unwrap(), files()), (b"a+".to_vec(), 1));
+        std::fs::write(&left, "again").unwrap();
+        assert_eq!((replace(&path, 10, <[u8]>::to_vec).unwrap(), files()), (Replaced::Same, 2));
+        sweep(&path).unwrap();
+        sweep(&path).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), files()), (b"a+".to_vec(), 1));
+    }
+
+    #[test]
+    fn two_writers_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        std::fs::write(&path, "").unwrap();
+        let busy = |error: &io::Error| error.kind() == io::ErrorKind::ResourceBusy;
+        let written: usize = std::thread::scope(|scope| {
+            let writer = || {
+                let replaced = (0..50).map(|_| replace(&path, 1_000, append));
+                replaced.filter(|replaced| !replaced.as_ref().is_err_and(busy)).map(Result::unwrap).count()
+            };
+            let writers = [scope.spawn(writer), scope.spawn(writer)];
+            writers.into_iter().map(|writer| writer.join().unwrap()).sum()
+        });
+        assert_eq!(std::fs::read(&path).unwrap().len(), written, "none is lost");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temp file stays");
     }
 
     #[test]

@@ -5,8 +5,8 @@ mod dark;
 use std::time::{Duration, Instant};
 
 use agentd_protocol::security::{Exposure, Mode};
-use agentd_tests::host::{HOST_V4, HOST_V6, Load, OUTSIDE_V4, OUTSIDE_V6, Package};
-use dark::{Dark, STRANGER_V4, STRANGER_V6, Scan, URL, difference, say};
+use agentd_tests::host::{HOST_V4, HOST_V6, Load, OUTSIDE_V4, OUTSIDE_V6, Package, difference};
+use dark::{Dark, STRANGER_V4, STRANGER_V6, Scan, URL, say};
 
 const INSTALL: &str = "sh /var/tmp/agentd/install.sh --offline /var/tmp/agentd";
 /// C6.
@@ -63,7 +63,7 @@ fn a_host_with_ufw_serves_and_gets_its_files_back() {
     dark.host.must("systemctl disable --quiet --now nftables guest");
     dark.host.must("ufw allow 22/tcp && ufw --force enable && systemctl enable --quiet ufw");
     dark.reboot_in_a_storm();
-    let before = dark.record();
+    let before = dark.host.record();
     assert!(dark.gets_in(22) && !dark.gets_in(9000), "control: ufw is in force");
     Package::build("+1").publish(&dark.host, "/var/tmp/agentd");
     dark.host.must(&format!("{INSTALL} --stack /var/tmp/stack.toml --yes"));
@@ -99,7 +99,7 @@ fn a_host_with_ufw_serves_and_gets_its_files_back() {
     stage(&begun, "tunnel");
     dark.host.must("sh /var/tmp/agentd/install.sh --uninstall --purge --yes");
     assert!(dark.gets_in(22) && !dark.gets_in(9000));
-    assert_eq!(difference(&before, &dark.record()), [""; 0], "nothing is left");
+    assert_eq!(difference(&before, &dark.host.record()), [""; 0], "nothing is left");
     lost_nothing_outbound(&dark);
     stage(&begun, "removed");
 }
@@ -116,7 +116,7 @@ fn careless(dark: &mut Dark) -> String {
     assert!(dark.udp_answers() && dark.pings() && dark.reaches_outside());
     // What is lost is seen: a question that nobody answers.
     dark.host.must("systemctl is-active outbound");
-    dark.record()
+    dark.host.record()
 }
 
 fn installed(dark: &Dark, before: &str) {
@@ -125,13 +125,13 @@ fn installed(dark: &Dark, before: &str) {
     say(&format!("package: {} bytes", dark.host.must("stat --format %s /var/tmp/agentd/*.deb").trim()));
     let plan = dark.host.must(&format!("{INSTALL} --stack /var/tmp/stack.toml --mode tunnel --dry-run"));
     assert!(plan.contains("nothing was changed") && plan.contains("\"nftables\""), "{plan}");
-    assert_eq!(difference(before, &dark.record()), [""; 0], "a dry run changes nothing");
+    assert_eq!(difference(before, &dark.host.record()), [""; 0], "a dry run changes nothing");
     let start = Instant::now();
     dark.host.must(&format!("{INSTALL} --stack /var/tmp/stack.toml --yes"));
     say(&format!("install: {:.1} s", start.elapsed().as_secs_f32()));
     dark.answers();
     say(&format!("install until the service answers: {:.1} s", start.elapsed().as_secs_f32()));
-    assert_ne!(difference(before, &dark.record()), [""; 0], "control: the records see a package");
+    assert_ne!(difference(before, &dark.host.record()), [""; 0], "control: the records see a package");
     let status = dark.status();
     assert_eq!((status.mode, status.exposure), (Mode::Open, Exposure::Unmanaged));
     assert_eq!(dark.scan(OUTSIDE_V4, HOST_V4).open, [22, 8080, 8081, 9000], "open: as found, and the proxy");
@@ -330,5 +330,5 @@ fn removed(dark: &Dark, before: &str) {
     let found = dark.scan_both();
     assert_eq!((&found.open[..], found.closed), (&CARELESS[..], PORTS - 3));
     assert!(dark.udp_answers() && dark.pings());
-    assert_eq!(difference(before, &dark.record()), [""; 0], "nothing is left");
+    assert_eq!(difference(before, &dark.host.record()), [""; 0], "nothing is left");
 }

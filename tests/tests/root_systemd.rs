@@ -3,12 +3,18 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use agentd_tests::host::{HOST_V4, HOST_V6, Host, Load, Outcome, Package, Uplink};
+use agentd_tests::host::{HOST_V4, HOST_V6, Host, Load, Outcome, Package, Uplink, difference};
 use agentd_tests::web;
 
 /// Where the service says when it was asked to end; its DATA_DIR.
 const DATA: &str = "/var/lib/agentd/services/api/data";
 const URL: &str = "http://127.0.0.1:8080/";
+
+/// For the log: figures.
+fn say(text: &str) {
+    // A closed stderr is no failure of the host's.
+    let _ = writeln!(std::io::stderr(), "{text}"); // see above
+}
 
 /// Whether somebody accepts on the host's port, asked from outside.
 fn reaches(host: &Host, address: &str, port: u16) -> bool {
@@ -168,6 +174,76 @@ fn services_end_before_the_network_and_come_back_without_it() {
     answers(&host);
 }
 
+/// An uplink that is up, and somebody who waits for more.
+const SLOW: &str = "\
+[Unit]
+DefaultDependencies=no
+After=network.target
+Before=network-online.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sleep 6
+[Install]
+WantedBy=network-online.target
+";
+
+#[test]
+fn who_waits_for_the_network_holds_nothing_back() {
+    let mut host = serving(&Package::build(""));
+    host.put("/etc/systemd/system/slow.service", SLOW);
+    // Pulls it into every boot, as mounts from the network do.
+    let patient = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nType=oneshot\n\
+                   RemainAfterExit=yes\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n";
+    host.put("/etc/systemd/system/patient.service", patient);
+    host.must("systemctl daemon-reload; systemctl enable --quiet agentd slow patient");
+    host.stop();
+    host.boot();
+    let since_boot = |unit: &str| {
+        let shown = host.must(&format!("systemctl show --property ActiveEnterTimestampMonotonic --value {unit}"));
+        shown.trim().parse::<u64>().unwrap()
+    };
+    let (patient, agentd) = (since_boot("patient"), since_boot("agentd"));
+    say(&format!("agentd is up {} ms before who waits for the network", patient.saturating_sub(agentd) / 1_000));
+    assert!(agentd + 2_000_000 < patient, "agentd at {agentd} µs, the patient one at {patient} µs");
+    assert!(since_boot("agentd-drain") < patient);
+    answers(&host);
+}
+
+/// What `ufw status` says in the sandbox of a unit, less one of its words.
+fn ufw_in(host: &Host, unit: &str, without: &str) -> String {
+    let others =
+        "Exec|Remain|Restart|Watchdog|NotifyAccess|Condition|SuccessExit|Wants|After|Before|PartOf|Reload|Conflicts";
+    host.must(&format!(
+        "sed -E -e '/^({others})/d' -e 's/[ =]{without}( |$)/ /' \
+         -e 's|^Type=.*|Type=oneshot\\nExecStart=/usr/sbin/ufw status\\nStandardOutput=truncate:/var/tmp/said\\nStandardError=inherit|' \
+         /usr/lib/systemd/system/{unit}.service >/run/systemd/system/probe.service; systemctl daemon-reload; \
+         systemctl start probe || true; cat /var/tmp/said"
+    ))
+}
+
+/// iptables-legacy asks the kernel through a raw socket, and ufw takes its failure for a firewall that is off.
+#[test]
+fn ufw_can_be_asked_from_within_the_units_whatever_its_iptables_is() {
+    let host = Host::new();
+    Package::build("").install(&host);
+    host.must("sed -i -e 's/^IPT_SYSCTL=.*/IPT_SYSCTL=/' -e 's/^IPT_MODULES=.*/IPT_MODULES=/' /etc/default/ufw");
+    for kind in ["legacy", "nft"] {
+        host.must(&format!(
+            "for family in iptables ip6tables; do update-alternatives --set $family /usr/sbin/$family-{kind}; done"
+        ));
+        host.must("ufw --force enable");
+        for unit in ["agentd", "agentd-firewall"] {
+            let said = ufw_in(&host, unit, "NOTHING");
+            assert_eq!(said.trim(), "Status: active", "{kind}, {unit}");
+        }
+        if kind == "legacy" {
+            let control = ufw_in(&host, "agentd", "CAP_NET_RAW") + &ufw_in(&host, "agentd-firewall", "AF_INET");
+            assert_eq!(control.matches("can't initialize iptables table").count(), 2, "{control}");
+        }
+        host.must("ufw --force disable");
+    }
+}
+
 /// Compares when the service was asked to end with when the uplink was taken down, and forgets both.
 fn ended_before_the_network(host: &Host) {
     let seconds = |text: String| text.trim().parse::<f64>().unwrap_or_else(|error| panic!("{error}: `{text}`"));
@@ -210,12 +286,12 @@ fn a_shutdown_lasts_until_somebody_starts_agentd() {
 #[test]
 fn nothing_is_left_after_removal() {
     let host = Host::new();
-    let before = traces(&host);
+    let before = host.record();
     let package = Package::build("");
     package.install(&host);
     // Nothing starts without a stack file.
     assert_eq!(host.run("systemctl start agentd; systemctl is-active agentd").stdout.trim(), "inactive");
-    assert_ne!(traces(&host), before, "the comparison sees the package");
+    assert_ne!(host.record(), before, "the comparison sees the package");
     assert!(host.must("systemctl show -p Before agentd-firewall").contains("network-pre.target"));
     host.must("systemctl is-enabled agentd-firewall");
     assert!(package.is_same_as(&package.again("")), "the same input gives the same bytes");
@@ -227,58 +303,7 @@ fn nothing_is_left_after_removal() {
     assert_eq!(host.run("pgrep agentd; ls -d /sys/fs/cgroup/system.slice/agentd*").stdout, "");
     host.must("[ -e /etc/agentd/stack.toml ] && [ -e /var/lib/agentd/agentd.db ]");
     host.must("dpkg --purge agentd 2>&1");
-    as_before(&before, &traces(&host));
-}
-
-#[test]
-fn the_installer_shows_asks_does_and_is_done() {
-    let host = Host::new();
-    let package = Package::build("");
-    package.publish(&host, "/var/tmp/agentd");
-    place_stack(&host);
-    host.must("mv /etc/agentd/stack.toml /var/tmp/stack.toml && rmdir /etc/agentd");
-    let before = traces(&host);
-    let install = "sh /var/tmp/agentd/install.sh --offline /var/tmp/agentd --stack /var/tmp/stack.toml";
-
-    let plan = host.must(&format!("{install} --dry-run"));
-    for step in ["install agentd 0", "matches SHA256SUMS", "copy /var/tmp/stack.toml", "start agentd", "nothing was"] {
-        assert!(plan.contains(step), "{plan}");
-    }
-    let unasked = host.run(&format!("setsid {install}"));
-    assert!(unasked.code == 1 && unasked.stderr.contains("--yes"), "{unasked:?}");
-    host.must("echo '[[service]]' >/var/tmp/wrong.toml");
-    let wrong = host.run(&format!("{install} --stack /var/tmp/wrong.toml --yes"));
-    assert!(wrong.code == 1 && wrong.stderr.contains("has mistakes"), "{wrong:?}");
-    host.must("cp -r /var/tmp/agentd /var/tmp/forged && echo >>$(ls /var/tmp/forged/*.deb)");
-    let forged = host.run(&format!("{install} --offline /var/tmp/forged --yes"));
-    assert!(forged.code == 1 && forged.stderr.contains("does not match"), "{forged:?}");
-    // Neither plan nor refusal changes anything.
-    as_before(&before, &traces(&host));
-
-    host.must(&format!("{install} --yes"));
-    answers(&host);
-    let pid = manager(&host);
-    assert_eq!(host.must(&format!("{install} --yes")).trim(), "nothing to do");
-    assert_eq!(manager(&host), pid);
-    host.must("sh /var/tmp/agentd/install.sh --uninstall --purge --yes");
-    as_before(&before, &traces(&host));
-}
-
-/// Everything a package could leave: units, users, rules, and every file that is no journal, cache or list of packages.
-fn traces(host: &Host) -> String {
-    host.must(
-        "systemctl list-unit-files --no-legend --no-pager; systemctl list-units --all --no-legend --plain --no-pager \
-         'agentd*'; cat /etc/passwd /etc/group /etc/shadow /etc/gshadow; nft list ruleset; cat /etc/hosts; \
-         find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /srv -o -path /tmp -o -path /var/tmp \
-         -o -path /var/lib/dpkg -o -path /var/log/journal -o -path /var/log/dpkg.log -o -path /var/cache \
-         -o -path /var/lib/systemd -o -path /var/lib/apt -o -path /var/log/apt \\) -prune -o -print | sort; ls -d /run/agentd* || true",
-    )
-}
-
-fn as_before(before: &str, after: &str) {
-    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
-    let difference: Vec<_> = after.symmetric_difference(&before).collect();
-    assert!(difference.is_empty(), "{difference:#?}");
+    assert_eq!(difference(&before, &host.record()), [""; 0]);
 }
 
 /// What systemd itself says of the units, lower is better (reference: docker 9.6).
@@ -287,7 +312,7 @@ fn scores(host: &Host) {
         let said = host.must(&format!(
             "systemd-analyze security --offline=true --threshold={threshold} --no-pager {unit}.service | tail -n 1"
         ));
-        std::io::stderr().write_all(said.as_bytes()).unwrap();
+        say(said.trim());
     }
     host.must("systemd-analyze verify /usr/lib/systemd/system/agentd*.service");
 }

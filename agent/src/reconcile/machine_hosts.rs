@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use agentd_protocol::ids::ServiceName;
 use agentd_sys::causes::chain;
-use agentd_sys::replace::{Replaced, replace};
+use agentd_sys::replace::{Replaced, replace, sweep};
 
 /// One that is longer is nobody's hosts file.
 const BYTES_MAX: u64 = 1024 * 1024;
@@ -64,5 +64,7 @@ pub(super) fn without_block(machine: &[u8], suffix: &str) -> Vec<u8> {
 
 /// Takes our block, and nothing else, out of a hosts file.
 pub fn remove_block(path: &Path, suffix: &str) -> io::Result<Replaced> {
-    replace(path, BYTES_MAX, |found| block::without(found, suffix))
+    let removed = replace(path, BYTES_MAX, |found| block::without(found, suffix))?;
+    sweep(path)?;
+    Ok(removed)
 }

@@ -42,6 +42,17 @@ pub(super) struct Machine {
     pub(super) not_at_boot: Vec<&'static str>,
     /// Programs of systemd's that the manager calls and that are not there.
     pub(super) missing: Vec<&'static str>,
+    /// Somebody listens on the system bus.
+    pub(super) has_bus: bool,
+    pub(super) lacks: Vec<Lack>,
+}
+
+/// What the package depends on and somebody removed all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    Ip,
+    Certificates,
+    Ssh,
 }
 
 #[derive(Debug, Clone)]

@@ -1,12 +1,13 @@
 //! What the agent of the machine needs besides a home: systemd, nft, units that are started at boot.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use agentd_protocol::api::SecurityBrief;
 use agentd_protocol::places::{Layout, Places};
 
 use super::checks::{Check, note, ok, problem};
-use super::facts::Machine;
+use super::facts::{Lack, Machine};
 
 const FIREWALL_UNIT: &str = "agentd-firewall.service";
 /// Each with the folder its link lies in once it is enabled.
@@ -14,6 +15,10 @@ const UNITS: &[(&str, &str)] =
     &[("agentd.service", "multi-user.target.wants"), (FIREWALL_UNIT, "sysinit.target.wants")];
 const PROGRAMS: &[&str] = &["systemd-run", "systemctl", "busctl"];
 const FOLDERS: &[&str] = &["usr/sbin", "sbin", "usr/bin", "bin"];
+
+const BUS_SOCKET: &str = "run/dbus/system_bus_socket";
+/// Debian's and its relatives'; git's own TLS library has it built in.
+const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// `root` is `/` but in tests.
 pub(super) fn gather(places: &Places, root: &Path) -> Option<Machine> {
@@ -31,6 +36,15 @@ pub(super) fn gather(places: &Places, root: &Path) -> Option<Machine> {
         has_rules: places.state_dir.join("firewall/active.json").exists(),
         not_at_boot: UNITS.iter().filter(|(unit, wants)| !enabled(unit, wants)).map(|(unit, _)| *unit).collect(),
         missing: PROGRAMS.iter().filter(|program| !is_there(program)).copied().collect(),
+        has_bus: UnixStream::connect(root.join(BUS_SOCKET)).is_ok(),
+        lacks: [
+            (Lack::Ip, is_there(&"ip")),
+            (Lack::Certificates, root.join(CERTIFICATES).exists()),
+            (Lack::Ssh, is_there(&"ssh")),
+        ]
+        .into_iter()
+        .filter_map(|(lack, is_there)| (!is_there).then_some(lack))
+        .collect(),
     })
 }
 
@@ -43,6 +57,23 @@ pub(super) fn checks(machine: &Machine) -> Vec<Check> {
         [] => ok("systemd", "runs this machine"),
         missing => problem("systemd", format!("{} missing", missing.join(", ")), "install systemd and dbus in full"),
     }];
+    checks.push(match machine.has_bus {
+        true => ok("system bus", "answers"),
+        false => problem(
+            "system bus",
+            "nobody listens on it: services cannot be given their scope",
+            "apt install dbus; systemctl start dbus.socket",
+        ),
+    });
+    checks.extend(machine.lacks.iter().map(|lack| match lack {
+        Lack::Ip => note("iproute2", "no `ip`: the self-test cannot be made", "apt install iproute2"),
+        Lack::Certificates => problem(
+            "certificates",
+            format!("no /{CERTIFICATES}: nothing can be fetched by https"),
+            "apt install ca-certificates; if it is installed: update-ca-certificates",
+        ),
+        Lack::Ssh => note("ssh", "no `ssh`: repositories cannot be fetched by ssh", "apt install openssh-client"),
+    }));
     checks.extend(machine.not_at_boot.iter().map(|unit| {
         let cure = format!("systemctl enable {unit}");
         match (*unit == FIREWALL_UNIT, machine.has_rules) {
@@ -107,6 +138,11 @@ mod tests {
         std::fs::create_dir_all(root.join("run/systemd/system")).unwrap();
         made(root, &["usr/bin/systemctl", "usr/bin/systemd-run"]);
         let names = |found: Vec<(String, Verdict)>| found.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let lacking =
+            ["systemd", "system bus", "iproute2", "certificates", "ssh", "agentd.service", FIREWALL_UNIT, "nft"];
+        assert_eq!(names(amiss(root)), lacking);
+        made(root, &["usr/sbin/ip", CERTIFICATES, "usr/bin/ssh", "run/dbus/unused"]);
+        let _bus = std::os::unix::net::UnixListener::bind(root.join(BUS_SOCKET)).unwrap();
         assert_eq!(names(amiss(root)), ["systemd", "agentd.service", FIREWALL_UNIT, "nft"]);
         made(root, &["usr/bin/busctl", "etc/systemd/system/multi-user.target.wants/agentd.service"]);
         made(root, &["state/firewall/active.json"]);

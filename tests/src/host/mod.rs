@@ -10,11 +10,13 @@ mod cgroup;
 mod command;
 mod load;
 mod package;
+mod record;
 
 pub use boot::{Host, Uplink};
 pub use command::LIMIT;
 pub use load::{Load, Outcome};
 pub use package::Package;
+pub use record::difference;
 
 /// The host's addresses and those of the machine outside, its gateway.
 pub const HOST_V4: &str = "198.51.100.2";

@@ -1,7 +1,5 @@
 //! One host that is careless, a machine outside that tries all its doors, and what both looked like.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -222,17 +220,6 @@ impl Dark {
             .code
             == 0
     }
-
-    /// Everything that must be as it was when agentd is gone.
-    pub(crate) fn record(&self) -> String {
-        let mut told = String::new();
-        for (what, command) in RECORDS {
-            for line in self.host.must(command).lines() {
-                writeln!(told, "{what}: {line}").unwrap();
-            }
-        }
-        told
-    }
 }
 
 const STACK: &str = "\
@@ -250,34 +237,6 @@ run = \"python3 web.py\"
 path = \"/\"
 health = { path = \"/healthz\" }
 ";
-
-const RECORDS: [(&str, &str); 6] = [
-    ("rules", "nft --stateless list ruleset"),
-    ("ufw", "sha256sum /etc/ufw/* /etc/default/ufw 2>/dev/null || [ $? = 1 ]"),
-    // The backups that useradd(8) and userdel(8) leave are theirs.
-    (
-        "/etc",
-        "find /etc -type f ! -name 'passwd-' ! -name 'group-' ! -name 'shadow-' ! -name 'gshadow-' ! -name ld.so.cache -exec sha256sum {} + | sort -k 2; \
-      find /etc -type l -printf '%p -> %l\\n' | sort",
-    ),
-    (
-        "units",
-        "systemctl list-unit-files --no-legend --no-pager; systemctl list-units --all --no-legend --plain --no-pager 'agentd*'",
-    ),
-    ("listens", "ss --listening --tcp --udp --numeric --no-header | awk '{print $1, $5}' | sort"),
-    (
-        "files",
-        "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /srv -o -path /tmp -o -path /var/tmp \
-      -o -path /var/lib/dpkg -o -path /var/log/journal -o -path /var/log/dpkg.log -o -path /var/cache -o -path /var/lib/systemd \
-      -o -path /var/lib/apt -o -path /var/log/apt \\) -prune -o -print | sort; ls -d /run/agentd* 2>/dev/null || true",
-    ),
-];
-
-/// Lines of one record that the other has not, and the other way round.
-pub(crate) fn difference<'a>(before: &'a str, after: &'a str) -> Vec<&'a str> {
-    let [before, after]: [BTreeSet<&str>; 2] = [before.lines().collect(), after.lines().collect()];
-    after.symmetric_difference(&before).copied().collect()
-}
 
 fn file(dir: &TempDir, name: &str) -> String {
     Path::new(dir.path()).join(name).to_str().expect("temporary folders have plain names").to_owned()

@@ -6,6 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+/// All of it is Depends: who installs without what is recommended would miss it later. Beside systemd's own programs `ip`
+/// makes the links of the self-test, git fetches by https and ssh, and busctl talks to the system bus.
+const NEEDED: &str = "systemd (>= 247), default-dbus-system-bus | dbus-system-bus, nftables, iproute2, git, \
+                      ca-certificates, openssh-client, passwd";
+
 /// The control file of the staged tree.
 pub(super) fn text(version: &str, architecture: &str, staged: &Path) -> Result<String> {
     let mut glibc = (2, 0);
@@ -22,8 +27,7 @@ pub(super) fn text(version: &str, architecture: &str, staged: &Path) -> Result<S
          Architecture: {architecture}\n\
          Maintainer: agentd maintainers <maintainers@agentd.invalid>\n\
          Installed-Size: {size_kib}\n\
-         Depends: libc6 (>= {major}.{minor}), libgcc-s1, systemd (>= 247), nftables, git, passwd\n\
-         Recommends: ca-certificates, openssh-client, dbus\n\
+         Depends: libc6 (>= {major}.{minor}), libgcc-s1, {NEEDED}\n\
          Section: admin\n\
          Priority: optional\n\
          Description: turns a host into a small, dark, self-healing platform\n \

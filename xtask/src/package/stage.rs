@@ -22,7 +22,7 @@ const FILES: &[(&str, &str)] = &[
 ];
 /// Settings of the owner, which no upgrade overwrites.
 const CONFFILES: &str = "/etc/agentd/agentd.toml\n";
-const SCRIPTS: &[&str] = &["postinst", "prerm", "postrm"];
+const SCRIPTS: &[&str] = &["preinst", "postinst", "prerm", "postrm"];
 const COMPLETIONS: &[(&str, &str)] = &[
     ("bash", "usr/share/bash-completion/completions/agentctl"),
     ("zsh", "usr/share/zsh/vendor-completions/_agentctl"),

@@ -65,7 +65,17 @@ const TABLE: &[Row] = &[
         crates: &[PROTOCOL, SYS],
     },
     // A room's verbs: one enum, one error.
-    Row { place: "agent/src/firewall_cli.rs", rooms: These(&["firewall", "firewall_look"]), crates: &[PROTOCOL, SYS] },
+    Row {
+        place: "agent/src/firewall_cli.rs",
+        rooms: These(&["firewall", "firewall_look", "firewall_preview"]),
+        crates: &[PROTOCOL, SYS],
+    },
+    // What the manager would make of document and owner's settings, without it.
+    Row {
+        place: "agent/src/firewall_preview.rs",
+        rooms: These(&["config", "firewall", "firewall_launch"]),
+        crates: &[PROTOCOL, SYS, DOCUMENT],
+    },
     Row { place: "agent/src/firewall_look.rs", rooms: These(&["firewall"]), crates: &[PROTOCOL, SYS] },
     Row {
         place: "agent/src/tunnel_launch.rs",
