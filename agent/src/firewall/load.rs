@@ -42,21 +42,22 @@ pub fn load(transactions: &Transactions) -> Result<Loaded, Error> {
     if mode == Mode::Open {
         return Ok(Loaded::Nothing);
     }
-    for (rules, loaded) in candidates(&active) {
+    let bare_facts = bare_facts(transactions);
+    for (rules, loaded) in candidates(&active, &bare_facts) {
         match transactions.bring_in(&rules, &active.policy) {
             Ok(()) => return Ok(loaded),
             Err(error) => tracing::warn!(%error, "rules cannot be loaded; trying simpler ones"),
         }
     }
     let bare = Policy { mode, ..Policy::open() };
-    let bare = ruleset::confirmed(&bare, &bare_facts());
+    let bare = ruleset::confirmed(&bare, &bare_facts);
     transactions.kernel().apply(&bare).map_err(Error::Apply)?;
     Ok(Loaded::Minimal(mode))
 }
 
-fn candidates(active: &Active) -> Vec<(Ruleset, Loaded)> {
+fn candidates(active: &Active, bare_facts: &Facts) -> Vec<(Ruleset, Loaded)> {
     let mode = active.policy.mode;
-    let plain = ruleset::confirmed(&active.policy, &bare_facts());
+    let plain = ruleset::confirmed(&active.policy, bare_facts);
     stored(active)
         .map(|rules| (rules, Loaded::Confirmed(mode)))
         .into_iter()
@@ -71,11 +72,11 @@ fn shut_but_ssh(transactions: &Transactions) -> Result<Loaded, Error> {
     }
     let anyone = ["0.0.0.0/0", "::/0"].map(|network| network.parse().expect("a network"));
     let policy = Policy { mode: Mode::DaemonPort, ssh: anyone.to_vec(), ..Policy::open() };
-    transactions.kernel().apply(&ruleset::confirmed(&policy, &bare_facts())).map_err(Error::Apply)?;
+    transactions.kernel().apply(&ruleset::confirmed(&policy, &bare_facts(transactions))).map_err(Error::Apply)?;
     Ok(Loaded::ShutButSsh)
 }
 
-/// SSH where it usually is, nothing else known.
-fn bare_facts() -> Facts {
-    Facts { ssh_ports: [22].into(), ..Facts::default() }
+/// SSH where it was, nothing else known.
+fn bare_facts(transactions: &Transactions) -> Facts {
+    Facts::default().with_ssh_known(&transactions.files().ssh_ports())
 }

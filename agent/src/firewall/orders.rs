@@ -257,7 +257,7 @@ impl Task {
     }
 
     async fn selftest(&mut self) -> Result<Selftest, Error> {
-        self.blocking(|core| Ok(selftest::run(&core.policy()?, &core.kernel().facts().ssh_ports)?)).await
+        self.blocking(|core| Ok(selftest::run(&core.policy()?, &core.host().ssh_ports)?)).await
     }
 
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {

@@ -374,7 +374,7 @@ impl Task {
         let surroundings = Arc::clone(&self.surroundings);
         let decided = self.blocking(move |core| {
             let active = core.files().active().map_err(transaction::Error::from)?;
-            let survey = Survey::take(&*surroundings, core.kernel().facts()).map_err(Error::Guard)?;
+            let survey = Survey::take(&*surroundings, core.host()).map_err(Error::Guard)?;
             Ok::<_, Error>(decide(active.as_ref(), &asked, &owner, |to| survey.objections(to)))
         });
         match decided.await {
@@ -409,7 +409,7 @@ impl Task {
     /// Who is on SSH, and on which of our ports; nobody where that cannot be told, which a check then reports.
     pub(super) async fn on_ssh(&self) -> BTreeSet<(IpAddr, u16)> {
         let surroundings = Arc::clone(&self.surroundings);
-        let peers = self.blocking(move |core| surroundings.on_ssh(&core.kernel().facts())).await;
+        let peers = self.blocking(move |core| surroundings.on_ssh(&core.host())).await;
         let peers = peers.inspect_err(|error| tracing::warn!(error = chain(error), "nobody is seen on SSH"));
         peers.unwrap_or_default().into_iter().map(|peer| (peer.address, peer.port)).collect()
     }
@@ -448,6 +448,7 @@ async fn changed(changes: Option<&Changes>) -> std::io::Result<()> {
 fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     // Nobody is between two strokes of a change while this is held.
     let _lock = core.lock()?;
+    core.remember_ssh();
     let (found, dropped) = core.look()?;
     let now = Moment::now();
     Ok(Seen {

@@ -21,6 +21,7 @@ use crate::firewall::{Error, Facts, Session, Stamp, nft};
 struct Fake {
     found: Mutex<Found>,
     sessions: BTreeSet<Session>,
+    ssh_ports: Mutex<BTreeSet<u16>>,
 }
 
 impl Kernel for Fake {
@@ -51,7 +52,11 @@ impl Kernel for Fake {
     }
 
     fn facts(&self) -> Facts {
-        Facts { ssh_ports: [22].into(), survivors: self.sessions.clone(), ..Facts::default() }
+        Facts {
+            ssh_ports: self.ssh_ports.lock().unwrap().clone(),
+            survivors: self.sessions.clone(),
+            ..Facts::default()
+        }
     }
 }
 
@@ -117,7 +122,11 @@ struct Bench {
 impl Bench {
     async fn new(sessions: &[Session]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let kernel = Arc::new(Fake { found: Mutex::new(Found::Absent), sessions: sessions.iter().copied().collect() });
+        let kernel = Arc::new(Fake {
+            found: Mutex::new(Found::Absent),
+            sessions: sessions.iter().copied().collect(),
+            ssh_ports: Mutex::new([22].into()),
+        });
         let sessions = sessions.iter().copied().collect();
         let around = Arc::new(Around { seen: Mutex::new(plain_host()), sessions });
         let surroundings = around.clone();
@@ -211,6 +220,37 @@ async fn nobodys_ssh_ends_but_by_a_phrase_and_the_choice_is_kept() {
     assert_eq!((plan.now, plan.ssh.len()), (Mode::DaemonPort, 1));
     bench.until("it is put back", |truth| truth.repairs == 1).await;
     assert!(matches!(*bench.kernel.found.lock().unwrap(), Found::Confirmed { .. }));
+}
+
+#[tokio::test]
+async fn an_ssh_server_that_restarts_during_a_look_changes_no_rule() {
+    let bench = Bench::new(&[]).await;
+    *bench.kernel.ssh_ports.lock().unwrap() = [2222].into();
+    bench.handle.document_wants(None, 8080);
+    let ssh = vec!["203.0.113.0/24".parse().unwrap()];
+    let order = SecurityOrder { mode: Some(Mode::DaemonPort), ssh: Some(ssh), ..SecurityOrder::default() };
+    bench.handle.apply(order).await.unwrap();
+    bench.handle.confirm(SecurityConfirm::default(), None).await.unwrap();
+    let revision = || match &*bench.kernel.found.lock().unwrap() {
+        Found::Confirmed { revision, .. } => revision.clone(),
+        other => panic!("{other:?}"),
+    };
+    let before = revision();
+    let looks = |security| {
+        bench.handle.document_wants(security, 8080);
+        let nothing = || async { assert!(bench.handle.revert().await.is_err(), "no trial runs") };
+        // The document is looked at after the first order and before the second.
+        async move {
+            nothing().await;
+            nothing().await;
+        }
+    };
+    *bench.kernel.ssh_ports.lock().unwrap() = BTreeSet::new();
+    looks(wants(Mode::Open)).await;
+    assert_eq!(revision(), before);
+    *bench.kernel.ssh_ports.lock().unwrap() = [2022].into();
+    looks(None).await;
+    assert_ne!(revision(), before, "one that moved is followed");
 }
 
 #[tokio::test]

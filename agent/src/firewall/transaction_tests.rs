@@ -22,6 +22,8 @@ struct Fake {
     has: Mutex<Option<String>>,
     /// How many of the next calls fail.
     refused: Mutex<u32>,
+    /// sshd restarts.
+    is_ssh_away: Mutex<bool>,
 }
 
 impl Fake {
@@ -56,7 +58,8 @@ impl Kernel for Fake {
     }
 
     fn facts(&self) -> Facts {
-        Facts { ssh_ports: [2222].into(), ..Facts::default() }
+        let ssh_ports = if *self.is_ssh_away.lock().unwrap() { [].into() } else { [2222].into() };
+        Facts { ssh_ports, ..Facts::default() }
     }
 }
 
@@ -404,4 +407,38 @@ fn the_plain_half_names_no_runtime() {
             assert!(!text.contains(word), "{name}.rs names {word}");
         }
     }
+}
+
+#[test]
+fn an_ssh_server_that_is_away_comes_back_where_it_was() {
+    let anyone = Policy { ssh: vec!["0.0.0.0/0".parse().unwrap()], ..port() };
+    let bench = Bench::new();
+    let pending = bench.core.begin(&wish(anyone.clone()), None, LONG).unwrap();
+    *bench.kernel.is_ssh_away.lock().unwrap() = true;
+    let active = bench.core.confirm(&pending.tx).unwrap();
+    let wanted = || bench.core.wanted(&Moment::now()).unwrap().revision.0;
+    assert_eq!(wanted(), active.revision, "away between trial and confirmation");
+    let of_2222 = ruleset::confirmed(&anyone, &Facts { ssh_ports: [2222].into(), ..Facts::default() });
+    assert_eq!(bench.core.reapply().unwrap().revision, of_2222.revision);
+    assert_eq!(bench.core.files().active().unwrap().unwrap().revision, active.revision, "nor what boot loads");
+
+    let boots = |refused| {
+        *bench.kernel.has.lock().unwrap() = None;
+        *bench.kernel.refused.lock().unwrap() = refused;
+        (load(&bench.core).unwrap(), bench.kernel.has().unwrap())
+    };
+    for (refused, loaded) in [(0, Loaded::Confirmed(Mode::DaemonPort)), (1, Loaded::Minimal(Mode::DaemonPort))] {
+        let (how, has) = boots(refused);
+        assert!(how == loaded && has == of_2222.text(), "{how:?}");
+    }
+    let dir = bench.core.files().state_dir().join("firewall");
+    std::fs::write(dir.join("active.json"), "{").unwrap();
+    let shut = |port: u16| {
+        let anyone = ["0.0.0.0/0", "::/0"].map(|network| network.parse().unwrap()).to_vec();
+        let policy = Policy { mode: Mode::DaemonPort, ssh: anyone, ..Policy::open() };
+        ruleset::confirmed(&policy, &Facts { ssh_ports: [port].into(), ..Facts::default() }).text()
+    };
+    assert!(boots(0) == (Loaded::ShutButSsh, shut(2222)));
+    std::fs::write(dir.join("ssh-ports.json"), "{").unwrap();
+    assert!(boots(0) == (Loaded::ShutButSsh, shut(22)), "22 where nobody can tell");
 }
