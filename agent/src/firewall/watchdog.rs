@@ -1,17 +1,20 @@
 //! The second of two guards of a trial: a process outside the manager that puts the rules of before back at the
 //! deadline. The first is the kernel's own timer; this one also tidies the table and the files.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::command;
 use super::files::{Moment, Pending};
 
 /// Below systemd; one trial at a time, so one name is enough.
 const UNIT: &str = "agentd-firewall-rollback";
 /// As sd_booted(3) has it.
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
+/// A unit is made or stopped in milliseconds; the firewall's lock is held meanwhile, for which others wait 15 s.
+const LIMITS: command::Limits = command::Limits { time: Duration::from_secs(5), bytes: 64 << 10 };
 /// Between looks at whether the trial still runs: a confirmed one needs no guard.
 const LOOK: Duration = Duration::from_millis(500);
 /// After a failure, a trial is reverted again so often before its watchdog gives up: for ten minutes.
@@ -20,9 +23,16 @@ const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("{program} is not installed where distributions put it")]
+    Missing { program: &'static str },
     #[error("{program} cannot be run")]
     Run {
         program: &'static str,
+        #[source]
+        source: command::Error,
+    },
+    #[error("our own program cannot be found; is /proc mounted?")]
+    Own {
         #[source]
         source: std::io::Error,
     },
@@ -55,19 +65,19 @@ impl Watchdog for OwnProcess {
     fn arm(&self, tx: &str, window: Duration, state_dir: &Path) -> Result<(), Error> {
         match self {
             Self::Systemd => {
-                // A unit of the last trial that failed would hold the name.
+                // Units of the last trial would hold the names.
                 self.disarm(tx);
-                let own = std::fs::read_link("/proc/self/exe")
-                    .map_err(|source| Error::Run { program: "/proc/self/exe", source })?;
-                let mut command = Command::new("systemd-run");
-                command.args(["--quiet", "--collect", "--timer-property=AccuracySec=100ms"]);
-                command.arg(format!("--unit={UNIT}")).arg(format!("--on-active={}ms", window.as_millis()));
-                run("systemd-run", command.arg(own).args(["firewall", "rollback", tx, "--state"]).arg(state_dir))
+                let service = ["stop".to_owned(), format!("{UNIT}.service")];
+                if let Err(error) = run_tool("systemctl", &service) {
+                    tracing::debug!(tx, %error, "no rollback of an earlier trial was there");
+                }
+                let own = std::fs::read_link("/proc/self/exe").map_err(|source| Error::Own { source })?;
+                run_tool("systemd-run", &timer(tx, window, &own, state_dir))
             }
             Self::Detached => {
-                let mut command = Command::new("/proc/self/exe");
-                command.args(["firewall", "watchdog", tx, "--detach", "--state"]).arg(state_dir);
-                run("agentd firewall watchdog", &mut command)
+                let words = ["firewall", "watchdog", tx, "--detach", "--state"].map(OsString::from);
+                let words: Vec<OsString> = words.into_iter().chain([state_dir.into()]).collect();
+                run("agentd firewall watchdog", Path::new("/proc/self/exe"), &words)
             }
         }
     }
@@ -78,7 +88,7 @@ impl Watchdog for OwnProcess {
                 let stop = ["stop".to_owned(), format!("{UNIT}.timer")];
                 let reset = ["reset-failed".to_owned(), format!("{UNIT}.timer"), format!("{UNIT}.service")];
                 for arguments in [&stop[..], &reset[..]] {
-                    if let Err(error) = run("systemctl", Command::new("systemctl").args(arguments)) {
+                    if let Err(error) = run_tool("systemctl", arguments) {
                         tracing::debug!(tx, %error, "no timer of a trial was there");
                     }
                 }
@@ -89,15 +99,33 @@ impl Watchdog for OwnProcess {
     }
 }
 
-fn run(program: &'static str, command: &mut Command) -> Result<(), Error> {
-    // systemctl(1) that fails tells its error there, as if it were us.
-    command.env_remove("NOTIFY_SOCKET");
-    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let output = command.output().map_err(|source| Error::Run { program, source })?;
+/// A timer whose service tries as often as it takes, like the process that waits by itself.
+fn timer(tx: &str, window: Duration, own: &Path, state_dir: &Path) -> Vec<OsString> {
+    let words = [
+        "--quiet".to_owned(),
+        "--collect".to_owned(),
+        "--timer-property=AccuracySec=100ms".to_owned(),
+        "--property=Restart=on-failure".to_owned(),
+        format!("--property=RestartSec={}s", RETRY.as_secs()),
+        format!("--unit={UNIT}"),
+        format!("--on-active={}ms", window.as_millis()),
+    ];
+    let rollback = ["firewall", "rollback", tx, "--state"].map(OsString::from);
+    words.into_iter().map(OsString::from).chain([own.into()]).chain(rollback).chain([state_dir.into()]).collect()
+}
+
+fn run_tool<S: AsRef<OsStr>>(program: &'static str, words: &[S]) -> Result<(), Error> {
+    let path = command::find(program).ok_or(Error::Missing { program })?;
+    run(program, &path, words)
+}
+
+/// Without our environment: systemctl(1) that fails would tell NOTIFY_SOCKET its error, as if it were us.
+fn run<S: AsRef<OsStr>>(program: &'static str, path: &Path, words: &[S]) -> Result<(), Error> {
+    let output = command::run(path, words, LIMITS).map_err(|source| Error::Run { program, source })?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::Failed { program, said: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+    Err(Error::Failed { program, said: output.stderr.trim().to_owned() })
 }
 
 /// What a watchdog does next.
@@ -145,6 +173,25 @@ mod tests {
 
     use super::*;
     use crate::firewall::Policy;
+
+    #[test]
+    fn a_rollback_that_fails_is_tried_again() {
+        let words = timer("t", Duration::from_millis(1_500), Path::new("/own"), Path::new("/state"));
+        let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        let at =
+            |word: &str| words.iter().position(|other| *other == word).unwrap_or_else(|| panic!("{word}: {words:?}"));
+        let properties = [at("--property=Restart=on-failure"), at("--property=RestartSec=5s")];
+        assert!(properties.iter().all(|property| *property < at("/own")));
+        assert_eq!(words[at("/own")..], ["/own", "firewall", "rollback", "t", "--state", "/state"]);
+        assert!(words.contains(&"--on-active=1500ms"));
+    }
+
+    #[test]
+    fn a_tool_that_hangs_holds_nobody_up() {
+        let start = std::time::Instant::now();
+        let hung = run("sleep", &command::find("sleep").unwrap(), &["60"]);
+        assert!(matches!(hung, Err(Error::Run { .. })) && start.elapsed() < Duration::from_secs(30), "{hung:?}");
+    }
 
     #[test]
     fn a_trial_is_reverted_at_its_deadline_and_after_a_restart() {
