@@ -1,5 +1,5 @@
 //! UFW in step with the modes: what a trial and its return need of it, what a mode needs for good, and the mode that it
-//! keeps alone where there is no nft. Plain code.
+//! keeps alone where nft is missing or cannot be used. Plain code.
 
 use std::path::PathBuf;
 
@@ -52,14 +52,14 @@ impl Transactions {
 
     pub(super) fn check_rules(&self, rules: &Ruleset, policy: &Policy) -> Result<(), nft::Error> {
         match self.kernel.check(rules) {
-            Err(nft::Error::Missing) if self.is_kept_without_nft(policy) => Ok(()),
+            Err(error) if error.is_unusable() && self.is_kept_without_nft(policy) => Ok(()),
             answer => answer,
         }
     }
 
     pub(super) fn bring_in(&self, rules: &Ruleset, policy: &Policy) -> Result<(), nft::Error> {
         match self.kernel.apply(rules) {
-            Err(nft::Error::Missing) if self.is_kept_without_nft(policy) => Ok(()),
+            Err(error) if error.is_unusable() && self.is_kept_without_nft(policy) => Ok(()),
             answer => answer,
         }
     }
@@ -68,16 +68,16 @@ impl Transactions {
     pub(super) fn is_kept_without_nft(&self, policy: &Policy) -> bool {
         let is_active = |ufw: &Ufw| matches!(ufw.state(), Ok(State::Active));
         match policy.mode {
-            Mode::Open => self.ufw.is_some(),
+            Mode::Open => true,
             Mode::DaemonPort => self.ufw.as_ref().is_some_and(is_active),
             Mode::Tunnel => false,
         }
     }
 
-    /// What the kernel has; without nft, what UFW keeps in its place.
+    /// What the kernel has; where nft cannot be used, what UFW keeps in its place.
     pub fn look(&self) -> Result<(Found, Dropped), Error> {
-        let missing = match self.kernel.look() {
-            Err(missing @ nft::Error::Missing) => missing,
+        let unusable = match self.kernel.look() {
+            Err(error) if error.is_unusable() => error,
             other => return other.map_err(Error::Table),
         };
         let now = Moment::now();
@@ -95,7 +95,7 @@ impl Transactions {
                 let Stamp { mode, revision } = stamp(&policy);
                 Found::Confirmed { mode, revision }
             }
-            None => return Err(Error::Table(missing)),
+            None => return Err(Error::Table(unusable)),
         };
         Ok((found, Dropped::default()))
     }

@@ -320,6 +320,7 @@ impl Task {
             mode,
             exposure,
             enforcement: enforcement(&seen.found, verdict),
+            lacking: verdict.map(|verdict| verdict.reason.clone()).filter(|reason| !reason.is_empty()),
             origin: seen.active.as_ref().map(|active| active.origin),
             ssh: policy.map(|policy| policy.ssh.clone()).unwrap_or_default(),
             trial: seen.pending.clone(),
@@ -470,7 +471,7 @@ fn enforcement(found: &Found, verdict: Option<&foreign::Verdict>) -> String {
     let doubts: String = doubts.take(DOUBTS_MAX).map(|doubt| format!("; cannot vouch: {}", doubt.text)).collect();
     match (found, by) {
         (Found::Absent, Enforcement::Nothing) => format!("nothing, nor could it be{reason}"),
-        (Found::Absent, _) => "none: no table of ours is in the kernel".to_owned(),
+        (Found::Absent, _) => format!("none: no table of ours is in the kernel{}", reason.replacen(": ", "; ", 1)),
         (Found::Confirmed { .. }, _) => format!("{by}{reason}{doubts}"),
         (Found::Trial { .. }, _) => format!("{by}, on trial{reason}{doubts}"),
         (Found::Altered { .. }, _) => format!("{by}, changed by somebody else{reason}{doubts}"),

@@ -22,6 +22,8 @@ struct Fake {
     found: Mutex<Found>,
     sessions: BTreeSet<Session>,
     ssh_ports: Mutex<BTreeSet<u16>>,
+    /// nft is there and may not be used.
+    is_barred: Mutex<bool>,
 }
 
 impl Kernel for Fake {
@@ -48,6 +50,9 @@ impl Kernel for Fake {
     }
 
     fn look(&self) -> Result<(Found, Dropped), nft::Error> {
+        if *self.is_barred.lock().unwrap() {
+            return Err(nft::Error::NotPermitted);
+        }
         Ok((self.found.lock().unwrap().clone(), Dropped::default()))
     }
 
@@ -121,14 +126,24 @@ struct Bench {
 
 impl Bench {
     async fn new(sessions: &[Session]) -> Self {
+        Self::on(plain_host(), sessions, false).await
+    }
+
+    async fn barred() -> Self {
+        let seen = Seen { may_administer: false, nft: NftSeen::Refused("not permitted".to_owned()), ..plain_host() };
+        Self::on(seen, &[], true).await
+    }
+
+    async fn on(seen: Seen, sessions: &[Session], is_barred: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::new(Fake {
             found: Mutex::new(Found::Absent),
             sessions: sessions.iter().copied().collect(),
             ssh_ports: Mutex::new([22].into()),
+            is_barred: Mutex::new(is_barred),
         });
         let sessions = sessions.iter().copied().collect();
-        let around = Arc::new(Around { seen: Mutex::new(plain_host()), sessions });
+        let around = Arc::new(Around { seen: Mutex::new(seen), sessions });
         let surroundings = around.clone();
         let noted = Arc::new(Mutex::new(Vec::new()));
         let (cancel, notes) = (CancellationToken::new(), Arc::clone(&noted));
@@ -295,6 +310,21 @@ async fn what_can_keep_nothing_refuses_and_ufw_alone_is_asked_about() {
     let truth = bench.until("it is on trial", |truth| truth.trial.is_some()).await;
     assert!(truth.enforcement.starts_with("partial (ufw), on trial: nft is not installed"), "{}", truth.enforcement);
     assert_eq!(truth.exposure, Exposure::Unmanaged, "ufw's owner lets in what they like");
+    assert!(bench.handle.brief().is_kept, "on trial, and in part: neither is a fault");
+}
+
+#[tokio::test]
+async fn an_nft_that_may_not_be_used_leaves_the_host_open_and_says_why() {
+    let bench = Bench::barred().await;
+    let truth = bench.until("it was looked at", |truth| truth.known).await;
+    assert_eq!((truth.mode, truth.altered.clone()), (Mode::Open, None), "the proxy serves outside");
+    assert!(truth.enforcement.starts_with("nothing, nor could it be: no CAP_NET_ADMIN"), "{}", truth.enforcement);
+    bench.handle.document_wants(wants(Mode::Tunnel), 8080);
+    bench.until("a person is told", |truth| truth.awaiting.is_some()).await;
+    let limitation = bench.handle.limitation().unwrap();
+    assert!(limitation.contains("tunnel, which is not enforced here: no CAP_NET_ADMIN"), "{limitation}");
+    let plan = bench.handle.plan(SecurityOrder { mode: Some(Mode::Tunnel), ..SecurityOrder::default() }).await.unwrap();
+    assert_eq!(plan.enforcement, "nothing: no CAP_NET_ADMIN");
 }
 
 #[tokio::test]

@@ -207,9 +207,16 @@ impl Transactions {
         (self.reached)(Point::WatchdogArmed);
         let widened = self.widen_ufw(&pending.from, &pending.to, &facts);
         (self.reached)(Point::UfwAllowed);
-        if let Err(error) = widened.and_then(|()| self.bring_in(&trial, &pending.to).map_err(Error::Apply)) {
+        if let Err(error) = widened {
             self.end(&pending.tx, &pending.from, &facts)?;
             return Err(error);
+        }
+        if let Err(error) = self.bring_in(&trial, &pending.to) {
+            // The kernel may have taken them all the same, as when they could not be read back.
+            if let Err(also) = self.revert_locked(&pending) {
+                tracing::error!(error = chain(&also), "the rules of before are back at the trial's deadline");
+            }
+            return Err(Error::Apply(error));
         }
         (self.reached)(Point::TrialApplied);
         Ok(pending)

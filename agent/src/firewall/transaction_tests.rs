@@ -22,6 +22,8 @@ struct Fake {
     has: Mutex<Option<String>>,
     /// How many of the next calls fail.
     refused: Mutex<u32>,
+    /// The next rules are in force, and cannot be read back.
+    is_unread: Mutex<bool>,
     /// sshd restarts.
     is_ssh_away: Mutex<bool>,
 }
@@ -50,7 +52,7 @@ impl Kernel for Fake {
     fn apply(&self, ruleset: &Ruleset) -> Result<(), nft::Error> {
         self.refuses()?;
         *self.has.lock().unwrap() = Some(ruleset.text());
-        Ok(())
+        if std::mem::take(&mut *self.is_unread.lock().unwrap()) { Err(nft::Error::NotAsWritten) } else { Ok(()) }
     }
 
     fn table(&self) -> Result<Option<Value>, nft::Error> {
@@ -60,6 +62,28 @@ impl Kernel for Fake {
     fn facts(&self) -> Facts {
         let ssh_ports = if *self.is_ssh_away.lock().unwrap() { [].into() } else { [2222].into() };
         Facts { ssh_ports, ..Facts::default() }
+    }
+}
+
+/// An nft that is there and of no use.
+#[derive(Debug)]
+struct Unusable(fn() -> nft::Error);
+
+impl Kernel for Unusable {
+    fn check(&self, _: &Ruleset) -> Result<(), nft::Error> {
+        Err((self.0)())
+    }
+
+    fn apply(&self, _: &Ruleset) -> Result<(), nft::Error> {
+        Err((self.0)())
+    }
+
+    fn table(&self) -> Result<Option<Value>, nft::Error> {
+        Err((self.0)())
+    }
+
+    fn facts(&self) -> Facts {
+        WithoutNft.facts()
     }
 }
 
@@ -251,15 +275,26 @@ fn an_ufw_that_does_not_take_an_allow_ends_the_trial_before_it_began() {
 }
 
 #[test]
-fn without_nft_an_active_ufw_keeps_daemon_port_and_nothing_keeps_tunnel() {
+fn without_a_usable_nft_an_active_ufw_keeps_daemon_port_and_nothing_keeps_tunnel() {
+    partial(Arc::new(WithoutNft));
+    for why in [|| nft::Error::NotPermitted, || nft::Error::NoJson, || nft::Error::NoNfTables] {
+        partial(Arc::new(Unusable(why)));
+        let dir = tempfile::tempdir().unwrap();
+        let core =
+            Transactions::new(Arc::new(Unusable(why)), Arc::new(FakeWatchdog::default()), Files::below(dir.path()));
+        assert!(matches!(core.look(), Ok((crate::firewall::Found::Absent, _))), "`open` holds without ufw, too");
+    }
+}
+
+fn partial(kernel: Arc<dyn Kernel>) {
     let (world, dir) = (ufw_world(""), tempfile::tempdir().unwrap());
-    let core = Transactions::new(Arc::new(WithoutNft), Arc::new(FakeWatchdog::default()), Files::below(dir.path()))
+    let core = Transactions::new(kernel, Arc::new(FakeWatchdog::default()), Files::below(dir.path()))
         .with_ufw(Some(world.ufw.clone()));
     let mode = |core: &Transactions| match core.look() {
         Ok((crate::firewall::Found::Confirmed { mode, .. }, _)) => Some(mode),
         Ok(_) | Err(_) => None,
     };
-    assert!(matches!(core.begin(&wish(tunnel()), None, LONG), Err(Error::Check(nft::Error::Missing))));
+    assert!(matches!(core.begin(&wish(tunnel()), None, LONG), Err(Error::Check(error)) if error.is_unusable()));
     let tx = core.begin(&wish(port()), None, LONG).unwrap().tx;
     core.confirm(&tx).unwrap();
     assert_eq!((world.rules().as_str(), mode(&core)), (OURS, Some(Mode::DaemonPort)));
@@ -270,7 +305,7 @@ fn without_nft_an_active_ufw_keeps_daemon_port_and_nothing_keeps_tunnel() {
     core.confirm(&core.files().pending().unwrap().unwrap().tx).unwrap();
     assert_eq!((world.rules().as_str(), mode(&core)), ("", None));
     std::fs::write(world.dir.path().join("status"), "Status: inactive\n").unwrap();
-    assert!(matches!(core.begin(&wish(port()), None, LONG), Err(Error::Check(nft::Error::Missing))));
+    assert!(matches!(core.begin(&wish(port()), None, LONG), Err(Error::Check(error)) if error.is_unusable()));
 }
 
 /// Every point at which a process may die, then the watchdog at the deadline, or a restart of the machine.
@@ -441,4 +476,14 @@ fn an_ssh_server_that_is_away_comes_back_where_it_was() {
     assert!(boots(0) == (Loaded::ShutButSsh, shut(2222)));
     std::fs::write(dir.join("ssh-ports.json"), "{").unwrap();
     assert!(boots(0) == (Loaded::ShutButSsh, shut(22)), "22 where nobody can tell");
+}
+
+#[test]
+fn a_trial_that_is_in_force_but_cannot_be_read_back_is_undone() {
+    let bench = Bench::closed();
+    *bench.kernel.is_unread.lock().unwrap() = true;
+    assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::Apply(nft::Error::NotAsWritten))));
+    assert!(bench.has_rules_of(&port()), "what was said not to be applied is not in force");
+    assert_eq!((bench.core.files().pending().unwrap(), bench.armed()), (None, 0));
+    bench.core.begin(&wish(tunnel()), None, LONG).expect("nothing is left of it");
 }
