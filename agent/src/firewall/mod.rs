@@ -28,6 +28,7 @@ pub mod policy;
 pub mod remove;
 mod repair;
 pub mod ruleset;
+mod scales;
 pub mod selftest;
 mod sockets;
 pub mod surroundings;

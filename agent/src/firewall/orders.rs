@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agentd_protocol::api::{
     Check, NETWORKS_MAX, OPEN_MAX_MS, Origin, SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan,
-    Selftest, SshSession, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS, What,
+    SshSession, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS, What,
 };
 use agentd_protocol::security::Mode;
 use agentd_sys::causes::chain;
@@ -17,11 +17,12 @@ use super::files::{Moment, Pending};
 use super::foreign::{self, Severity};
 use super::guard::{self, Peer};
 use super::handle::Order;
+use super::scales::Scales;
 use super::task::{State, Task};
 use super::transaction::{Error as Transaction, Reverted, Wish};
 use super::truth::trial_status;
 use super::wishes::policy_of;
-use super::{Error, Policy, selftest};
+use super::{Error, Policy};
 
 /// Of a trial that checks confirm: the checks' own limits, twice.
 const DOCUMENT_WINDOW: Duration = Duration::from_secs(60);
@@ -40,15 +41,15 @@ impl Task {
     pub(super) async fn carry_out(&mut self, order: Order) {
         // Whoever asked may have gone away: the answer is then nobody's.
         match order {
-            Order::Plan { order, reply } => drop(reply.send(self.plan(&order).await)),
             Order::Apply { order, reply } => drop(reply.send(self.apply(&order).await)),
             Order::Confirm { confirm, caller, reply } => drop(reply.send(self.confirm(&confirm, caller).await)),
             Order::Revert { reply } => drop(reply.send(self.revert_by_hand().await)),
             Order::Open { open, reply } => drop(reply.send(self.open(open).await)),
-            Order::Selftest { reply } => drop(reply.send(self.selftest().await)),
         }
     }
+}
 
+impl Scales {
     async fn weigh(&self, order: &SecurityOrder) -> Result<Weighed, Error> {
         let asked = order.ssh.as_deref().unwrap_or_default();
         if asked.len() > NETWORKS_MAX {
@@ -78,12 +79,7 @@ impl Task {
         Ok(Weighed { now, wish, peers: survey.peers, sessions, verdict, objections })
     }
 
-    async fn checked(&self, before: &Before) -> Vec<Check> {
-        let on_ssh = self.on_ssh().await;
-        checks::run(&self.targets, before, &on_ssh).await
-    }
-
-    async fn plan(&self, order: &SecurityOrder) -> Result<SecurityPlan, Error> {
+    pub(super) async fn plan(&self, order: &SecurityOrder) -> Result<SecurityPlan, Error> {
         let weighed = self.weigh(order).await?;
         let before = Before { ssh: weighed.peers.iter().map(|peer| (peer.address, peer.port)).collect() };
         let (checks, to) = (self.checked(&before).await, weighed.wish.to.clone());
@@ -116,13 +112,16 @@ impl Task {
             notes,
         })
     }
+}
 
+impl Task {
     async fn apply(&mut self, order: &SecurityOrder) -> Result<SecurityDone, Error> {
         let window = order.window_ms.unwrap_or(WINDOW_DEFAULT_MS);
         if !(WINDOW_MIN_MS..=WINDOW_MAX_MS).contains(&window) {
             return Err(Error::Window);
         }
-        let weighed = self.weigh(order).await?;
+        let (scales, asked) = (self.scales.clone(), order.clone());
+        let weighed = self.meanwhile(async move { scales.weigh(&asked).await }).await?;
         if weighed.now == weighed.wish.to && self.trial().is_none() {
             let message = format!("{} is in force already", weighed.now.mode);
             return Ok(SecurityDone { message, trial: None, checks: Vec::new() });
@@ -158,8 +157,14 @@ impl Task {
         window: Duration,
         without: &[agentd_protocol::api::CheckName],
     ) -> Result<(Pending, Vec<Check>), Error> {
-        let before = Before { ssh: self.on_ssh().await };
-        let checks = self.checked(&before).await;
+        let scales = self.scales.clone();
+        let (before, checks) = self
+            .meanwhile(async move {
+                let before = Before { ssh: scales.on_ssh().await };
+                let checks = scales.checked(&before).await;
+                (before, checks)
+            })
+            .await;
         let red = checks::red(&checks, without);
         if !red.is_empty() && checks::is_cut_off(&checks) {
             let without: Vec<String> = red.iter().map(|check| format!("--without-check {}", check.name)).collect();
@@ -173,7 +178,11 @@ impl Task {
         (self.note)(What::SecurityTrial { from, to, window_ms: pending.window_ms });
         self.state = State::Trial(Box::new(pending.clone()));
         self.look().await;
-        let checks = self.checked(&before).await;
+        let scales = self.scales.clone();
+        let checks = self.meanwhile(async move { scales.checked(&before).await }).await;
+        if self.trial().is_none_or(|trial| trial.tx != pending.tx) {
+            return Err(Transaction::NoTrial.into());
+        }
         let red = checks::red(&checks, without);
         if !red.is_empty() {
             let red = checks::in_words(&red);
@@ -186,6 +195,18 @@ impl Task {
     /// What the document asks for: nobody is there to confirm, so the checks do.
     pub(super) async fn try_by_itself(&mut self, wish: Wish) -> Result<(), Error> {
         let (pending, _) = self.try_out(wish, None, DOCUMENT_WINDOW, &[]).await?;
+        // Somebody may have logged in since it was decided.
+        let (scales, to) = (self.scales.clone(), pending.to.clone());
+        match self.meanwhile(async move { scales.objects(to).await }).await {
+            Ok(None) => {}
+            objected => {
+                let cause = objected.map_or_else(|error| chain(&error), Option::unwrap_or_default);
+                self.revert(cause).await?;
+                // Decided anew, as the host is now.
+                self.considered = None;
+                return Ok(());
+            }
+        }
         let tx = pending.tx;
         self.blocking(move |core| core.confirm(&tx)).await?;
         let (from, to) = (pending.from.mode, pending.to.mode);
@@ -201,7 +222,7 @@ impl Task {
         };
         if let Some(session) = caller.and_then(consent::session_of)
             && consent::is_among(&session, &pending.sessions)
-            && !(pending.to.mode == Mode::Tunnel && pending.consent.is_some())
+            && pending.consent.is_none()
         {
             return Err(Error::OldSession { peer: session.peer });
         }
@@ -254,10 +275,6 @@ impl Task {
         }
         self.publish_again().await;
         Ok(if reverted == Reverted::WasConfirmed { to } else { from })
-    }
-
-    async fn selftest(&mut self) -> Result<Selftest, Error> {
-        self.blocking(|core| Ok(selftest::run(&core.policy()?, &core.host().ssh_ports)?)).await
     }
 
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
@@ -79,8 +80,11 @@ impl Watchdog for Asleep {
 /// A plain host; who is on SSH is as the kernel has it.
 #[derive(Debug)]
 struct Around {
+    /// Held by a test, whoever asks waits.
     seen: Mutex<Seen>,
     sessions: BTreeSet<Session>,
+    /// Logs in before so many looks from now.
+    late: Mutex<Option<(u32, Session)>>,
 }
 
 impl Surroundings for Around {
@@ -95,7 +99,12 @@ impl Surroundings for Around {
             interface: None,
             how: How::Held,
         };
-        Ok(self.sessions.iter().map(peer).collect())
+        let mut late = self.late.lock().unwrap();
+        if let Some((looks, _)) = &mut *late {
+            *looks = looks.saturating_sub(1);
+        }
+        let late = late.iter().filter(|(looks, _)| *looks == 0).map(|(_, session)| session);
+        Ok(self.sessions.iter().chain(late).map(peer).collect())
     }
 }
 
@@ -143,7 +152,7 @@ impl Bench {
             is_barred: Mutex::new(is_barred),
         });
         let sessions = sessions.iter().copied().collect();
-        let around = Arc::new(Around { seen: Mutex::new(seen), sessions });
+        let around = Arc::new(Around { seen: Mutex::new(seen), sessions, late: Mutex::default() });
         let surroundings = around.clone();
         let noted = Arc::new(Mutex::new(Vec::new()));
         let (cancel, notes) = (CancellationToken::new(), Arc::clone(&noted));
@@ -266,6 +275,76 @@ async fn an_ssh_server_that_restarts_during_a_look_changes_no_rule() {
     *bench.kernel.ssh_ports.lock().unwrap() = [2022].into();
     looks(None).await;
     assert_ne!(revision(), before, "one that moved is followed");
+}
+
+/// Of a document's wish: it is decided, tried out twice by two looks, and judged once more.
+#[tokio::test]
+async fn whoever_logs_in_while_a_document_is_tried_out_is_asked_about() {
+    let session = Session { local: "192.0.2.1:22".parse().unwrap(), peer: "198.51.100.20:4242".parse().unwrap() };
+    let bench = Bench::new(&[]).await;
+    *bench.around.late.lock().unwrap() = Some((5, session));
+    bench.handle.document_wants(wants(Mode::Tunnel), 8080);
+    let truth = bench.until("a person is asked", |truth| truth.awaiting.is_some()).await;
+    assert!(truth.awaiting.unwrap().command.ends_with("--phrase \"block ssh from 198.51.100.20\""));
+    assert_eq!((truth.mode, bench.kernel.found.lock().unwrap().clone()), (Mode::Open, Found::Absent));
+    assert_eq!(bench.noted(), ["security.trial", "security.reverted", "security.awaiting-consent"]);
+}
+
+#[tokio::test]
+async fn who_agreed_to_end_their_own_ssh_confirms_from_there_in_both_closed_modes() {
+    let peer = "SSH_CONNECTION=198.51.100.20 4242 192.0.2.1 22";
+    let session = Session { local: "192.0.2.1:22".parse().unwrap(), peer: "198.51.100.20:4242".parse().unwrap() };
+    let (key, value) = peer.split_once('=').unwrap();
+    let mut shell = std::process::Command::new("sleep").arg("60").env(key, value).spawn().unwrap();
+    while crate::firewall::consent::session_of(shell.id()) != Some(session) {
+        tokio::task::yield_now().await;
+    }
+    for mode in [Mode::DaemonPort, Mode::Tunnel] {
+        let bench = Bench::new(&[session]).await;
+        let confirm = || bench.handle.confirm(SecurityConfirm::default(), Some(shell.id()));
+        let kept = vec!["198.51.100.0/24".parse().unwrap()];
+        if mode == Mode::DaemonPort {
+            let order = SecurityOrder { mode: Some(mode), ssh: Some(kept), ..SecurityOrder::default() };
+            bench.handle.apply(order).await.unwrap();
+            assert!(matches!(confirm().await, Err(Error::OldSession { .. })), "one that could come back is to");
+            bench.handle.revert().await.unwrap();
+        }
+        let phrase = Some("block ssh from 198.51.100.20".to_owned());
+        bench.handle.apply(SecurityOrder { mode: Some(mode), phrase, ..SecurityOrder::default() }).await.unwrap();
+        confirm().await.unwrap();
+    }
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+}
+
+#[tokio::test]
+async fn rules_are_put_back_while_an_order_waits_for_its_checks() {
+    let bench = Bench::new(&[]).await;
+    let order = |mode| SecurityOrder { mode: Some(mode), ..SecurityOrder::default() };
+    bench.handle.apply(order(Mode::Tunnel)).await.unwrap();
+    bench.handle.confirm(SecurityConfirm::default(), None).await.unwrap();
+    bench.until("it is in force", |truth| truth.mode == Mode::Tunnel && truth.trial.is_none()).await;
+    // Whoever asks who else filters here waits for as long as this is held.
+    let (ask, hold) = (bench.handle.clone(), std::sync::mpsc::channel::<()>());
+    let around = Arc::clone(&bench.around);
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    let holder = lifecycle::spawn_blocking("test holder", move || {
+        let _seen = around.seen.lock().unwrap();
+        held.send(()).unwrap();
+        // Ended by the test's own end.
+        let _ = hold.1.recv();
+    });
+    is_held.await.unwrap();
+    let plans = lifecycle::spawn("test plan", async move { ask.plan(SecurityOrder::default()).await });
+    let ask = bench.handle.clone();
+    let applies = lifecycle::spawn("test order", async move { ask.apply(order(Mode::DaemonPort)).await });
+    *bench.kernel.found.lock().unwrap() = Found::Absent;
+    bench.until("it is put back", |truth| truth.repairs == 1).await;
+    assert!(!applies.is_finished() && !plans.is_finished());
+    drop(hold.0);
+    holder.await.unwrap();
+    applies.await.unwrap().unwrap();
+    plans.await.unwrap().unwrap();
 }
 
 #[tokio::test]
