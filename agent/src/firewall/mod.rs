@@ -10,6 +10,7 @@
 //! them and the kernel, and changes nothing that is right.
 
 mod allows;
+mod beside;
 pub mod checks;
 mod command;
 pub mod consent;

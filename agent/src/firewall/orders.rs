@@ -14,7 +14,7 @@ use agentd_sys::listeners::{Transport, listener_name, listening};
 use super::checks::{self, Before};
 use super::consent::{self, Objections};
 use super::files::{Moment, Pending};
-use super::foreign::{self, Severity};
+use super::foreign::{self, Published, Severity};
 use super::guard::{self, Peer};
 use super::handle::Order;
 use super::scales::Scales;
@@ -35,6 +35,7 @@ struct Weighed {
     sessions: Vec<SshSession>,
     verdict: foreign::Verdict,
     objections: Objections,
+    published: BTreeSet<Published>,
 }
 
 impl Task {
@@ -76,7 +77,7 @@ impl Scales {
         let sessions = survey.peers.iter().map(session).collect();
         let (verdict, objections) = (survey.verdict(&to), survey.objections(&to));
         let wish = Wish { to, by: Origin::Local, document: security };
-        Ok(Weighed { now, wish, peers: survey.peers, sessions, verdict, objections })
+        Ok(Weighed { now, wish, peers: survey.peers, sessions, verdict, objections, published: survey.seen.published })
     }
 
     pub(super) async fn plan(&self, order: &SecurityOrder) -> Result<SecurityPlan, Error> {
@@ -105,7 +106,7 @@ impl Scales {
             },
             asks: weighed.objections.asked.iter().map(consent::said).collect(),
             refuses: weighed.objections.refused.iter().map(consent::said).collect(),
-            closes: self.blocking(move |_| closes(&to)).await,
+            closes: self.blocking(move |core| closes(&to, &core.host().ssh_ports, &weighed.published)).await,
             ssh: weighed.sessions,
             phrase: weighed.objections.phrase().map(str::to_owned),
             checks,
@@ -326,23 +327,56 @@ fn tools(verdict: &foreign::Verdict) -> Vec<String> {
     verdict.findings.iter().filter(known).map(shown).collect()
 }
 
-/// Sockets of this host that outside can reach now and could not under `to`.
-fn closes(to: &Policy) -> Vec<String> {
+/// What outside can reach now and could not under `to`: sockets of this host, and ports that lead to its guests (D3).
+fn closes(to: &Policy, ssh_ports: &BTreeSet<u16>, published: &BTreeSet<Published>) -> Vec<String> {
     if to.mode == Mode::Open {
         return Vec::new();
     }
-    let of = |transport, word: &'static str| {
+    let of = |transport| {
         let outside =
             listening(transport).into_iter().filter(|socket| !socket.address.ip().to_canonical().is_loopback());
-        outside.map(move |socket| (socket.address.port(), word, transport))
+        outside.map(|socket| socket.address.port()).collect::<BTreeSet<u16>>()
     };
-    let ports: BTreeSet<(u16, &str)> =
-        of(Transport::Tcp, "tcp").chain(of(Transport::Udp, "udp")).map(|(port, word, _)| (port, word)).collect();
-    let shut = ports.into_iter().filter(|(port, word)| *word == "udp" || !to.proxy_tcp.contains(port));
-    shut.map(|(port, word)| {
-        let transport = if word == "tcp" { Transport::Tcp } else { Transport::Udp };
+    let of_host = |port: u16, transport, word: &str| {
         let who = listener_name(port, transport).map(|name| format!(", {name}")).unwrap_or_default();
         format!("{port}/{word}{who}")
-    })
-    .collect()
+    };
+    let tcp = of(Transport::Tcp).into_iter().filter(|port| !to.proxy_tcp.contains(port)).map(|port| {
+        let shut = of_host(port, Transport::Tcp, "tcp");
+        if ssh_ports.contains(&port) { format!("{shut}{}", but_ssh(to)) } else { shut }
+    });
+    let udp = of(Transport::Udp).into_iter().map(|port| of_host(port, Transport::Udp, "udp"));
+    let guests = published.iter().map(|one| format!("{}/{}, which leads to a guest (DNAT)", one.port, one.protocol));
+    tcp.chain(udp).chain(guests).collect()
+}
+
+/// Whom SSH stays open for.
+fn but_ssh(to: &Policy) -> String {
+    let networks = to.ssh.iter().filter(|_| to.mode == Mode::DaemonPort).map(ToString::to_string);
+    let interfaces = to.ssh_interfaces.iter().map(|name| format!("interface {name}"));
+    let kept: Vec<String> = networks.chain(interfaces).collect();
+    if kept.is_empty() { String::new() } else { format!(", but for {}", kept.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shut_is_named_with_whom_it_stays_open_for() {
+        let socket = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let guest = Published { port: 8_080, protocol: "tcp" };
+        let ssh = vec!["203.0.113.0/24".parse().unwrap()];
+        let to = Policy { mode: Mode::DaemonPort, ssh, ..Policy::open() };
+        let named = |to: &Policy, ssh_ports: &[u16]| {
+            let all = closes(to, &ssh_ports.iter().copied().collect(), &[guest].into());
+            assert!(all.contains(&"8080/tcp, which leads to a guest (DNAT)".to_owned()), "{all:?}");
+            all.into_iter().find(|line| line.starts_with(&format!("{port}/tcp"))).unwrap()
+        };
+        assert!(named(&to, &[port]).ends_with(", but for 203.0.113.0/24"));
+        assert!(!named(&to, &[22]).contains("but for"));
+        let tunnel = Policy { mode: Mode::Tunnel, ssh_interfaces: ["wg0".to_owned()].into(), ..to };
+        assert!(named(&tunnel, &[port]).ends_with(", but for interface wg0"));
+    }
 }

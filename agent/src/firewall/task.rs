@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::beside::Beside;
 use super::checks::Targets;
 use super::files::{Active, Moment, OpenedSsh, Pending};
 use super::foreign::{Enforcement, Severity};
@@ -23,7 +24,7 @@ use super::transaction::{self, Transactions};
 use super::truth::Truth;
 use super::watch::Changes;
 use super::wishes::{Decision, Document, OwnerRules};
-use super::{Policy, Revision, Ruleset, foreign};
+use super::{Policy, Revision, Ruleset, foreign, ufw};
 use crate::lifecycle::{self, Pulse};
 
 /// Second belt beside the kernel's word, and how fresh counters and guests' interfaces are.
@@ -105,6 +106,7 @@ pub fn start(setup: Setup) -> Handle {
         changes,
         pulse: lifecycle::pulse("firewall"),
         is_surveying: false,
+        beside: None,
         note: setup.note,
         truth: Arc::clone(&handle.truth),
         documents: handle.documents.subscribe(),
@@ -136,7 +138,8 @@ pub(super) struct Task {
     changes: Option<Changes>,
     pulse: Pulse,
     /// Who else filters is being asked: a look in between does not ask again.
-    is_surveying: bool,
+    pub(super) is_surveying: bool,
+    pub(super) beside: Option<Beside>,
     pub(super) note: Note,
     pub(super) truth: Arc<watch::Sender<Truth>>,
     pub(super) documents: watch::Receiver<Option<Document>>,
@@ -161,6 +164,7 @@ struct Seen {
     wanted: Ruleset,
     /// UFW has allows of ours that the mode does not need.
     has_allows_left: bool,
+    ufw_stamp: Option<ufw::Stamp>,
 }
 
 impl Task {
@@ -214,10 +218,10 @@ impl Task {
         self.next_look = Instant::now() + LOOK;
         let mut seen = self.blocking(see).await;
         if let Ok(found) = &seen
-            && self.is_survey_due(&found.policy())
+            && !self.is_surveying
             && !matches!(self.verdict(found, &Moment::now()), Verdict::Repair(_) | Verdict::RevertTrial(_))
+            && self.look_around(found).await
         {
-            self.survey_enforcement(&found.policy()).await;
             seen = self.blocking(see).await;
         }
         match seen {
@@ -347,6 +351,7 @@ impl Task {
         let mode = policy.map_or(Mode::Open, |policy| policy.mode);
         let of_this = |(of, ..): &&(Policy, Instant, foreign::Verdict)| *of == seen.policy();
         let verdict = self.enforcement.as_ref().filter(of_this).map(|(.., verdict)| verdict);
+        let amiss = self.beside.as_ref().and_then(|beside| beside.amiss(&seen.policy()));
         let exposure = match verdict.map(|verdict| verdict.enforcement) {
             // Whatever else UFW's owner allows is open, too.
             Some(Enforcement::PartialUfw) => Exposure::Unmanaged,
@@ -360,7 +365,8 @@ impl Task {
             unmanaged: None,
             mode,
             exposure,
-            enforcement: enforcement(&seen.found, verdict),
+            enforcement: enforcement(&seen.found, verdict, amiss.as_deref()),
+            ufw: amiss,
             lacking: verdict.map(|verdict| verdict.reason.clone()).filter(|reason| !reason.is_empty()),
             origin: seen.active.as_ref().map(|active| active.origin),
             ssh: policy.map(|policy| policy.ssh.clone()).unwrap_or_default(),
@@ -444,6 +450,18 @@ impl Task {
         self.look().await;
     }
 
+    /// What programs must be asked for, which may hang. `true`: the rules may have changed meanwhile.
+    async fn look_around(&mut self, seen: &Seen) -> bool {
+        let (policy, had) = (seen.policy(), self.beside.as_ref().map(|beside| beside.amiss(&seen.policy())));
+        let asked = seen.pending.is_none() && self.keep_allows(&policy, seen.ufw_stamp.clone()).await;
+        let is_other = had.is_some_and(|had| had != self.beside.as_ref().and_then(|beside| beside.amiss(&policy)));
+        let is_due = asked || is_other || self.is_survey_due(&policy);
+        if is_due {
+            self.survey_enforcement(&policy).await;
+        }
+        is_due
+    }
+
     /// Anew when another policy is to be kept, and now and then. Programs are asked, which may hang.
     async fn survey_enforcement(&mut self, policy: &Policy) {
         let surroundings = Arc::clone(&self.scales.surroundings);
@@ -458,7 +476,7 @@ impl Task {
 
     fn is_survey_due(&self, policy: &Policy) -> bool {
         let is_fresh = |(of, at, _): &(Policy, Instant, _)| of == policy && at.elapsed() < SURVEY;
-        !self.is_surveying && !self.enforcement.as_ref().is_some_and(is_fresh)
+        !self.enforcement.as_ref().is_some_and(is_fresh)
     }
 }
 
@@ -501,6 +519,7 @@ fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     let (found, dropped) = core.look()?;
     let now = Moment::now();
     Ok(Seen {
+        ufw_stamp: core.ufw_stamp(),
         has_allows_left: core.has_allows_left(core.policy()?.mode),
         found,
         dropped,
@@ -511,12 +530,16 @@ fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     })
 }
 
-fn enforcement(found: &Found, verdict: Option<&foreign::Verdict>) -> String {
+fn enforcement(found: &Found, verdict: Option<&foreign::Verdict>, ufw: Option<&str>) -> String {
     let Some(verdict) = verdict else { return "not known yet".to_owned() };
-    let by = verdict.enforcement;
+    let by = match (verdict.enforcement, ufw) {
+        (Enforcement::NftablesWithUfwAllows, Some(_)) => Enforcement::Nftables,
+        (by, _) => by,
+    };
     let reason = if verdict.reason.is_empty() { String::new() } else { format!(": {}", verdict.reason) };
     let doubts = verdict.findings.iter().filter(|finding| finding.severity == Severity::CannotVouch);
-    let doubts: String = doubts.take(DOUBTS_MAX).map(|doubt| format!("; cannot vouch: {}", doubt.text)).collect();
+    let doubts = doubts.take(DOUBTS_MAX).map(|doubt| format!("; cannot vouch: {}", doubt.text));
+    let doubts: String = ufw.iter().map(|amiss| format!("; {amiss}")).chain(doubts).collect();
     match (found, by) {
         (Found::Absent, Enforcement::Nothing) => format!("nothing, nor could it be{reason}"),
         (Found::Absent, _) => format!("none: no table of ours is in the kernel{}", reason.replacen(": ", "; ", 1)),

@@ -14,6 +14,7 @@ use crate::firewall::foreign::{Engine, NftSeen, Place, Runtime, Seen, UfwSeen, X
 use crate::firewall::guard::{self, How, Peer};
 use crate::firewall::inspect::Dropped;
 use crate::firewall::kernel::Kernel;
+use crate::firewall::ufw::{Ufw, fake};
 use crate::firewall::watchdog::{self, Watchdog};
 use crate::firewall::{Error, Facts, Session, Stamp, nft};
 
@@ -121,6 +122,7 @@ fn plain_host() -> Seen {
         place: Place::Host,
         may_administer: true,
         is_nftables_service_enabled: false,
+        published: BTreeSet::new(),
     }
 }
 
@@ -135,15 +137,15 @@ struct Bench {
 
 impl Bench {
     async fn new(sessions: &[Session]) -> Self {
-        Self::on(plain_host(), sessions, false).await
+        Self::on(plain_host(), sessions, false, None).await
     }
 
     async fn barred() -> Self {
         let seen = Seen { may_administer: false, nft: NftSeen::Refused("not permitted".to_owned()), ..plain_host() };
-        Self::on(seen, &[], true).await
+        Self::on(seen, &[], true, None).await
     }
 
-    async fn on(seen: Seen, sessions: &[Session], is_barred: bool) -> Self {
+    async fn on(seen: Seen, sessions: &[Session], is_barred: bool, ufw: Option<Ufw>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::new(Fake {
             found: Mutex::new(Found::Absent),
@@ -158,7 +160,7 @@ impl Bench {
         let (cancel, notes) = (CancellationToken::new(), Arc::clone(&noted));
         let handle = start(Setup {
             surroundings: surroundings.clone(),
-            transactions: Transactions::new(kernel.clone(), Arc::new(Asleep), Files::below(dir.path())),
+            transactions: Transactions::new(kernel.clone(), Arc::new(Asleep), Files::below(dir.path())).with_ufw(ufw),
             owner: OwnerRules::default(),
             proxy: speaking().await,
             resolv_conf: dir.path().join("none"),
@@ -172,6 +174,15 @@ impl Bench {
         let mut truth = self.handle.truth();
         let seen = tokio::time::timeout(Duration::from_secs(30), truth.wait_for(condition)).await;
         seen.unwrap_or_else(|_| panic!("waited until {what}: {:?}", self.handle.status())).unwrap().clone()
+    }
+
+    /// Has it looked at the kernel once more, after a change of the document.
+    async fn looks(&self, security: Option<Security>) {
+        self.handle.document_wants(security, 8080);
+        // The document is looked at after the first order and before the second.
+        for _ in 0..2 {
+            assert!(self.handle.revert().await.is_err(), "no trial runs");
+        }
     }
 
     fn noted(&self) -> Vec<String> {
@@ -260,20 +271,11 @@ async fn an_ssh_server_that_restarts_during_a_look_changes_no_rule() {
         other => panic!("{other:?}"),
     };
     let before = revision();
-    let looks = |security| {
-        bench.handle.document_wants(security, 8080);
-        let nothing = || async { assert!(bench.handle.revert().await.is_err(), "no trial runs") };
-        // The document is looked at after the first order and before the second.
-        async move {
-            nothing().await;
-            nothing().await;
-        }
-    };
     *bench.kernel.ssh_ports.lock().unwrap() = BTreeSet::new();
-    looks(wants(Mode::Open)).await;
+    bench.looks(wants(Mode::Open)).await;
     assert_eq!(revision(), before);
     *bench.kernel.ssh_ports.lock().unwrap() = [2022].into();
-    looks(None).await;
+    bench.looks(None).await;
     assert_ne!(revision(), before, "one that moved is followed");
 }
 
@@ -390,6 +392,43 @@ async fn what_can_keep_nothing_refuses_and_ufw_alone_is_asked_about() {
     assert!(truth.enforcement.starts_with("partial (ufw), on trial: nft is not installed"), "{}", truth.enforcement);
     assert_eq!(truth.exposure, Exposure::Unmanaged, "ufw's owner lets in what they like");
     assert!(bench.handle.brief().is_kept, "on trial, and in part: neither is a fault");
+}
+
+#[tokio::test]
+async fn allows_of_ufw_that_go_are_put_back_once_and_then_said() {
+    let world = fake::world("");
+    let active = UfwSeen::Installed { runtime: Runtime::Active, at_boot: true, manages_ipv6: true };
+    let seen = Seen { ufw: active, ..plain_host() };
+    let bench = Bench::on(seen, &[], false, Some(world.ufw.clone())).await;
+    bench.handle.document_wants(None, 8080);
+    let order = SecurityOrder { mode: Some(Mode::DaemonPort), ..SecurityOrder::default() };
+    bench.handle.apply(order).await.unwrap();
+    bench.handle.confirm(SecurityConfirm::default(), None).await.unwrap();
+    let enforcement = || bench.handle.status().enforcement;
+    let rules = || world.rules().lines().count();
+    let is_repaired = || bench.noted().contains(&"security.repaired".to_owned());
+    assert_eq!((enforcement().as_str(), rules(), is_repaired()), ("nftables (+ufw allows)", 2, false));
+    let reset = || world.ufw.rules.iter().for_each(|path| std::fs::write(path, "").unwrap());
+
+    reset();
+    bench.looks(wants(Mode::Open)).await;
+    assert_eq!((enforcement().as_str(), rules(), is_repaired()), ("nftables (+ufw allows)", 2, true));
+    reset();
+    bench.looks(None).await;
+    assert_eq!(rules(), 0, "whoever deletes them again means it");
+    let said = "ufw drops what the mode lets in (2 allows were deleted again): `ufw allow proto tcp from 0.0.0.0/0";
+    assert!(enforcement().starts_with(&format!("nftables; {said}")), "{}", enforcement());
+    assert!(bench.handle.brief().notice.unwrap().starts_with(said));
+
+    let deny = "### tuple ### deny tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n";
+    std::fs::write(&world.ufw.rules[0], deny).unwrap();
+    bench.looks(wants(Mode::Open)).await;
+    assert!(enforcement().contains("does otherwise (Deny) for TCP port 8080"), "{}", enforcement());
+    assert_eq!(world.rules(), deny);
+    let allows = [deny.replace("deny", "allow"), "### tuple ### allow tcp 8080 ::/0 any ::/0 in\n".to_owned()];
+    world.ufw.rules.iter().zip(allows).for_each(|(path, text)| std::fs::write(path, text).unwrap());
+    bench.looks(None).await;
+    assert_eq!((enforcement().as_str(), bench.handle.brief().notice), ("nftables (+ufw allows)", None));
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ pub struct Truth {
     pub enforcement: String,
     /// Why nothing here can keep what is asked for: nft is missing, or may not be used.
     pub lacking: Option<String>,
+    /// What UFW keeps from the mode.
+    pub ufw: Option<String>,
     pub origin: Option<Origin>,
     pub ssh: Vec<IpNet>,
     pub trial: Option<Pending>,
@@ -38,6 +40,7 @@ impl Truth {
             exposure: Exposure::Unmanaged,
             enforcement: "not enforced".to_owned(),
             lacking: None,
+            ufw: None,
             origin: None,
             ssh: Vec::new(),
             trial: None,
@@ -98,7 +101,7 @@ impl Truth {
             exposure: self.exposure,
             enforcement: self.enforcement.clone(),
             is_kept: self.altered.is_none() && (self.unmanaged.is_none() || self.mode == Mode::Open),
-            notice: altered.or(trial).or(awaiting).or(opened),
+            notice: altered.or(trial).or(self.ufw.clone()).or(awaiting).or(opened),
         }
     }
 
