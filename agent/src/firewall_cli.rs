@@ -243,7 +243,7 @@ fn forget(state_dir: &Path) -> Result<(), Error> {
 }
 
 fn render(options: &RenderOptions) -> Result<Ruleset, Error> {
-    let facts = facts::gather(&facts::Sources::host())?;
+    let facts = facts::gather(&facts::Sources::host())?.with_ssh_known(&BTreeSet::new());
     let policy = |mode| Policy {
         mode,
         proxy_tcp: options.proxy_port.iter().copied().collect(),

@@ -1,5 +1,6 @@
 //! `agentd firewall foreign` and its like: what the firewall's room sees and would do, without a manager and without tokio.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use agentd_protocol::security::Mode;
@@ -112,7 +113,7 @@ fn in_words(mode: Mode, verdict: &foreign::Verdict) -> String {
 }
 
 fn ssh_peers(policy: &Policy) -> Result<String, Error> {
-    let facts = facts::gather(&facts::Sources::host())?;
+    let facts = facts::gather(&facts::Sources::host())?.with_ssh_known(&BTreeSet::new());
     let peers = guard::peers(&guard::gather(&facts)?);
     let verdict = match guard::judge(&peers, policy, &facts) {
         guard::Verdict::NobodyOnSsh => json!({ "is": "nobody-on-ssh" }),

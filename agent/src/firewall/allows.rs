@@ -1,6 +1,7 @@
 //! UFW in step with the modes: what a trial and its return need of it, what a mode needs for good, and the mode that it
-//! keeps alone where there is no nft. Plain code.
+//! keeps alone where nft is missing or cannot be used. Plain code.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use agentd_protocol::security::Mode;
@@ -9,10 +10,46 @@ use agentd_sys::causes::chain;
 use super::files::Moment;
 use super::inspect::{Dropped, Found};
 use super::transaction::{Error, Transactions};
-use super::ufw::{State, Ufw, Wanted};
+use super::ufw::{self, Allow, State, Ufw, Wanted};
 use super::{Facts, Policy, Ruleset, Stamp, nft, ruleset};
 
+/// What an active UFW makes of a mode that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Allows {
+    /// It drops nothing of what the mode lets in: it is off, or the mode lets nothing in.
+    NotNeeded,
+    InPlace,
+    Missing(BTreeSet<Allow>),
+    /// The owner has a rule that says otherwise, or ufw gives no answer.
+    Refused(String),
+}
+
 impl Transactions {
+    pub(super) fn ufw_stamp(&self) -> Option<ufw::Stamp> {
+        self.ufw.as_ref().map(Ufw::stamp)
+    }
+
+    /// Changes nothing.
+    pub(super) fn allows(&self, policy: &Policy) -> Allows {
+        let wanted = either(policy, policy, &self.host());
+        let (Some(ufw), Some(wanted)) = (&self.ufw, wanted) else { return Allows::NotNeeded };
+        match ufw.missing(&wanted) {
+            Ok(None) => Allows::NotNeeded,
+            Ok(Some(missing)) if missing.is_empty() => Allows::InPlace,
+            Ok(Some(missing)) => Allows::Missing(missing),
+            Err(error) => Allows::Refused(chain(&error)),
+        }
+    }
+
+    /// Gives UFW once more what the confirmed mode needs; a trial has seen to it itself.
+    pub(super) fn settle_allows(&self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let (Some(ufw), None) = (&self.ufw, self.files.pending()?) else { return Ok(()) };
+        let policy = self.policy()?;
+        let Some(wanted) = either(&policy, &policy, &self.host()) else { return Ok(()) };
+        ufw.ensure(&wanted, &self.journal_path()).map(drop).map_err(Error::Ufw)
+    }
+
     fn journal_path(&self) -> PathBuf {
         self.files.journal_path()
     }
@@ -61,14 +98,14 @@ impl Transactions {
 
     pub(super) fn check_rules(&self, rules: &Ruleset, policy: &Policy) -> Result<(), nft::Error> {
         match self.kernel.check(rules) {
-            Err(nft::Error::Missing) if self.is_kept_without_nft(policy) => Ok(()),
+            Err(error) if error.is_unusable() && self.is_kept_without_nft(policy) => Ok(()),
             answer => answer,
         }
     }
 
     pub(super) fn bring_in(&self, rules: &Ruleset, policy: &Policy) -> Result<(), nft::Error> {
         match self.kernel.apply(rules) {
-            Err(nft::Error::Missing) if self.is_kept_without_nft(policy) => Ok(()),
+            Err(error) if error.is_unusable() && self.is_kept_without_nft(policy) => Ok(()),
             answer => answer,
         }
     }
@@ -77,16 +114,16 @@ impl Transactions {
     pub(super) fn is_kept_without_nft(&self, policy: &Policy) -> bool {
         let is_active = |ufw: &Ufw| matches!(ufw.state(), Ok(State::Active));
         match policy.mode {
-            Mode::Open => self.ufw.is_some(),
+            Mode::Open => true,
             Mode::DaemonPort => self.ufw.as_ref().is_some_and(is_active),
             Mode::Tunnel => false,
         }
     }
 
-    /// What the kernel has; without nft, what UFW keeps in its place.
+    /// What the kernel has; where nft cannot be used, what UFW keeps in its place.
     pub fn look(&self) -> Result<(Found, Dropped), Error> {
-        let missing = match self.kernel.look() {
-            Err(missing @ nft::Error::Missing) => missing,
+        let unusable = match self.kernel.look() {
+            Err(error) if error.is_unusable() => error,
             other => return other.map_err(Error::Table),
         };
         let now = Moment::now();
@@ -104,7 +141,7 @@ impl Transactions {
                 let Stamp { mode, revision } = stamp(&policy);
                 Found::Confirmed { mode, revision }
             }
-            None => return Err(Error::Table(missing)),
+            None => return Err(Error::Table(unusable)),
         };
         Ok((found, Dropped::default()))
     }

@@ -56,6 +56,11 @@ pub(super) struct Limits {
     pub bytes: usize,
 }
 
+/// Where a distribution puts it; never looked up in the PATH of whoever started us.
+pub(super) fn find(program: &str) -> Option<PathBuf> {
+    PATH.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
+}
+
 /// `arguments` reach the program as they are; no shell is in between.
 pub(super) fn run<S: AsRef<OsStr>>(program: &Path, arguments: &[S], limits: Limits) -> Result<Output, Error> {
     run_with(program, arguments, Stdio::null(), limits)

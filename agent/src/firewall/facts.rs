@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{links, sockets};
 
+/// Where SSH is until a server was seen anywhere (RFC 4251 §9).
+const SSH_PORT: u16 = 22;
+
 /// An established TCP connection of this host with another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Session {
@@ -28,7 +31,7 @@ pub struct BreakGlass {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// Ports SSH listens on, read off the sockets; 22 where none is found.
+    /// Ports SSH listens on, read off the sockets; see [`Facts::with_ssh_known`] for when it does not.
     pub ssh_ports: BTreeSet<u16>,
     /// Bridges without a physical port: docker0, virbr0, podman's (P8).
     pub guest_interfaces: BTreeSet<String>,
@@ -38,6 +41,16 @@ pub struct Facts {
     pub survivors: BTreeSet<Session>,
     /// `None` leaves in place what the kernel is counting down.
     pub break_glass: Option<BreakGlass>,
+}
+
+impl Facts {
+    /// A server that is away for a moment (a restart, an upgrade, the end of the host) comes back where it was.
+    pub fn with_ssh_known(mut self, last_found: &BTreeSet<u16>) -> Self {
+        if self.ssh_ports.is_empty() {
+            self.ssh_ports = if last_found.is_empty() { [SSH_PORT].into() } else { last_found.clone() };
+        }
+        self
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
-//! What must be known after a crash or a restart of the machine: three small files below `<state>/firewall/`, each
+//! What must be known after a crash or a restart of the machine: four small files below `<state>/firewall/`, each
 //! replaced as a whole, for root's eyes alone.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use serde_json::Value;
 use super::facts::Session;
 use super::policy::Policy;
 
-/// Of the three files; another one was written by another agentd.
+/// Of the four files; another one was written by another agentd.
 const FORMAT: u32 = 1;
 /// No file of ours comes near; a larger one is not ours.
 const BYTES_MAX: u64 = 4 << 20;
@@ -120,6 +121,13 @@ impl OpenedSsh {
     }
 }
 
+/// Where SSH listened when somebody last looked and found it. A file of its own: boot needs it the most when what was
+/// confirmed cannot be read.
+#[derive(Debug, Serialize, Deserialize)]
+struct SshPorts {
+    ports: BTreeSet<u16>,
+}
+
 /// Now, by the clocks the files use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
@@ -183,6 +191,15 @@ impl Files {
         self.read("open-ssh.json")
     }
 
+    /// Where SSH was last found; nothing where nobody looked yet, or nobody can tell any more.
+    pub fn ssh_ports(&self) -> BTreeSet<u16> {
+        self.read::<SshPorts>("ssh-ports.json").ok().flatten().map(|found| found.ports).unwrap_or_default()
+    }
+
+    pub fn write_ssh_ports(&self, ports: &BTreeSet<u16>) -> Result<(), Error> {
+        self.write("ssh-ports.json", &SshPorts { ports: ports.clone() })
+    }
+
     pub fn write_active(&self, active: &Active) -> Result<(), Error> {
         self.write("active.json", active)
     }
@@ -216,7 +233,7 @@ impl Files {
     pub fn remove_all(&self) -> Result<bool, Error> {
         let mut found = false;
         // The record last: killed in between, the next start finds a host that is shut and knows why.
-        for name in ["pending.json", "open-ssh.json", "active.json"] {
+        for name in ["pending.json", "open-ssh.json", "ssh-ports.json", "active.json"] {
             found |= self.dir.join(name).exists();
             self.remove(name)?;
         }

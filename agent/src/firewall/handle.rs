@@ -23,19 +23,25 @@ const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
+/// What changes nothing and takes its time.
+#[derive(Debug)]
+pub(super) enum Question {
+    Plan { order: SecurityOrder, reply: Reply<SecurityPlan> },
+    Selftest { reply: Reply<Selftest> },
+}
+
 #[derive(Debug)]
 pub(super) enum Order {
-    Plan { order: SecurityOrder, reply: Reply<SecurityPlan> },
     Apply { order: SecurityOrder, reply: Reply<SecurityDone> },
     Confirm { confirm: SecurityConfirm, caller: Option<u32>, reply: Reply<SecurityDone> },
     Revert { reply: Reply<SecurityDone> },
     Open { open: SecurityOpen, reply: Reply<String> },
-    Selftest { reply: Reply<Selftest> },
 }
 
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) orders: mpsc::Sender<Order>,
+    pub(super) questions: mpsc::Sender<Question>,
     pub(super) documents: Arc<watch::Sender<Option<Document>>>,
     pub(super) truth: Arc<watch::Sender<Truth>>,
 }
@@ -83,37 +89,37 @@ impl Handle {
     }
 
     pub async fn plan(&self, order: SecurityOrder) -> Result<SecurityPlan, Error> {
-        self.ask(|reply| Order::Plan { order, reply }).await
+        self.ask(&self.questions, |reply| Question::Plan { order, reply }).await
     }
 
     /// Returns when the trial runs and its checks were green, or nothing was changed.
     pub async fn apply(&self, order: SecurityOrder) -> Result<SecurityDone, Error> {
-        self.ask(|reply| Order::Apply { order, reply }).await
+        self.ask(&self.orders, |reply| Order::Apply { order, reply }).await
     }
 
     /// `caller`: the process that asks; through an SSH connection of before the trial it proves nothing.
     pub async fn confirm(&self, confirm: SecurityConfirm, caller: Option<u32>) -> Result<SecurityDone, Error> {
-        self.ask(|reply| Order::Confirm { confirm, caller, reply }).await
+        self.ask(&self.orders, |reply| Order::Confirm { confirm, caller, reply }).await
     }
 
     pub async fn revert(&self) -> Result<SecurityDone, Error> {
-        self.ask(|reply| Order::Revert { reply }).await
+        self.ask(&self.orders, |reply| Order::Revert { reply }).await
     }
 
     pub async fn open(&self, open: SecurityOpen) -> Result<String, Error> {
-        self.ask(|reply| Order::Open { open, reply }).await
+        self.ask(&self.orders, |reply| Order::Open { open, reply }).await
     }
 
     pub async fn selftest(&self) -> Result<Selftest, Error> {
-        self.ask(|reply| Order::Selftest { reply }).await
+        self.ask(&self.questions, |reply| Question::Selftest { reply }).await
     }
 
-    async fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, Error> {
+    async fn ask<T, A>(&self, whom: &mpsc::Sender<A>, what: impl FnOnce(Reply<T>) -> A) -> Result<T, Error> {
         if let Some(reason) = self.truth.borrow().unmanaged.clone() {
             return Err(Error::Unmanaged(reason));
         }
         let (reply, answer) = oneshot::channel();
-        self.orders.send(order(reply)).await.map_err(|_| Error::Ended)?;
+        whom.send(what(reply)).await.map_err(|_| Error::Ended)?;
         answer.await.map_err(|_| Error::Ended)?
     }
 }

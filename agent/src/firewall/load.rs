@@ -44,19 +44,25 @@ pub fn load(transactions: &Transactions) -> Result<Loaded, Error> {
     if mode == Mode::Open {
         return Ok(Loaded::Nothing);
     }
-    for (rules, loaded) in candidates(transactions, &active, &now)? {
+    let bare_facts = bare_facts(transactions);
+    for (rules, loaded) in candidates(transactions, &active, &bare_facts, &now)? {
         match transactions.bring_in(&rules, &active.policy) {
             Ok(()) => return Ok(loaded),
             Err(error) => tracing::warn!(%error, "rules cannot be loaded; trying simpler ones"),
         }
     }
     let bare = Policy { mode, ..Policy::open() };
-    let bare = ruleset::confirmed(&bare, &bare_facts());
+    let bare = ruleset::confirmed(&bare, &bare_facts);
     transactions.kernel().apply(&bare).map_err(Error::Apply)?;
     Ok(Loaded::Minimal(mode))
 }
 
-fn candidates(transactions: &Transactions, active: &Active, now: &Moment) -> Result<Vec<(Ruleset, Loaded)>, Error> {
+fn candidates(
+    transactions: &Transactions,
+    active: &Active,
+    bare_facts: &Facts,
+    now: &Moment,
+) -> Result<Vec<(Ruleset, Loaded)>, Error> {
     let mode = active.policy.mode;
     // A host that runs has connections and SSH let in for a while, which stay.
     let live = match transactions.kernel().table() {
@@ -64,7 +70,7 @@ fn candidates(transactions: &Transactions, active: &Active, now: &Moment) -> Res
         // What cannot be read cannot be written either: the first that is tried says why.
         Ok(None) | Err(_) => None,
     };
-    let plain = ruleset::confirmed(&active.policy, &bare_facts());
+    let plain = ruleset::confirmed(&active.policy, bare_facts);
     Ok([live, stored(active)]
         .into_iter()
         .flatten()
@@ -78,12 +84,12 @@ fn shut_but_ssh(transactions: &Transactions) -> Result<Loaded, Error> {
         // A host that runs: what it has is better than what we would guess.
         return Ok(Loaded::ShutButSsh);
     }
-    let rules = ruleset::confirmed(&Policy::shut_but_ssh(), &bare_facts());
+    let rules = ruleset::confirmed(&Policy::shut_but_ssh(), &bare_facts(transactions));
     transactions.kernel().apply(&rules).map_err(Error::Apply)?;
     Ok(Loaded::ShutButSsh)
 }
 
-/// SSH where it usually is, nothing else known.
-fn bare_facts() -> Facts {
-    Facts { ssh_ports: [22].into(), ..Facts::default() }
+/// SSH where it was, nothing else known.
+fn bare_facts(transactions: &Transactions) -> Facts {
+    Facts::default().with_ssh_known(&transactions.files().ssh_ports())
 }

@@ -10,6 +10,7 @@
 //! them and the kernel, and changes nothing that is right.
 
 mod allows;
+mod beside;
 pub mod checks;
 mod command;
 pub mod consent;
@@ -28,6 +29,7 @@ pub mod policy;
 pub mod remove;
 mod repair;
 pub mod ruleset;
+mod scales;
 pub mod selftest;
 mod sockets;
 pub mod surroundings;

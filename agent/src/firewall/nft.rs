@@ -19,6 +19,13 @@ const LIMITS: command::Limits = command::Limits { time: Duration::from_secs(10),
 /// Of what nft says against a ruleset; it repeats itself once for each rule.
 const SAID_BYTES_MAX: usize = 2000;
 
+/// What nft says where the kernel has no nfnetlink (EPROTONOSUPPORT), or no nf_tables behind it (EINVAL, EOPNOTSUPP).
+const NO_NF_TABLES: [&str; 3] = [
+    "Unable to initialize Netlink socket: Protocol not supported",
+    "cache initialization failed: Invalid argument",
+    "cache initialization failed: Operation not supported",
+];
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("nft is not installed; install the package nftables, or use the mode `open`")]
@@ -31,6 +38,8 @@ pub enum Error {
         "the kernel lets us neither read nor set its rules; run as root, or in a container with the capability NET_ADMIN"
     )]
     NotPermitted,
+    #[error("this kernel has no nf_tables, or none that this nft can speak to; see `nft list ruleset`")]
+    NoNfTables,
     #[error("nft could not be asked")]
     Run(#[from] command::Error),
     #[error("nft refused ({status}): {said}")]
@@ -43,6 +52,21 @@ pub enum Error {
         "the kernel has other rules than were just applied: somebody changes them; see `nft list table inet agentd`"
     )]
     NotAsWritten,
+}
+
+impl Error {
+    /// Nothing of nftables can be used here, so no table of ours can be there: another attempt ends the same.
+    pub fn is_unusable(&self) -> bool {
+        match self {
+            Self::Missing | Self::NoJson | Self::NotPermitted | Self::NoNfTables => true,
+            Self::Untrusted { .. }
+            | Self::Run(_)
+            | Self::Refused { .. }
+            | Self::Unreadable(_)
+            | Self::UnreadableAll(_)
+            | Self::NotAsWritten => false,
+        }
+    }
 }
 
 /// An nft that can be run, found once.
@@ -128,6 +152,8 @@ fn complaint(status: ExitStatus, said: &str) -> Error {
         Error::NoJson
     } else if said.contains("Operation not permitted") {
         Error::NotPermitted
+    } else if NO_NF_TABLES.iter().any(|words| said.contains(words)) {
+        Error::NoNfTables
     } else {
         let end = said.char_indices().map(|(at, _)| at).find(|at| *at >= SAID_BYTES_MAX).unwrap_or(said.len());
         Error::Refused { status, said: said[..end].replace('\n', "; ") }
@@ -148,6 +174,18 @@ mod tests {
             error("netlink: Error: cache initialization failed: Operation not permitted"),
             Error::NotPermitted
         ));
+        for none in [
+            "netlink: Error: cache initialization failed: Invalid argument",
+            "x: Unable to initialize Netlink \
+                      socket: Protocol not supported",
+        ] {
+            assert!(matches!(error(none), Error::NoNfTables));
+        }
+        for usable in
+            [error("Error: No such file or directory; did you mean"), error("Could not process rule: Invalid argument")]
+        {
+            assert!(matches!(usable, Error::Refused { .. }) && !usable.is_unusable());
+        }
         let long = error(&format!("internal:0:0-0: Error: {}\nmore", "x".repeat(5000)));
         assert!(long.to_string().starts_with("nft refused (exit status: 1): internal:0:0-0: Error: xxx"), "{long}");
         assert!(long.to_string().len() < 2100);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agentd_protocol::api::{
     Check, NETWORKS_MAX, OPEN_MAX_MS, Origin, SecurityConfirm, SecurityDone, SecurityOpen, SecurityOrder, SecurityPlan,
-    Selftest, SshSession, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS, What,
+    SshSession, WINDOW_DEFAULT_MS, WINDOW_MAX_MS, WINDOW_MIN_MS, What,
 };
 use agentd_protocol::security::Mode;
 use agentd_sys::causes::chain;
@@ -14,14 +14,15 @@ use agentd_sys::listeners::{Transport, listener_name, listening};
 use super::checks::{self, Before};
 use super::consent::{self, Objections};
 use super::files::{Moment, Pending};
-use super::foreign::{self, Severity};
+use super::foreign::{self, Published, Severity};
 use super::guard::{self, Peer};
 use super::handle::Order;
+use super::scales::Scales;
 use super::task::{State, Task};
 use super::transaction::{Error as Transaction, Reverted, Transactions, Wish};
 use super::truth::trial_status;
 use super::wishes::policy_of;
-use super::{Error, Policy, selftest};
+use super::{Error, Policy};
 
 /// Of a trial that checks confirm: the checks' own limits, twice.
 const DOCUMENT_WINDOW: Duration = Duration::from_secs(60);
@@ -36,21 +37,22 @@ struct Weighed {
     sessions: Vec<SshSession>,
     verdict: foreign::Verdict,
     objections: Objections,
+    published: BTreeSet<Published>,
 }
 
 impl Task {
     pub(super) async fn carry_out(&mut self, order: Order) {
         // Whoever asked may have gone away: the answer is then nobody's.
         match order {
-            Order::Plan { order, reply } => drop(reply.send(self.plan(&order).await)),
             Order::Apply { order, reply } => drop(reply.send(self.apply(&order).await)),
             Order::Confirm { confirm, caller, reply } => drop(reply.send(self.confirm(&confirm, caller).await)),
             Order::Revert { reply } => drop(reply.send(self.revert_by_hand().await)),
             Order::Open { open, reply } => drop(reply.send(self.open(open).await)),
-            Order::Selftest { reply } => drop(reply.send(self.selftest().await)),
         }
     }
+}
 
+impl Scales {
     async fn weigh(&self, order: &SecurityOrder) -> Result<Weighed, Error> {
         let asked = order.ssh.as_deref().unwrap_or_default();
         if asked.len() > NETWORKS_MAX {
@@ -78,15 +80,11 @@ impl Task {
         let sessions = survey.peers.iter().map(session).collect();
         let (verdict, objections) = (survey.verdict(&to), survey.objections(&to));
         let wish = Wish { to, by: Origin::Local, document: security };
-        Ok(Weighed { now, is_known, wish, peers: survey.peers, sessions, verdict, objections })
+        let (peers, published) = (survey.peers, survey.seen.published);
+        Ok(Weighed { now, is_known, wish, peers, sessions, verdict, objections, published })
     }
 
-    async fn checked(&self, before: &Before) -> Vec<Check> {
-        let on_ssh = self.on_ssh().await;
-        checks::run(&self.targets, before, &on_ssh).await
-    }
-
-    async fn plan(&self, order: &SecurityOrder) -> Result<SecurityPlan, Error> {
+    pub(super) async fn plan(&self, order: &SecurityOrder) -> Result<SecurityPlan, Error> {
         let weighed = self.weigh(order).await?;
         let before = Before { ssh: weighed.peers.iter().map(|peer| (peer.address, peer.port)).collect() };
         let (checks, to) = (self.checked(&before).await, weighed.wish.to.clone());
@@ -116,20 +114,23 @@ impl Task {
             },
             asks: weighed.objections.asked.iter().map(consent::said).collect(),
             refuses: weighed.objections.refused.iter().map(consent::said).collect(),
-            closes: self.blocking(move |_| closes(&to)).await,
+            closes: self.blocking(move |core| closes(&to, &core.host().ssh_ports, &weighed.published)).await,
             ssh: weighed.sessions,
             phrase: weighed.objections.phrase().map(str::to_owned),
             checks,
             notes,
         })
     }
+}
 
+impl Task {
     async fn apply(&mut self, order: &SecurityOrder) -> Result<SecurityDone, Error> {
         let window = order.window_ms.unwrap_or(WINDOW_DEFAULT_MS);
         if !(WINDOW_MIN_MS..=WINDOW_MAX_MS).contains(&window) {
             return Err(Error::Window);
         }
-        let weighed = self.weigh(order).await?;
+        let (scales, asked) = (self.scales.clone(), order.clone());
+        let weighed = self.meanwhile(async move { scales.weigh(&asked).await }).await?;
         if weighed.is_known && weighed.now == weighed.wish.to && self.trial().is_none() {
             let message = format!("{} is in force already", weighed.now.mode);
             return Ok(SecurityDone { message, trial: None, checks: Vec::new() });
@@ -165,8 +166,14 @@ impl Task {
         window: Duration,
         without: &[agentd_protocol::api::CheckName],
     ) -> Result<(Pending, Vec<Check>), Error> {
-        let before = Before { ssh: self.on_ssh().await };
-        let checks = self.checked(&before).await;
+        let scales = self.scales.clone();
+        let (before, checks) = self
+            .meanwhile(async move {
+                let before = Before { ssh: scales.on_ssh().await };
+                let checks = scales.checked(&before).await;
+                (before, checks)
+            })
+            .await;
         let red = checks::red(&checks, without);
         if !red.is_empty() && checks::is_cut_off(&checks) {
             let without: Vec<String> = red.iter().map(|check| format!("--without-check {}", check.name)).collect();
@@ -180,7 +187,11 @@ impl Task {
         (self.note)(What::SecurityTrial { from, to, window_ms: pending.window_ms });
         self.state = State::Trial(Box::new(pending.clone()));
         self.look().await;
-        let checks = self.checked(&before).await;
+        let scales = self.scales.clone();
+        let checks = self.meanwhile(async move { scales.checked(&before).await }).await;
+        if self.trial().is_none_or(|trial| trial.tx != pending.tx) {
+            return Err(Transaction::NoTrial.into());
+        }
         let red = checks::red(&checks, without);
         if !red.is_empty() {
             let red = checks::in_words(&red);
@@ -193,6 +204,18 @@ impl Task {
     /// What the document asks for: nobody is there to confirm, so the checks do.
     pub(super) async fn try_by_itself(&mut self, wish: Wish) -> Result<(), Error> {
         let (pending, _) = self.try_out(wish, None, DOCUMENT_WINDOW, &[]).await?;
+        // Somebody may have logged in since it was decided.
+        let (scales, to) = (self.scales.clone(), pending.to.clone());
+        match self.meanwhile(async move { scales.objects(to).await }).await {
+            Ok(None) => {}
+            objected => {
+                let cause = objected.map_or_else(|error| chain(&error), Option::unwrap_or_default);
+                self.revert(cause).await?;
+                // Decided anew, as the host is now.
+                self.considered = None;
+                return Ok(());
+            }
+        }
         let tx = pending.tx;
         self.blocking(move |core| core.confirm(&tx)).await?;
         let (from, to) = (pending.from.mode, pending.to.mode);
@@ -269,10 +292,6 @@ impl Task {
         Ok(if reverted == Reverted::WasConfirmed { to } else { from })
     }
 
-    async fn selftest(&mut self) -> Result<Selftest, Error> {
-        self.blocking(|core| Ok(selftest::run(&core.policy_in_force()?, &core.facts(&Moment::now())?)?)).await
-    }
-
     async fn open(&mut self, open: SecurityOpen) -> Result<String, Error> {
         if open.ssh.is_empty() || open.ssh.len() > NETWORKS_MAX {
             return Err(Error::TooManyNetworks(open.ssh.len()));
@@ -322,23 +341,56 @@ fn tools(verdict: &foreign::Verdict) -> Vec<String> {
     verdict.findings.iter().filter(known).map(shown).collect()
 }
 
-/// Sockets of this host that outside can reach now and could not under `to`.
-fn closes(to: &Policy) -> Vec<String> {
+/// What outside can reach now and could not under `to`: sockets of this host, and ports that lead to its guests (D3).
+fn closes(to: &Policy, ssh_ports: &BTreeSet<u16>, published: &BTreeSet<Published>) -> Vec<String> {
     if to.mode == Mode::Open {
         return Vec::new();
     }
-    let of = |transport, word: &'static str| {
+    let of = |transport| {
         let outside =
             listening(transport).into_iter().filter(|socket| !socket.address.ip().to_canonical().is_loopback());
-        outside.map(move |socket| (socket.address.port(), word, transport))
+        outside.map(|socket| socket.address.port()).collect::<BTreeSet<u16>>()
     };
-    let ports: BTreeSet<(u16, &str)> =
-        of(Transport::Tcp, "tcp").chain(of(Transport::Udp, "udp")).map(|(port, word, _)| (port, word)).collect();
-    let shut = ports.into_iter().filter(|(port, word)| *word == "udp" || !to.proxy_tcp.contains(port));
-    shut.map(|(port, word)| {
-        let transport = if word == "tcp" { Transport::Tcp } else { Transport::Udp };
+    let of_host = |port: u16, transport, word: &str| {
         let who = listener_name(port, transport).map(|name| format!(", {name}")).unwrap_or_default();
         format!("{port}/{word}{who}")
-    })
-    .collect()
+    };
+    let tcp = of(Transport::Tcp).into_iter().filter(|port| !to.proxy_tcp.contains(port)).map(|port| {
+        let shut = of_host(port, Transport::Tcp, "tcp");
+        if ssh_ports.contains(&port) { format!("{shut}{}", but_ssh(to)) } else { shut }
+    });
+    let udp = of(Transport::Udp).into_iter().map(|port| of_host(port, Transport::Udp, "udp"));
+    let guests = published.iter().map(|one| format!("{}/{}, which leads to a guest (DNAT)", one.port, one.protocol));
+    tcp.chain(udp).chain(guests).collect()
+}
+
+/// Whom SSH stays open for.
+fn but_ssh(to: &Policy) -> String {
+    let networks = to.ssh.iter().filter(|_| to.mode == Mode::DaemonPort).map(ToString::to_string);
+    let interfaces = to.ssh_interfaces.iter().map(|name| format!("interface {name}"));
+    let kept: Vec<String> = networks.chain(interfaces).collect();
+    if kept.is_empty() { String::new() } else { format!(", but for {}", kept.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shut_is_named_with_whom_it_stays_open_for() {
+        let socket = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let guest = Published { port: 8_080, protocol: "tcp" };
+        let ssh = vec!["203.0.113.0/24".parse().unwrap()];
+        let to = Policy { mode: Mode::DaemonPort, ssh, ..Policy::open() };
+        let named = |to: &Policy, ssh_ports: &[u16]| {
+            let all = closes(to, &ssh_ports.iter().copied().collect(), &[guest].into());
+            assert!(all.contains(&"8080/tcp, which leads to a guest (DNAT)".to_owned()), "{all:?}");
+            all.into_iter().find(|line| line.starts_with(&format!("{port}/tcp"))).unwrap()
+        };
+        assert!(named(&to, &[port]).ends_with(", but for 203.0.113.0/24"));
+        assert!(!named(&to, &[22]).contains("but for"));
+        let tunnel = Policy { mode: Mode::Tunnel, ssh_interfaces: ["wg0".to_owned()].into(), ..to };
+        assert!(named(&tunnel, &[port]).ends_with(", but for interface wg0"));
+    }
 }

@@ -18,13 +18,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Facts, Policy};
+use super::{Facts, Policy, command};
 
 /// Link-local addresses (RFC 3927), out of the way of DHCP's fallback by their third byte.
 const NEAR_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 213, 1);
 const FAR_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 213, 2);
 const NEAR_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x213, 1);
 const FAR_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x213, 2);
+/// `ip` waits for no one but the kernel.
+const IP_LIMITS: command::Limits = command::Limits { time: Duration::from_secs(5), bytes: 64 << 10 };
 const FAR_NAME: &str = "outside";
 /// A SYN that was lost is sent again after 1 s.
 const SILENCE: Duration = Duration::from_millis(1_500);
@@ -237,13 +239,9 @@ fn answering(targets: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
 
 fn ip(arguments: &[&str]) -> Result<(), Error> {
     let failed = |said: String| Error::Ip { arguments: arguments.join(" "), said };
-    let output = Command::new("ip").args(arguments).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-    }
+    let program = command::find("ip").ok_or_else(|| failed("it is not there".to_owned()))?;
+    let output = command::run(&program, arguments, IP_LIMITS).map_err(|error| failed(error.to_string()))?;
+    if output.status.success() { Ok(()) } else { Err(failed(output.stderr.trim().to_owned())) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use agentd_sys::listeners::{Socket, Transport, established_in, holders_in, liste
 use super::Session;
 use super::facts::Sources;
 
-const SSH_PORT: u16 = 22;
 const SSH_SERVERS: &[&str] = &["sshd", "dropbear"];
 const SERVICE_MANAGER: u32 = 1;
 const ROOT: u32 = 0;
@@ -29,7 +28,7 @@ const UNIT_DIRS: &[&str] = &[
 /// Set in 0.1 s and listed in 0.8 MB (IPv4, nft 1.0.6); those to a port listened on are kept first.
 const SURVIVORS_MAX: usize = 8192;
 
-/// Root's own servers on addresses that others can reach: a user may call any program sshd.
+/// Root's own servers on addresses that others can reach: a user may call any program sshd. None while it restarts.
 pub(super) fn ssh_ports(sources: &Sources) -> BTreeSet<u16> {
     let sockets: Vec<Socket> = listening_in(&sources.proc, Transport::Tcp)
         .into_iter()
@@ -43,8 +42,7 @@ pub(super) fn ssh_ports(sources: &Sources) -> BTreeSet<u16> {
                 || (*pid == SERVICE_MANAGER && announced.contains(&socket.address.port()))
         })
     };
-    let ports: BTreeSet<u16> = sockets.iter().filter(serves_ssh).map(|socket| socket.address.port()).collect();
-    if ports.is_empty() { BTreeSet::from([SSH_PORT]) } else { ports }
+    sockets.iter().filter(serves_ssh).map(|socket| socket.address.port()).collect()
 }
 
 /// Ports that socket units name for SSH. Whether the service manager listens on them, the sockets say.
@@ -143,7 +141,7 @@ mod tests {
         fs::write(drop_ins.join("addresses.conf"), "[Socket]\nListenStream=\nListenStream=0.0.0.0:2153\n").unwrap();
         assert_eq!(ssh_ports(&sources), BTreeSet::from([2153]));
         sources.root = dir.path().join("elsewhere");
-        assert_eq!(ssh_ports(&sources), BTreeSet::from([22]), "where nothing is known");
+        assert_eq!(ssh_ports(&sources), BTreeSet::new(), "nobody guesses here");
     }
 
     #[test]

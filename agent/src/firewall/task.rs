@@ -1,8 +1,6 @@
 //! The one who changes the rules while a manager runs: takes orders, follows the document, watches the kernel.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,22 +11,26 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::beside::Beside;
 use super::checks::Targets;
 use super::files::{Active, Moment, OpenedSsh, Pending};
 use super::foreign::{Enforcement, Severity};
 use super::handle::{Handle, ORDERS_MAX, Order};
 use super::inspect::{self, Dropped, Found};
 use super::repair::{Repairs, Verdict, judge};
-use super::surroundings::{Surroundings, Survey};
-use super::transaction::{self, Error as Transaction, Transactions};
+use super::scales::Scales;
+use super::surroundings::Surroundings;
+use super::transaction::{self, Transactions};
 use super::truth::Truth;
 use super::watch::Changes;
-use super::wishes::{Decision, Document, OwnerRules, decide};
-use super::{Error, Policy, Revision, Ruleset, foreign, nft};
-use crate::lifecycle;
+use super::wishes::{Decision, Document, OwnerRules};
+use super::{Policy, Revision, Ruleset, foreign, nft, ufw};
+use crate::lifecycle::{self, Pulse};
 
 /// Second belt beside the kernel's word, and how fresh counters and guests' interfaces are.
 const LOOK: Duration = Duration::from_secs(10);
+/// A change with as many allows of UFW as there may be. One that takes longer stands still.
+const CHANGE_MAX: Duration = Duration::from_secs(300);
 /// Several changes of one tool are one.
 const SETTLE: Duration = Duration::from_millis(100);
 /// A trial that runs out is noticed this much after the kernel's own timer.
@@ -64,26 +66,48 @@ impl fmt::Debug for Setup {
 pub fn unmanaged(reason: String, mode: Mode) -> Handle {
     let enforcement = "not enforced".to_owned();
     let truth = Truth { unmanaged: Some(reason), mode, enforcement, ..Truth::unknown() };
-    let (orders, _) = mpsc::channel(1);
-    Handle { orders, documents: Arc::new(watch::Sender::new(None)), truth: Arc::new(watch::Sender::new(truth)) }
+    let ((orders, _), (questions, _)) = (mpsc::channel(1), mpsc::channel(1));
+    Handle {
+        orders,
+        questions,
+        documents: Arc::new(watch::Sender::new(None)),
+        truth: Arc::new(watch::Sender::new(truth)),
+    }
 }
 
 /// Adopts what the files and the kernel say; changes nothing that is right.
 pub fn start(setup: Setup) -> Handle {
     let (orders_in, orders) = mpsc::channel(ORDERS_MAX);
+    let (questions_in, questions) = mpsc::channel(ORDERS_MAX);
     let handle = Handle {
         orders: orders_in,
+        questions: questions_in,
         documents: Arc::new(watch::Sender::new(None)),
         truth: Arc::new(watch::Sender::new(Truth::unknown())),
     };
     let changes = Changes::subscribe()
         .inspect_err(|error| tracing::warn!(%error, "changes of nftables are noticed every 10 s only"))
         .ok();
-    let task = Task {
+    let scales = Scales {
         targets: Targets { resolv_conf: setup.resolv_conf, proxy: setup.proxy, outbound: Vec::new() },
         core: setup.transactions,
         surroundings: setup.surroundings,
         owner: setup.owner,
+        documents: handle.documents.subscribe(),
+    };
+    lifecycle::spawn_essential("firewall questions", setup.cancel.clone(), {
+        let (scales, ended) = (scales.clone(), setup.cancel.clone());
+        async move {
+            // Cancelled: whoever asked is told that the agent ends.
+            let _ = ended.run_until_cancelled(scales.answer(questions)).await;
+        }
+    });
+    let task = Task {
+        scales,
+        changes,
+        pulse: lifecycle::pulse("firewall"),
+        is_surveying: false,
+        beside: None,
         note: setup.note,
         truth: Arc::clone(&handle.truth),
         documents: handle.documents.subscribe(),
@@ -97,7 +121,7 @@ pub fn start(setup: Setup) -> Handle {
     let (cancel, ended) = (setup.cancel.clone(), setup.cancel);
     lifecycle::spawn_essential("firewall", cancel, async move {
         // Cancelled: the manager ends, the rules stay.
-        let _ = ended.run_until_cancelled(task.run(orders, changes)).await;
+        let _ = ended.run_until_cancelled(task.run(orders)).await;
     });
     handle
 }
@@ -111,10 +135,12 @@ pub(super) enum State {
 }
 
 pub(super) struct Task {
-    pub(super) core: Transactions,
-    pub(super) surroundings: Arc<dyn Surroundings>,
-    pub(super) owner: OwnerRules,
-    pub(super) targets: Targets,
+    pub(super) scales: Scales,
+    changes: Option<Changes>,
+    pulse: Pulse,
+    /// Who else filters is being asked: a look in between does not ask again.
+    pub(super) is_surveying: bool,
+    pub(super) beside: Option<Beside>,
     pub(super) note: Note,
     pub(super) truth: Arc<watch::Sender<Truth>>,
     pub(super) documents: watch::Receiver<Option<Document>>,
@@ -123,7 +149,7 @@ pub(super) struct Task {
     pub(super) expected: Option<Revision>,
     repairs: Repairs,
     /// The wish that was dealt with: one that failed is not tried for ever.
-    considered: Option<Document>,
+    pub(super) considered: Option<Document>,
     /// What keeps the policy that is in force or on trial, when that was looked at, and its verdict.
     enforcement: Option<(Policy, Instant, foreign::Verdict)>,
     next_look: Instant,
@@ -139,12 +165,14 @@ struct Seen {
     wanted: Ruleset,
     /// UFW has allows of ours that the mode does not need.
     has_allows_left: bool,
+    ufw_stamp: Option<ufw::Stamp>,
 }
 
 impl Task {
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>, changes: Option<Changes>) {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         self.look().await;
         loop {
+            self.pulse.beat();
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => self.carry_out(order).await,
@@ -155,30 +183,49 @@ impl Task {
                         return;
                     }
                 }
-                told = changed(changes.as_ref()) => {
-                    if let Err(error) = told {
-                        tracing::warn!(%error, "the kernel does not tell of changes");
-                    }
-                    tokio::time::sleep(SETTLE).await;
-                    self.look().await;
-                }
-                () = tokio::time::sleep_until(self.next_look) => self.look().await,
+                () = disturbed(self.changes.as_ref(), self.next_look) => self.look().await,
             }
             // A trial that is over, or that a person ended, was in its way.
             self.follow_document().await;
         }
     }
 
-    /// Runs what may take as long as nft does.
+    /// Waits for `work` and keeps the rules meanwhile: what takes long is no time in which somebody may remove them.
+    pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.pulse.beat();
+            tokio::select! {
+                done = &mut work => return done,
+                // A look may itself wait for something meanwhile, once.
+                () = disturbed(self.changes.as_ref(), self.next_look) => Box::pin(self.look()).await,
+            }
+        }
+    }
+
+    /// Runs a change of the rules, whose lock nobody else gets meanwhile.
     pub(super) async fn blocking<T: Send + 'static>(&self, act: impl FnOnce(&Transactions) -> T + Send + 'static) -> T {
-        let core = self.core.clone();
-        lifecycle::spawn_blocking("firewall", move || act(&core)).await.expect("transactions do not panic")
+        let (start, mut work) = (Instant::now(), std::pin::pin!(self.scales.blocking(act)));
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = self.pulse.due(), if start.elapsed() < CHANGE_MAX => self.pulse.beat(),
+            }
+        }
     }
 
     /// Compares the kernel with what was confirmed, and puts right what is not.
     pub(super) async fn look(&mut self) {
         self.next_look = Instant::now() + LOOK;
-        match self.blocking(see).await {
+        let mut seen = self.blocking(see).await;
+        if let Ok(found) = &seen
+            && !self.is_surveying
+            && !matches!(self.verdict(found, &Moment::now()), Verdict::Repair(_) | Verdict::RevertTrial(_))
+            && self.look_around(found).await
+        {
+            seen = self.blocking(see).await;
+        }
+        match seen {
             Ok(seen) => self.judge(seen).await,
             Err(error) => {
                 if let Ok(true) = self.blocking(Transactions::end_illegible_trial).await {
@@ -200,16 +247,8 @@ impl Task {
 
     async fn judge(&mut self, seen: Seen) {
         let now = Moment::now();
-        self.survey_enforcement(&seen).await;
         self.adopt(&seen, &now);
-        let verdict = judge(
-            &seen.found,
-            seen.pending.as_ref(),
-            seen.active.as_ref(),
-            &seen.wanted.revision,
-            self.expected.as_ref(),
-            &now,
-        );
+        let verdict = self.verdict(&seen, &now);
         let held_back = match &verdict {
             Verdict::Repair(_) => self.repairs.may(Instant::now()).err(),
             Verdict::Right | Verdict::OnTrial | Verdict::Refresh | Verdict::Foreign(_) | Verdict::RevertTrial(_) => {
@@ -250,6 +289,11 @@ impl Task {
                 }
             }
         }
+    }
+
+    fn verdict(&self, seen: &Seen, now: &Moment) -> Verdict {
+        let (pending, active, expected) = (seen.pending.as_ref(), seen.active.as_ref(), self.expected.as_ref());
+        judge(&seen.found, pending, active, &seen.wanted.revision, expected, now)
     }
 
     /// A trial may have begun, or ended, without this process.
@@ -293,7 +337,7 @@ impl Task {
                 self.publish_again().await;
             }
             // They were back, and somebody changed them before they could be read.
-            (Err(Transaction::Apply(nft::Error::NotAsWritten)), Some(cause)) => {
+            (Err(transaction::Error::Apply(nft::Error::NotAsWritten)), Some(cause)) => {
                 self.repaired(cause, after_ms);
                 self.next_look = Instant::now();
             }
@@ -323,7 +367,9 @@ impl Task {
         let before = seen.pending.as_ref().map(|pending| &pending.from);
         let policy = seen.active.as_ref().map(|active| &active.policy).or(before);
         let mode = policy.map_or(Mode::Open, |policy| policy.mode);
-        let verdict = self.enforcement.as_ref().map(|(.., verdict)| verdict);
+        let of_this = |(of, ..): &&(Policy, Instant, foreign::Verdict)| *of == seen.policy();
+        let verdict = self.enforcement.as_ref().filter(of_this).map(|(.., verdict)| verdict);
+        let amiss = self.beside.as_ref().and_then(|beside| beside.amiss(&seen.policy()));
         let exposure = match verdict.map(|verdict| verdict.enforcement) {
             // Whatever else UFW's owner allows is open, too.
             Some(Enforcement::PartialUfw) => Exposure::Unmanaged,
@@ -337,7 +383,9 @@ impl Task {
             unmanaged: None,
             mode,
             exposure,
-            enforcement: enforcement(&seen.found, verdict),
+            enforcement: enforcement(&seen.found, verdict, amiss.as_deref()),
+            ufw: amiss,
+            lacking: verdict.map(|verdict| verdict.reason.clone()).filter(|reason| !reason.is_empty()),
             origin: seen.active.as_ref().map(|active| active.origin),
             ssh: policy.map(|policy| policy.ssh.clone()).unwrap_or_default(),
             trial: seen.pending.clone(),
@@ -370,10 +418,6 @@ impl Task {
         }
     }
 
-    pub(super) fn document(&self) -> Option<Document> {
-        self.documents.borrow().clone()
-    }
-
     /// After a person's trial the document has its say again; after its own it has had it.
     pub(super) fn reconsider(&mut self, trial: Option<&Pending>) {
         if trial.is_none_or(|pending| pending.by == Origin::Local) {
@@ -383,19 +427,19 @@ impl Task {
 
     /// Once for each wish: what was refused is tried again when the document changes, or a manager starts.
     pub(super) async fn follow_document(&mut self) {
+        self.follow_once().await;
+        // What spoke against it only once it was tried out is told at once.
+        self.follow_once().await;
+    }
+
+    async fn follow_once(&mut self) {
         let Some(document) = self.documents.borrow_and_update().clone() else { return };
         if self.trial().is_some() || self.considered.as_ref() == Some(&document) {
             return;
         }
-        let owner = self.owner.clone();
-        let asked = document.clone();
-        let surroundings = Arc::clone(&self.surroundings);
-        let decided = self.blocking(move |core| {
-            let active = core.files().active().map_err(transaction::Error::from)?;
-            let survey = Survey::take(&*surroundings, core.kernel().facts()).map_err(Error::Guard)?;
-            Ok::<_, Error>(decide(active.as_ref(), &asked, &owner, |to| survey.objections(to)))
-        });
-        match decided.await {
+        let (scales, asked) = (self.scales.clone(), document.clone());
+        let decided = self.meanwhile(async move { scales.decide(asked).await }).await;
+        match decided {
             Ok(decision) => {
                 self.considered = Some(document);
                 self.decided(decision).await;
@@ -424,34 +468,57 @@ impl Task {
         self.look().await;
     }
 
-    /// Who is on SSH, and on which of our ports; nobody where that cannot be told, which a check then reports.
-    pub(super) async fn on_ssh(&self) -> BTreeSet<(IpAddr, u16)> {
-        let surroundings = Arc::clone(&self.surroundings);
-        let peers = self.blocking(move |core| surroundings.on_ssh(&core.kernel().facts())).await;
-        let peers = peers.inspect_err(|error| tracing::warn!(error = chain(error), "nobody is seen on SSH"));
-        peers.unwrap_or_default().into_iter().map(|peer| (peer.address, peer.port)).collect()
+    /// What programs must be asked for, which may hang. `true`: the rules may have changed meanwhile.
+    async fn look_around(&mut self, seen: &Seen) -> bool {
+        let (policy, had) = (seen.policy(), self.beside.as_ref().map(|beside| beside.amiss(&seen.policy())));
+        let asked = seen.pending.is_none() && self.keep_allows(&policy, seen.ufw_stamp.clone()).await;
+        let is_other = had.is_some_and(|had| had != self.beside.as_ref().and_then(|beside| beside.amiss(&policy)));
+        let is_due = asked || is_other || self.is_survey_due(&policy);
+        if is_due {
+            self.survey_enforcement(&policy).await;
+        }
+        is_due
     }
 
-    pub(super) async fn survey(&self, facts: super::Facts) -> Result<Survey, Error> {
-        let surroundings = Arc::clone(&self.surroundings);
-        self.blocking(move |_| Survey::take(&*surroundings, facts)).await.map_err(Error::Guard)
+    /// Anew when another policy is to be kept, and now and then. Programs are asked, which may hang.
+    async fn survey_enforcement(&mut self, policy: &Policy) {
+        let surroundings = Arc::clone(&self.scales.surroundings);
+        self.is_surveying = true;
+        let scales = self.scales.clone();
+        let asked = async move { scales.blocking(move |core| surroundings.seen(&core.host().guest_interfaces)).await };
+        let seen = self.meanwhile(asked).await;
+        self.is_surveying = false;
+        let verdict = foreign::judge(&seen, policy);
+        self.enforcement = Some((policy.clone(), Instant::now(), verdict));
     }
 
-    /// Anew when another policy is to be kept, and now and then.
-    async fn survey_enforcement(&mut self, seen: &Seen) {
-        let policy = match (&seen.pending, &seen.active) {
+    fn is_survey_due(&self, policy: &Policy) -> bool {
+        let is_fresh = |(of, at, _): &(Policy, Instant, _)| of == policy && at.elapsed() < SURVEY;
+        !self.enforcement.as_ref().is_some_and(is_fresh)
+    }
+}
+
+impl Seen {
+    /// What is to be kept now.
+    fn policy(&self) -> Policy {
+        match (&self.pending, &self.active) {
             (Some(pending), _) => pending.to.clone(),
             (None, Some(active)) => active.policy.clone(),
             (None, None) => Policy::open(),
-        };
-        let is_fresh = |(of, at, _): &(Policy, Instant, _)| *of == policy && at.elapsed() < SURVEY;
-        if self.enforcement.as_ref().is_some_and(is_fresh) {
-            return;
         }
-        let surroundings = Arc::clone(&self.surroundings);
-        let seen = self.blocking(move |core| surroundings.seen(&core.kernel().facts().guest_interfaces)).await;
-        let verdict = foreign::judge(&seen, &policy);
-        self.enforcement = Some((policy, Instant::now(), verdict));
+    }
+}
+
+/// Until the rules are to be looked at: somebody changed nftables, or it is time.
+async fn disturbed(changes: Option<&Changes>, next_look: Instant) {
+    tokio::select! {
+        told = changed(changes) => {
+            if let Err(error) = told {
+                tracing::warn!(%error, "the kernel does not tell of changes");
+            }
+            tokio::time::sleep(SETTLE).await;
+        }
+        () = tokio::time::sleep_until(next_look) => {}
     }
 }
 
@@ -466,10 +533,12 @@ async fn changed(changes: Option<&Changes>) -> std::io::Result<()> {
 fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     // Nobody is between two strokes of a change while this is held.
     let _lock = core.lock()?;
+    core.remember_ssh();
     let (found, dropped) = core.look()?;
     let now = Moment::now();
     let pending = core.files().pending()?;
     Ok(Seen {
+        ufw_stamp: core.ufw_stamp(),
         has_allows_left: core.has_allows_left(core.policy()?.mode),
         found,
         dropped,
@@ -484,15 +553,19 @@ fn see(core: &Transactions) -> Result<Seen, transaction::Error> {
     })
 }
 
-fn enforcement(found: &Found, verdict: Option<&foreign::Verdict>) -> String {
+fn enforcement(found: &Found, verdict: Option<&foreign::Verdict>, ufw: Option<&str>) -> String {
     let Some(verdict) = verdict else { return "not known yet".to_owned() };
-    let by = verdict.enforcement;
+    let by = match (verdict.enforcement, ufw) {
+        (Enforcement::NftablesWithUfwAllows, Some(_)) => Enforcement::Nftables,
+        (by, _) => by,
+    };
     let reason = if verdict.reason.is_empty() { String::new() } else { format!(": {}", verdict.reason) };
     let doubts = verdict.findings.iter().filter(|finding| finding.severity == Severity::CannotVouch);
-    let doubts: String = doubts.take(DOUBTS_MAX).map(|doubt| format!("; cannot vouch: {}", doubt.text)).collect();
+    let doubts = doubts.take(DOUBTS_MAX).map(|doubt| format!("; cannot vouch: {}", doubt.text));
+    let doubts: String = ufw.iter().map(|amiss| format!("; {amiss}")).chain(doubts).collect();
     match (found, by) {
         (Found::Absent, Enforcement::Nothing) => format!("nothing, nor could it be{reason}"),
-        (Found::Absent, _) => "none: no table of ours is in the kernel".to_owned(),
+        (Found::Absent, _) => format!("none: no table of ours is in the kernel{}", reason.replacen(": ", "; ", 1)),
         (Found::Confirmed { .. }, _) => format!("{by}{reason}{doubts}"),
         (Found::Trial { .. }, _) => format!("{by}, on trial{reason}{doubts}"),
         (Found::Altered { .. }, _) => format!("{by}, changed by somebody else{reason}{doubts}"),

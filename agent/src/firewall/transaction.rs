@@ -157,12 +157,29 @@ impl Transactions {
 
     /// What the host is like, SSH that was let in for a while included.
     pub fn facts(&self, now: &Moment) -> Result<Facts, Error> {
-        let mut facts = self.kernel.facts();
+        let mut facts = self.host();
         facts.break_glass = self.legible_opened()?.and_then(|opened| {
             let left = Duration::from_millis(opened.left_ms(now));
             (!left.is_zero()).then_some(BreakGlass { ssh: opened.networks, left })
         });
         Ok(facts)
+    }
+
+    /// Writes down where SSH is, for when it is not: a look then must not shut it out, nor a boot.
+    pub(super) fn remember_ssh(&self) {
+        let found = self.kernel.facts().ssh_ports;
+        if !found.is_empty()
+            && found != self.files.ssh_ports()
+            && let Err(error) = self.files.write_ssh_ports(&found)
+        {
+            // No reason to leave the rules as somebody made them.
+            tracing::warn!(error = chain(&error), "where SSH listens cannot be written down");
+        }
+    }
+
+    /// What the host is like, and where SSH was if nobody listens for it now.
+    pub(super) fn host(&self) -> Facts {
+        self.kernel.facts().with_ssh_known(&self.files.ssh_ports())
     }
 
     /// The rules that should be in the kernel while no trial runs.
@@ -181,6 +198,7 @@ impl Transactions {
         let _lock = self.lock()?;
         let now = Moment::now();
         self.clear_way(&now)?;
+        self.remember_ssh();
         let (from, facts) = (self.policy()?, self.facts(&now)?);
         let trial = ruleset::trial(&from, &wish.to, &facts, window);
         self.check_rules(&trial, &wish.to).map_err(Error::Check)?;
@@ -213,9 +231,10 @@ impl Transactions {
             return Err(error);
         }
         if let Err(error) = self.bring_in(&trial, &pending.to) {
-            // It may be in force all the same, only not read back. While the old rules cannot be brought back either, the
-            // trial stays, and its guards go on trying.
-            self.revert_locked(&pending)?;
+            // The kernel may have taken them all the same, as when they could not be read back.
+            if let Err(also) = self.revert_locked(&pending) {
+                tracing::error!(error = chain(&also), "the rules of before are back at the trial's deadline");
+            }
             return Err(Error::Apply(error));
         }
         (self.reached)(Point::TrialApplied);
@@ -328,6 +347,7 @@ impl Transactions {
         if let Some(pending) = self.files.pending()? {
             return Err(Error::TrialRuns { left_s: pending.left_ms(&Moment::now()) / 1_000 });
         }
+        self.remember_ssh();
         let facts = self.facts(&Moment::now())?;
         let Some(active) = self.files.active()? else { return Err(Error::NoTrial) };
         let rules = ruleset::confirmed(&active.policy, &facts);

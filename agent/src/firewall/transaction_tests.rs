@@ -22,8 +22,10 @@ struct Fake {
     has: Mutex<Option<String>>,
     /// How many of the next calls fail.
     refused: Mutex<u32>,
-    /// The next transaction is taken, and said not to be.
-    unread: Mutex<bool>,
+    /// The next rules are in force, and cannot be read back.
+    is_unread: Mutex<bool>,
+    /// sshd restarts.
+    is_ssh_away: Mutex<bool>,
 }
 
 impl Fake {
@@ -50,7 +52,7 @@ impl Kernel for Fake {
     fn apply(&self, ruleset: &Ruleset) -> Result<(), nft::Error> {
         self.refuses()?;
         *self.has.lock().unwrap() = Some(ruleset.text());
-        if std::mem::take(&mut *self.unread.lock().unwrap()) { Err(nft::Error::NotAsWritten) } else { Ok(()) }
+        if std::mem::take(&mut *self.is_unread.lock().unwrap()) { Err(nft::Error::NotAsWritten) } else { Ok(()) }
     }
 
     fn table(&self) -> Result<Option<Value>, nft::Error> {
@@ -58,7 +60,30 @@ impl Kernel for Fake {
     }
 
     fn facts(&self) -> Facts {
-        Facts { ssh_ports: [2222].into(), ..Facts::default() }
+        let ssh_ports = if *self.is_ssh_away.lock().unwrap() { [].into() } else { [2222].into() };
+        Facts { ssh_ports, ..Facts::default() }
+    }
+}
+
+/// An nft that is there and of no use.
+#[derive(Debug)]
+struct Unusable(fn() -> nft::Error);
+
+impl Kernel for Unusable {
+    fn check(&self, _: &Ruleset) -> Result<(), nft::Error> {
+        Err((self.0)())
+    }
+
+    fn apply(&self, _: &Ruleset) -> Result<(), nft::Error> {
+        Err((self.0)())
+    }
+
+    fn table(&self) -> Result<Option<Value>, nft::Error> {
+        Err((self.0)())
+    }
+
+    fn facts(&self) -> Facts {
+        WithoutNft.facts()
     }
 }
 
@@ -173,16 +198,6 @@ fn a_confirmation_after_the_deadline_brings_back_the_rules_of_before() {
 }
 
 #[test]
-fn a_trial_that_came_in_without_being_read_back_goes_again() {
-    let bench = Bench::closed();
-    *bench.kernel.unread.lock().unwrap() = true;
-    let begun = bench.core.begin(&wish(tunnel()), None, LONG);
-    assert!(matches!(begun, Err(Error::Apply(nft::Error::NotAsWritten))), "{begun:?}");
-    assert!(bench.has_rules_of(&port()), "{:?}", bench.kernel.has());
-    assert_eq!((bench.core.files().pending().unwrap(), bench.armed()), (None, 0));
-}
-
-#[test]
 fn what_cannot_begin_changes_nothing() {
     let bench = Bench::closed();
     let untouched = || {
@@ -274,15 +289,26 @@ fn an_ufw_that_does_not_take_an_allow_ends_the_trial_before_it_began() {
 }
 
 #[test]
-fn without_nft_an_active_ufw_keeps_daemon_port_and_nothing_keeps_tunnel() {
+fn without_a_usable_nft_an_active_ufw_keeps_daemon_port_and_nothing_keeps_tunnel() {
+    partial(Arc::new(WithoutNft));
+    for why in [|| nft::Error::NotPermitted, || nft::Error::NoJson, || nft::Error::NoNfTables] {
+        partial(Arc::new(Unusable(why)));
+        let dir = tempfile::tempdir().unwrap();
+        let core =
+            Transactions::new(Arc::new(Unusable(why)), Arc::new(FakeWatchdog::default()), Files::below(dir.path()));
+        assert!(matches!(core.look(), Ok((crate::firewall::Found::Absent, _))), "`open` holds without ufw, too");
+    }
+}
+
+fn partial(kernel: Arc<dyn Kernel>) {
     let (world, dir) = (ufw_world(""), tempfile::tempdir().unwrap());
-    let core = Transactions::new(Arc::new(WithoutNft), Arc::new(FakeWatchdog::default()), Files::below(dir.path()))
+    let core = Transactions::new(kernel, Arc::new(FakeWatchdog::default()), Files::below(dir.path()))
         .with_ufw(Some(world.ufw.clone()));
     let mode = |core: &Transactions| match core.look() {
         Ok((crate::firewall::Found::Confirmed { mode, .. }, _)) => Some(mode),
         Ok(_) | Err(_) => None,
     };
-    assert!(matches!(core.begin(&wish(tunnel()), None, LONG), Err(Error::Check(nft::Error::Missing))));
+    assert!(matches!(core.begin(&wish(tunnel()), None, LONG), Err(Error::Check(error)) if error.is_unusable()));
     let tx = core.begin(&wish(port()), None, LONG).unwrap().tx;
     core.confirm(&tx).unwrap();
     assert_eq!((world.rules().as_str(), mode(&core)), (OURS, Some(Mode::DaemonPort)));
@@ -293,7 +319,7 @@ fn without_nft_an_active_ufw_keeps_daemon_port_and_nothing_keeps_tunnel() {
     core.confirm(&core.files().pending().unwrap().unwrap().tx).unwrap();
     assert_eq!((world.rules().as_str(), mode(&core)), ("", None));
     std::fs::write(world.dir.path().join("status"), "Status: inactive\n").unwrap();
-    assert!(matches!(core.begin(&wish(port()), None, LONG), Err(Error::Check(nft::Error::Missing))));
+    assert!(matches!(core.begin(&wish(port()), None, LONG), Err(Error::Check(error)) if error.is_unusable()));
 }
 
 /// Every point at which a process may die, then the watchdog at the deadline, or a restart of the machine.
@@ -519,4 +545,48 @@ fn a_load_on_a_host_that_runs_keeps_ssh_let_in_for_a_while_and_one_at_boot_does_
     *bench.kernel.has.lock().unwrap() = None;
     assert_eq!(load(&bench.core).unwrap(), Loaded::Confirmed(Mode::DaemonPort));
     assert!(!lets_in() && bench.core.files().opened().unwrap().is_none());
+}
+
+#[test]
+fn an_ssh_server_that_is_away_comes_back_where_it_was() {
+    let anyone = Policy { ssh: vec!["0.0.0.0/0".parse().unwrap()], ..port() };
+    let bench = Bench::new();
+    let pending = bench.core.begin(&wish(anyone.clone()), None, LONG).unwrap();
+    *bench.kernel.is_ssh_away.lock().unwrap() = true;
+    let active = bench.core.confirm(&pending.tx).unwrap();
+    let wanted = || bench.core.wanted(&Moment::now()).unwrap().revision.0;
+    assert_eq!(wanted(), active.revision, "away between trial and confirmation");
+    let of_2222 = ruleset::confirmed(&anyone, &Facts { ssh_ports: [2222].into(), ..Facts::default() });
+    assert_eq!(bench.core.reapply().unwrap().revision, of_2222.revision);
+    assert_eq!(bench.core.files().active().unwrap().unwrap().revision, active.revision, "nor what boot loads");
+
+    let boots = |refused| {
+        *bench.kernel.has.lock().unwrap() = None;
+        *bench.kernel.refused.lock().unwrap() = refused;
+        (load(&bench.core).unwrap(), bench.kernel.has().unwrap())
+    };
+    for (refused, loaded) in [(0, Loaded::Confirmed(Mode::DaemonPort)), (1, Loaded::Minimal(Mode::DaemonPort))] {
+        let (how, has) = boots(refused);
+        assert!(how == loaded && has == of_2222.text(), "{how:?}");
+    }
+    let dir = bench.core.files().state_dir().join("firewall");
+    std::fs::write(dir.join("active.json"), "{").unwrap();
+    let shut = |port: u16| {
+        let anyone = ["0.0.0.0/0", "::/0"].map(|network| network.parse().unwrap()).to_vec();
+        let policy = Policy { mode: Mode::DaemonPort, ssh: anyone, ..Policy::open() };
+        ruleset::confirmed(&policy, &Facts { ssh_ports: [port].into(), ..Facts::default() }).text()
+    };
+    assert!(boots(0) == (Loaded::ShutButSsh, shut(2222)));
+    std::fs::write(dir.join("ssh-ports.json"), "{").unwrap();
+    assert!(boots(0) == (Loaded::ShutButSsh, shut(22)), "22 where nobody can tell");
+}
+
+#[test]
+fn a_trial_that_is_in_force_but_cannot_be_read_back_is_undone() {
+    let bench = Bench::closed();
+    *bench.kernel.is_unread.lock().unwrap() = true;
+    assert!(matches!(bench.core.begin(&wish(tunnel()), None, LONG), Err(Error::Apply(nft::Error::NotAsWritten))));
+    assert!(bench.has_rules_of(&port()), "what was said not to be applied is not in force");
+    assert_eq!((bench.core.files().pending().unwrap(), bench.armed()), (None, 0));
+    bench.core.begin(&wish(tunnel()), None, LONG).expect("nothing is left of it");
 }

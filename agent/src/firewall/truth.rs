@@ -16,6 +16,10 @@ pub struct Truth {
     pub mode: Mode,
     pub exposure: Exposure,
     pub enforcement: String,
+    /// Why nothing here can keep what is asked for: nft is missing, or may not be used.
+    pub lacking: Option<String>,
+    /// What UFW keeps from the mode.
+    pub ufw: Option<String>,
     pub origin: Option<Origin>,
     pub ssh: Vec<IpNet>,
     pub trial: Option<Pending>,
@@ -35,6 +39,8 @@ impl Truth {
             mode: Mode::Open,
             exposure: Exposure::Unmanaged,
             enforcement: "not looked at yet".to_owned(),
+            lacking: None,
+            ufw: None,
             origin: None,
             ssh: Vec::new(),
             trial: None,
@@ -98,13 +104,15 @@ impl Truth {
             mode: self.mode,
             exposure: self.exposure,
             enforcement: self.enforcement.clone(),
-            notice: altered.or(trial).or(awaiting).or(opened),
+            is_kept: self.altered.is_none() && (self.unmanaged.is_none() || self.mode == Mode::Open),
+            notice: altered.or(trial).or(self.ufw.clone()).or(awaiting).or(opened),
         }
     }
 
     /// What a document asks for and this agent does not enforce, for the list of limitations.
     pub fn limitation(&self) -> Option<String> {
-        let (reason, awaiting) = (self.unmanaged.as_ref()?, self.awaiting.as_ref()?);
+        let reason = self.unmanaged.as_ref().or(self.lacking.as_ref())?;
+        let awaiting = self.awaiting.as_ref()?;
         Some(format!("the document asks for security mode {}, which is not enforced here: {reason}", awaiting.mode))
     }
 }

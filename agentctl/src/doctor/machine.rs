@@ -95,7 +95,7 @@ const INSTALL_NFT: &str = "apt install nftables";
 pub(super) fn security(brief: &SecurityBrief) -> Check {
     let said = format!("mode {}, exposure {}, {}", brief.mode, brief.exposure, brief.enforcement);
     match &brief.notice {
-        _ if brief.exposure != brief.mode.exposure() => problem(
+        _ if !brief.is_kept => problem(
             "security",
             format!("{said}: the kernel does not have what was confirmed"),
             "agentctl security status tells why; agentd puts it right by itself where it can",
@@ -157,12 +157,15 @@ mod tests {
             mode: Mode::Tunnel,
             exposure: Exposure::None,
             enforcement: "nftables".to_owned(),
+            is_kept: true,
             notice: None,
         };
         assert_eq!(security(&right).verdict, Verdict::Ok);
         let asked = SecurityBrief { notice: Some("on trial".to_owned()), ..right.clone() };
         assert_eq!(security(&asked).verdict, Verdict::Note);
-        assert_eq!(security(&SecurityBrief { exposure: Exposure::Unmanaged, ..asked }).verdict, Verdict::Problem);
-        assert_eq!(security(&SecurityBrief { mode: Mode::Open, ..right }).verdict, Verdict::Problem);
+        let partial = SecurityBrief { mode: Mode::DaemonPort, exposure: Exposure::Unmanaged, ..asked.clone() };
+        assert_eq!(security(&partial).verdict, Verdict::Note, "a trial, or UFW alone");
+        assert_eq!(security(&SecurityBrief { is_kept: false, ..asked }).verdict, Verdict::Problem);
+        assert_eq!(security(&SecurityBrief { is_kept: false, ..right }).verdict, Verdict::Problem);
     }
 }

@@ -90,6 +90,8 @@ pub struct SecurityBrief {
     pub mode: Mode,
     pub exposure: Exposure,
     pub enforcement: String,
+    /// The rules are as confirmed or, during a trial, as they are tried out.
+    pub is_kept: bool,
     /// What wants a person: a trial, a question, rules that were changed.
     pub notice: Option<String>,
 }

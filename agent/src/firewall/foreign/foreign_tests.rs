@@ -20,6 +20,7 @@ fn plain() -> Seen {
         place: Place::Host,
         may_administer: true,
         is_nftables_service_enabled: false,
+        published: BTreeSet::new(),
     }
 }
 
@@ -241,4 +242,20 @@ fn this_host_can_be_looked_at() {
     let closed = matches!(verdict.enforcement, Enforcement::Nftables | Enforcement::NftablesWithUfwAllows);
     assert_eq!(closed, matches!(seen.nft, NftSeen::Usable { .. }) && seen.may_administer, "{seen:?}");
     assert_eq!(verdict.reason.is_empty(), closed);
+}
+
+#[test]
+fn ports_that_lead_to_guests_are_found_in_either_spelling() {
+    let dport = |port: serde_json::Value| {
+        let left = serde_json::json!({"payload": {"protocol": "tcp", "field": "dport"}});
+        serde_json::json!({"match": {"op": "==", "left": left, "right": port}})
+    };
+    let rule = |expr: serde_json::Value| serde_json::json!({"rule": {"chain": "c", "expr": expr}});
+    let rules = serde_json::json!({"nftables": [
+        rule(serde_json::json!([dport(8080.into()), {"counter": null}, {"xt": {"type": "target", "name": "DNAT"}}])),
+        rule(serde_json::json!([dport(serde_json::json!({"set": [80, 443]})), {"dnat": {"addr": "172.17.0.2"}}])),
+        rule(serde_json::json!([dport(9090.into()), {"accept": null}])),
+    ]});
+    let ports: Vec<u16> = gather::published(&rules).iter().map(|one| one.port).collect();
+    assert_eq!(ports, [80, 443, 8080]);
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::nft::{self, Nft};
 use super::super::ufw::{Ufw, setting};
-use super::{Backend, Engine, NftSeen, Place, Runtime, Seen, UfwSeen, XdpSeen, xdp};
+use super::{Backend, Engine, NftSeen, Place, Published, Runtime, Seen, UfwSeen, XdpSeen, xdp};
 
 /// The kubelet's API.
 const KUBELET_PORT: u16 = 10_250;
@@ -28,8 +28,10 @@ pub fn gather(root: &Path, ufw: &Ufw, guests: &BTreeSet<String>) -> Seen {
     if listens(KUBELET_PORT) {
         engines.insert(Engine::Kubernetes);
     }
+    let (nft, published) = nft();
     Seen {
-        nft: nft(),
+        nft,
+        published,
         ufw: on_disk.ufw(ufw),
         iptables: on_disk.iptables(),
         legacy_tables: on_disk.legacy_tables(),
@@ -43,11 +45,11 @@ pub fn gather(root: &Path, ufw: &Ufw, guests: &BTreeSet<String>) -> Seen {
     }
 }
 
-fn nft() -> NftSeen {
+fn nft() -> (NftSeen, BTreeSet<Published>) {
     match Nft::find().and_then(|nft| nft.everything()) {
-        Ok(rules) => NftSeen::Usable { has_notrack: has_notrack(&rules) },
-        Err(nft::Error::Missing) => NftSeen::Missing,
-        Err(error) => NftSeen::Refused(chain(&error)),
+        Ok(rules) => (NftSeen::Usable { has_notrack: has_notrack(&rules) }, published(&rules)),
+        Err(nft::Error::Missing) => (NftSeen::Missing, BTreeSet::new()),
+        Err(error) => (NftSeen::Refused(chain(&error)), BTreeSet::new()),
     }
 }
 
@@ -195,4 +197,26 @@ pub(super) fn has_notrack(rules: &Value) -> bool {
         Value::Array(items) => items.iter().any(has_notrack),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
+}
+
+/// Of every rule with DNAT, nft's own or the xtables target of that name, the destination ports it names.
+pub(super) fn published(rules: &Value) -> BTreeSet<Published> {
+    let rules = rules["nftables"].as_array().into_iter().flatten().filter_map(|one| one["rule"]["expr"].as_array());
+    let leads_on = |expr: &&Vec<Value>| {
+        expr.iter().any(|part| part.get("dnat").is_some() || part["xt"]["name"].as_str() == Some("DNAT"))
+    };
+    rules.filter(leads_on).flatten().flat_map(|part| named(&part["match"])).collect()
+}
+
+fn named(part: &Value) -> Vec<Published> {
+    let payload = &part["left"]["payload"];
+    let protocol = match (payload["field"].as_str(), payload["protocol"].as_str()) {
+        (Some("dport"), Some("tcp")) => "tcp",
+        (Some("dport"), Some("udp")) => "udp",
+        _ => return Vec::new(),
+    };
+    let right = &part["right"];
+    let ports = right["set"].as_array().cloned().unwrap_or_else(|| vec![right.clone()]);
+    let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
+    ports.iter().filter_map(port).map(|port| Published { port, protocol }).collect()
 }

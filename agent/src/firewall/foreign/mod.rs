@@ -34,6 +34,16 @@ pub struct Seen {
     pub may_administer: bool,
     /// `nftables.service` of the distribution starts at boot.
     pub is_nftables_service_enabled: bool,
+    /// Ports of this host that lead elsewhere.
+    pub published: BTreeSet<Published>,
+}
+
+/// A port that is forwarded to a guest (DNAT).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Published {
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

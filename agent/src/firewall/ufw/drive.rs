@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::journal::{Entry, FileHash, Journal, Snapshot, Undone, snapshot};
 use super::plan::{self, Allow, Families, Place, Step, Wanted};
@@ -31,6 +31,10 @@ pub enum State {
     Inactive,
     Active,
 }
+
+/// When its files were last written, and how long they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stamp(Vec<Option<(SystemTime, u64)>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ensured {
@@ -100,6 +104,29 @@ impl Ufw {
             }
         }
         Ok(Ensured::Allowed { added, pre_existing })
+    }
+
+    /// Of what is wanted, what an active UFW has no rule for; changes nothing. `None`: UFW drops nothing.
+    pub fn missing(&self, wanted: &Wanted) -> Result<Option<BTreeSet<Allow>>, Error> {
+        if self.state()? != State::Active {
+            return Ok(None);
+        }
+        let added = |step: &Step| match step {
+            Step::Add(allow, _) => Some(*allow),
+            Step::Ours(_) | Step::PreExisting(_) | Step::Conflict(..) => None,
+        };
+        Ok(Some(self.steps(wanted)?.steps.iter().filter_map(added).collect()))
+    }
+
+    /// Differs once somebody enabled, reset or changed it; costs no run of ufw.
+    pub fn stamp(&self) -> Stamp {
+        let switch = self.rules[0].with_file_name("ufw.conf");
+        let paths = self.rules.iter().chain([&self.defaults, &switch]);
+        let seen = |path: &PathBuf| {
+            let found = std::fs::metadata(path).ok()?;
+            Some((found.modified().ok()?, found.len()))
+        };
+        Stamp(paths.map(seen).collect())
     }
 
     /// What is to be done for these allows; a conflict is none of the steps.

@@ -17,7 +17,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub(in crate::firewall) use drive::setting;
-pub use drive::{Ensured, State, Ufw};
+pub use drive::{Ensured, Stamp, State, Ufw};
 pub use journal::{Restored, RestoredFile, Undone};
 pub use plan::{Allow, Purpose, Wanted};
 pub use tuples::Action;

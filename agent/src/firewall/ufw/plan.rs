@@ -45,6 +45,13 @@ impl fmt::Display for Allow {
     }
 }
 
+impl Allow {
+    /// To be typed by whoever wants it.
+    pub fn order(self) -> String {
+        format!("ufw {}", rule(self).join(" "))
+    }
+}
+
 /// What `daemon-port` lets in (A1, A2).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wanted {
