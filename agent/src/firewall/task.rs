@@ -251,8 +251,11 @@ impl Task {
         match verdict {
             Verdict::Right => {
                 self.expected = Some(seen.wanted.revision);
-                if seen.has_allows_left {
-                    self.reapply(None).await;
+                // A watchdog that was armed before UFW was told does not tell it.
+                if seen.has_allows_left
+                    && let Err(error) = self.blocking(Transactions::settle_allows).await
+                {
+                    tracing::warn!(error = chain(&error), "ufw keeps allows that no mode needs");
                 }
             }
             Verdict::OnTrial => {}

@@ -487,3 +487,14 @@ fn a_trial_that_is_in_force_but_cannot_be_read_back_is_undone() {
     assert_eq!((bench.core.files().pending().unwrap(), bench.armed()), (None, 0));
     bench.core.begin(&wish(tunnel()), None, LONG).expect("nothing is left of it");
 }
+
+#[test]
+fn allows_that_a_trial_left_are_taken_back_though_nothing_was_ever_confirmed() {
+    let world = ufw_world("");
+    let bench = Bench::new().with_ufw(&world);
+    bench.core.begin(&wish(port()), None, LONG).unwrap();
+    bench.core.clone().with_ufw(None).revert(None).unwrap();
+    assert!(world.rules() == OURS && bench.core.has_allows_left(Mode::Open), "a guard without a say in ufw");
+    bench.core.settle_allows().unwrap();
+    assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::Open)), ("", false));
+}
