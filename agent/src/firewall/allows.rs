@@ -41,13 +41,15 @@ impl Transactions {
         }
     }
 
-    /// Gives UFW once more what the confirmed mode needs; a trial has seen to it itself.
+    /// Gives UFW once more what the confirmed mode needs, and no more; a trial has seen to it itself.
     pub(super) fn settle_allows(&self) -> Result<(), Error> {
         let _lock = self.lock()?;
         let (Some(ufw), None) = (&self.ufw, self.files.pending()?) else { return Ok(()) };
         let policy = self.policy()?;
-        let Some(wanted) = either(&policy, &policy, &self.host()) else { return Ok(()) };
-        ufw.ensure(&wanted, &self.journal_path()).map(drop).map_err(Error::Ufw)
+        match either(&policy, &policy, &self.host()) {
+            Some(wanted) => ufw.ensure(&wanted, &self.journal_path()).map(drop).map_err(Error::Ufw),
+            None => ufw.undo(&self.journal_path()).map(drop).map_err(Error::Ufw),
+        }
     }
 
     fn journal_path(&self) -> PathBuf {
@@ -85,15 +87,6 @@ impl Transactions {
         if let Err(error) = settled {
             tracing::warn!(error = chain(&error), "ufw's rules are not as the mode needs them");
         }
-    }
-
-    /// Once more, where it failed or whoever ended a trial had no say in UFW.
-    pub fn take_back_allows(&self) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        if self.files.pending()?.is_none() {
-            self.settle_ufw(&self.policy()?, &self.facts(&Moment::now())?);
-        }
-        Ok(())
     }
 
     pub(super) fn check_rules(&self, rules: &Ruleset, policy: &Policy) -> Result<(), nft::Error> {

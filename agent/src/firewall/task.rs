@@ -265,7 +265,7 @@ impl Task {
             Verdict::Right => {
                 self.expected = Some(seen.wanted.revision);
                 if seen.has_allows_left
-                    && let Err(error) = self.blocking(Transactions::take_back_allows).await
+                    && let Err(error) = self.blocking(Transactions::settle_allows).await
                 {
                     tracing::warn!(error = chain(&error), "ufw still has allows of ours");
                 }

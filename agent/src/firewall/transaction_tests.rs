@@ -257,11 +257,11 @@ fn allows_that_a_trials_end_could_not_take_back_are_taken_back_later() {
     bench.core.begin(&wish(port()), None, LONG).unwrap();
     // Whoever ends it has no say in UFW: a guard that was started before there was a journal.
     let without = Transactions { ufw: None, ..bench.core.clone() };
-    bench.core.take_back_allows().unwrap();
+    bench.core.settle_allows().unwrap();
     assert_eq!(world.rules(), OURS, "a trial that runs needs them");
     without.revert(None).unwrap();
     assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::Open)), (OURS, true));
-    bench.core.take_back_allows().unwrap();
+    bench.core.settle_allows().unwrap();
     assert_eq!((world.rules().as_str(), bench.core.has_allows_left(Mode::Open)), ("", false));
 }
 

@@ -78,6 +78,31 @@ fn a_check_that_turns_red_ends_the_trial_at_once() {
 }
 
 #[test]
+fn rules_are_back_within_two_seconds_while_an_order_waits_for_a_slow_check() {
+    let mut place = Place::confirmed("slow", "tunnel");
+    let heard = place.world.dir().join("heard");
+    // Never answers: the check of names takes 4 s.
+    let code = format!(
+        "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('0.0.0.0',53))\nprint('ready',flush=True)\nwhile True:\n  s.recvfrom(999)\n  open('{}','w')",
+        heard.display()
+    );
+    let outside = place.net.outside.clone();
+    place.net.python(&outside, &code);
+    std::fs::write(&place.resolv, format!("nameserver {OUTSIDE}\n")).unwrap();
+    let place = &place;
+    std::thread::scope(|scope| {
+        let order = scope.spawn(|| place.security(&["apply", "--mode", "daemon-port"]));
+        place.until("the check asks", |_| heard.exists());
+        place.net.nft(&["flush", "ruleset"]);
+        let took = place.until("the table is back", |place| place.has_table());
+        eprint(&format!("nft flush ruleset during a check: back after {} ms", took.as_millis()));
+        assert!(!order.is_finished() && took < Duration::from_secs(2) && !place.net.gets_in(2200));
+        let refused = order.join().unwrap();
+        assert!(refused.stderr.contains("nothing was changed") && refused.stderr.contains("dns"), "{refused:?}");
+    });
+}
+
+#[test]
 fn ending_and_starting_the_manager_changes_no_rule() {
     let mut place = Place::confirmed("calm", "tunnel");
     let before = place.net.nft(&["-a", "list", "table", "inet", "agentd"]);
