@@ -248,6 +248,7 @@ fn render(options: &RenderOptions) -> Result<Ruleset, Error> {
         mode,
         proxy_tcp: options.proxy_port.iter().copied().collect(),
         ssh: options.ssh.clone(),
+        owner_ssh: Vec::new(),
         ssh_interfaces: BTreeSet::from_iter(options.ssh_interface.clone()),
         trusted_interfaces: BTreeSet::from_iter(options.trusted_interface.clone()),
     };

@@ -106,7 +106,7 @@ impl Scales {
         Ok(SecurityPlan {
             now: weighed.now.mode,
             wanted: to.mode,
-            wanted_ssh: to.ssh.clone(),
+            wanted_ssh: to.ssh_networks(),
             tools: tools(&weighed.verdict),
             enforcement: match to.mode {
                 Mode::Open => "none: our table is removed".to_owned(),
@@ -219,7 +219,7 @@ impl Task {
         let tx = pending.tx;
         self.blocking(move |core| core.confirm(&tx)).await?;
         let (from, to) = (pending.from.mode, pending.to.mode);
-        self.settle(format!("{to} in place of {from}, as the document asks"));
+        self.settle(format!("{to} in place of {from}, as the document and policy.toml ask"));
         (self.note)(What::SecurityApplied { from, to });
         Ok(())
     }
@@ -366,7 +366,8 @@ fn closes(to: &Policy, ssh_ports: &BTreeSet<u16>, published: &BTreeSet<Published
 
 /// Whom SSH stays open for.
 fn but_ssh(to: &Policy) -> String {
-    let networks = to.ssh.iter().filter(|_| to.mode == Mode::DaemonPort).map(ToString::to_string);
+    let ssh = to.ssh_networks();
+    let networks = ssh.iter().filter(|_| to.mode == Mode::DaemonPort).map(ToString::to_string);
     let interfaces = to.ssh_interfaces.iter().map(|name| format!("interface {name}"));
     let kept: Vec<String> = networks.chain(interfaces).collect();
     if kept.is_empty() { String::new() } else { format!(", but for {}", kept.join(", ")) }

@@ -12,8 +12,11 @@ pub struct Policy {
     pub mode: Mode,
     /// Ports of the proxy; let in by `daemon-port` alone (A1).
     pub proxy_tcp: BTreeSet<u16>,
-    /// Networks that may reach SSH, of the document and of the host's owner; in `daemon-port` alone (A2).
+    /// Networks that may reach SSH, as the document or a person asked; in `daemon-port` alone (A2).
     pub ssh: Vec<IpNet>,
+    /// Others, which the host's owner lets in whatever is asked: a network that leaves policy.toml leaves the rules.
+    #[serde(default)]
+    pub owner_ssh: Vec<IpNet>,
     /// Interfaces on which SSH may be reached in both closed modes (A2, T1).
     pub ssh_interfaces: BTreeSet<String>,
     /// Interfaces on which everything passes (P9).
@@ -27,9 +30,15 @@ impl Policy {
             mode: Mode::Open,
             proxy_tcp: BTreeSet::new(),
             ssh: Vec::new(),
+            owner_ssh: Vec::new(),
             ssh_interfaces: BTreeSet::new(),
             trusted_interfaces: BTreeSet::new(),
         }
+    }
+
+    /// All of them, each once.
+    pub fn ssh_networks(&self) -> Vec<IpNet> {
+        self.ssh.iter().chain(&self.owner_ssh).copied().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// In place of one that cannot be read: nobody is shut out of SSH, whose own doors hold, and nothing else is open.

@@ -91,7 +91,7 @@ fn lets_in(policy: &Policy, facts: &Facts, near: SocketAddr) -> bool {
     let is_port = policy.mode == Mode::DaemonPort;
     let is_opened = facts.break_glass.as_ref().is_some_and(|glass| is_named(&glass.ssh));
     (is_port && policy.proxy_tcp.contains(&near.port()))
-        || (facts.ssh_ports.contains(&near.port()) && (is_opened || (is_port && is_named(&policy.ssh))))
+        || (facts.ssh_ports.contains(&near.port()) && (is_opened || (is_port && is_named(&policy.ssh_networks()))))
 }
 
 /// Those on loopback, too: from outside they are to be as silent as the rest.

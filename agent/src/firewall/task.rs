@@ -387,7 +387,7 @@ impl Task {
             ufw: amiss,
             lacking: verdict.map(|verdict| verdict.reason.clone()).filter(|reason| !reason.is_empty()),
             origin: seen.active.as_ref().map(|active| active.origin),
-            ssh: policy.map(|policy| policy.ssh.clone()).unwrap_or_default(),
+            ssh: policy.map(Policy::ssh_networks).unwrap_or_default(),
             trial: seen.pending.clone(),
             awaiting: match &self.state {
                 State::AwaitingConsent(awaiting) => Some(awaiting.clone()),

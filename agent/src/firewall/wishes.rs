@@ -80,6 +80,7 @@ pub fn policy_of(mode: Mode, ssh: &[IpNet], proxy_port: u16, owner: &OwnerRules)
         mode,
         proxy_tcp: BTreeSet::new(),
         ssh: Vec::new(),
+        owner_ssh: Vec::new(),
         ssh_interfaces: owner.ssh_interfaces.clone(),
         trusted_interfaces: owner.trusted_interfaces.clone(),
     };
@@ -88,7 +89,8 @@ pub fn policy_of(mode: Mode, ssh: &[IpNet], proxy_port: u16, owner: &OwnerRules)
         Mode::Tunnel => closed,
         Mode::DaemonPort => Policy {
             proxy_tcp: [proxy_port].into(),
-            ssh: ssh.iter().chain(&owner.ssh).copied().collect::<BTreeSet<_>>().into_iter().collect(),
+            ssh: ssh.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
+            owner_ssh: owner.ssh.clone(),
             ..closed
         },
     }
@@ -106,7 +108,7 @@ pub fn decide(
     let local_choice =
         active.is_some_and(|active| active.origin == Origin::Local && active.document == document.security);
     let Some(security) = document.security.as_ref().filter(|_| !local_choice) else {
-        return follow_port(active, document);
+        return active.map_or(Decision::Nothing, |active| follow_host(active, document, owner, weigh));
     };
     let to = policy_of(security.mode, &security.ssh, document.proxy_port, owner);
     if to == *now {
@@ -130,16 +132,29 @@ pub fn decide(
     Decision::Await(Awaiting { mode: security.mode, why, command: command(security, &objections) })
 }
 
-/// In `daemon-port` the proxy's port is let in, whichever it is now.
-fn follow_port(active: Option<&Active>, document: &Document) -> Decision {
-    match active {
-        Some(active)
-            if active.policy.mode == Mode::DaemonPort && !active.policy.proxy_tcp.contains(&document.proxy_port) =>
-        {
-            let to = Policy { proxy_tcp: [document.proxy_port].into(), ..active.policy.clone() };
-            Decision::Try(Wish { to, by: active.origin, document: active.document.clone() })
-        }
-        Some(_) | None => Decision::Nothing,
+/// What no document says follows the host: the proxy's port, whichever it is now, and what its owner wrote into policy.toml
+/// since, which nobody needs to agree to but those whose SSH would end.
+fn follow_host(
+    active: &Active,
+    document: &Document,
+    owner: &OwnerRules,
+    weigh: impl Fn(&Policy) -> Objections,
+) -> Decision {
+    let now = &active.policy;
+    let to = policy_of(now.mode, &now.ssh, document.proxy_port, owner);
+    if to == *now {
+        return Decision::Nothing;
+    }
+    let objections = weigh(&to);
+    // Another port alone shuts nobody out of SSH, whoever else filters here.
+    let is_port_alone = Policy { proxy_tcp: to.proxy_tcp.clone(), ..now.clone() } == to;
+    match objections.in_words().filter(|_| !is_port_alone) {
+        None => Decision::Try(Wish { to, by: active.origin, document: active.document.clone() }),
+        Some(why) => Decision::Await(Awaiting {
+            mode: now.mode,
+            why: format!("policy.toml is another one than when the mode was confirmed; {why}"),
+            command: command(&Security { mode: now.mode, ssh: now.ssh.clone() }, &objections),
+        }),
     }
 }
 
@@ -148,7 +163,8 @@ fn is_as_closed(to: &Policy, from: &Policy) -> bool {
     if to.mode != from.mode {
         return to.mode > from.mode;
     }
-    to.ssh.iter().all(|network| from.ssh.iter().any(|known| known.contains(network)))
+    let known = from.ssh_networks();
+    to.ssh.iter().all(|network| known.iter().any(|known| known.contains(network)))
 }
 
 fn command(security: &Security, objections: &Objections) -> String {
@@ -249,13 +265,39 @@ mod tests {
     }
 
     #[test]
-    fn without_a_section_only_the_proxys_port_is_followed() {
+    fn what_the_owner_writes_later_is_followed_whoever_chose_the_mode() {
+        let network = |text: &str| -> IpNet { text.parse().unwrap() };
+        let later = OwnerRules {
+            ssh: vec![network("192.0.2.0/24")],
+            trusted_interfaces: ["wg0".to_owned()].into(),
+            ..OwnerRules::default()
+        };
+        let silent = Document { security: None, proxy_port: 8080 };
+        let asked = document(Mode::DaemonPort, &["203.0.113.0/24"]);
+        for (origin, document) in [(Origin::Local, &silent), (Origin::Local, &asked), (Origin::Document, &asked)] {
+            let port = active(&asked, origin);
+            let Decision::Try(wish) = decide(Some(&port), document, &later, nobody) else { panic!("{origin:?}") };
+            assert_eq!(wish.to.ssh_networks(), [network("192.0.2.0/24"), network("203.0.113.0/24")]);
+            assert_eq!(wish.to.trusted_interfaces, later.trusted_interfaces);
+            let written = Active { policy: wish.to, ..port };
+            assert_eq!(decide(Some(&written), document, &later, nobody), Decision::Nothing);
+            // Taken out again, and somebody is in it.
+            let Decision::Await(awaiting) = decide(Some(&written), document, &OwnerRules::default(), somebody) else {
+                panic!("{origin:?}")
+            };
+            assert!(awaiting.command.starts_with("agentctl security apply --mode daemon-port --ssh 203.0.113.0/24 "));
+        }
+        assert_eq!(decide(None, &silent, &later, nobody), Decision::Nothing, "nothing was ever shut");
+    }
+
+    #[test]
+    fn without_a_section_the_proxys_port_is_followed() {
         let owner = OwnerRules::default();
         let port = active(&document(Mode::DaemonPort, &[]), Origin::Local);
         let silent = Document { security: None, proxy_port: 8080 };
         assert_eq!(decide(Some(&port), &silent, &owner, nobody), Decision::Nothing);
         let moved = Document { security: None, proxy_port: 9090 };
-        let Decision::Try(wish) = decide(Some(&port), &moved, &owner, nobody) else { panic!() };
+        let Decision::Try(wish) = decide(Some(&port), &moved, &owner, somebody) else { panic!() };
         assert_eq!((wish.to.proxy_tcp, wish.by), ([9090].into(), Origin::Local));
         assert_eq!(decide(None, &moved, &owner, nobody), Decision::Nothing);
     }

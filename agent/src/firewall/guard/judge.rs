@@ -53,7 +53,7 @@ pub fn judge(peers: &[Peer], policy: &Policy, facts: &Facts) -> Verdict {
 fn admits(policy: &Policy, facts: &Facts, peer: &Peer) -> bool {
     let on = |interfaces: &BTreeSet<String>| peer.interface.as_ref().is_some_and(|name| interfaces.contains(name));
     let ssh_port = facts.ssh_ports.contains(&peer.port);
-    let named = || policy.ssh.iter().any(|network| network.contains(&peer.address));
+    let named = || policy.ssh_networks().iter().any(|network| network.contains(&peer.address));
     match policy.mode {
         Mode::Open => true,
         Mode::DaemonPort => on(&policy.trusted_interfaces) || ssh_port && (on(&policy.ssh_interfaces) || named()),

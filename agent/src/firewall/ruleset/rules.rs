@@ -192,7 +192,7 @@ fn ssh(policy: &Policy, facts: &Facts) -> Vec<Line> {
     let to_ssh = || tcp_to(&facts.ssh_ports);
     if policy.mode == Mode::DaemonPort {
         let (v4, v6): (Vec<IpNet>, Vec<IpNet>) =
-            IpNet::aggregate(&policy.ssh).into_iter().partition(|network| network.addr().is_ipv4());
+            IpNet::aggregate(&policy.ssh_networks()).into_iter().partition(|network| network.addr().is_ipv4());
         for (protocol, networks) in [("ip", v4), ("ip6", v6)] {
             if !networks.is_empty() {
                 lines.push(line("A2 SSH by network", [to_ssh(), from(protocol, &networks), accept()]));

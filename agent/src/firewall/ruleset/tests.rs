@@ -16,6 +16,7 @@ fn policy(mode: Mode) -> Policy {
         ssh: ["203.0.113.0/25", "203.0.113.128/25", "198.51.100.7/32", "2001:db8:2::/64"]
             .map(|network| network.parse().unwrap())
             .into(),
+        owner_ssh: Vec::new(),
         ssh_interfaces: ["wg0".to_owned()].into(),
         trusted_interfaces: BTreeSet::new(),
     }
@@ -183,6 +184,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             mode,
             proxy_tcp,
             ssh,
+            owner_ssh: Vec::new(),
             ssh_interfaces,
             trusted_interfaces,
         },

@@ -95,7 +95,7 @@ impl Wanted {
             Mode::DaemonPort => Self {
                 proxy: policy.proxy_tcp.clone(),
                 ssh_ports: facts.ssh_ports.clone(),
-                ssh: policy.ssh.iter().copied().collect(),
+                ssh: policy.ssh_networks().into_iter().collect(),
             },
         }
     }
