@@ -11,6 +11,7 @@ use agentd_protocol::exit_code::Exit;
 use agentd_protocol::security::Mode;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
+use nix::errno::Errno;
 use serde_json::json;
 
 use crate::firewall::files::Files;
@@ -220,7 +221,11 @@ fn watch(args: &WatchdogArgs) -> Result<(), Error> {
         // Not waited for: with our end it becomes init's.
         return own.spawn().map(drop).map_err(Error::Detach);
     }
-    nix::unistd::setsid().map_err(|errno| Error::Detach(errno.into()))?;
+    match nix::unistd::setsid() {
+        // systemd starts every service as the leader of a session.
+        Ok(_) | Err(Errno::EPERM) => {}
+        Err(errno) => return Err(Error::Detach(errno.into())),
+    }
     Ok(guard(&transactions(&args.place.state)?, &args.tx)?)
 }
 

@@ -30,6 +30,7 @@ fn a_host_goes_dark_and_back() {
     broken_and_mended(&dark);
     stage(&begun, "broken and mended");
     upgraded(&dark);
+    guarded(&dark);
     kernel_alone(&dark);
     stage(&begun, "upgraded, and a trial nobody confirmed");
     with_a_tunnel(&dark);
@@ -241,6 +242,21 @@ fn upgraded(dark: &Dark) {
     let outcome = load.end();
     say(&format!("upgrade under load: {} answered, {} failed", outcome.answered, outcome.failures.len()));
     assert!(outcome.failures.is_empty() && outcome.answered > 100, "{outcome:?}");
+}
+
+/// C2: with the manager dead, the guard of a trial tidies up what the kernel ended.
+fn guarded(dark: &Dark) {
+    let pending = "test -e /var/lib/agentd/firewall/pending.json";
+    let guards = || dark.host.must("systemctl list-units --no-legend --plain 'agentd-firewall-rollback-*'");
+    dark.host.must("agentctl security apply --mode open --window 5s");
+    dark.host.must("systemctl stop agentd");
+    assert!(guards().contains(" active running "), "{}", guards());
+    dark.host.must(pending);
+    dark.until("the trial is forgotten", |dark| dark.host.run(pending).code != 0);
+    assert!(!dark.gets_in(9000));
+    dark.until("its guard ends", |_| guards().is_empty());
+    dark.host.must("systemctl start agentd");
+    dark.until("the manager knows", |dark| dark.host.run("agentctl status").code == 0 && dark.status().trial.is_none());
 }
 
 /// C2: with the manager and the watchdog dead, only the kernel is left to end a trial.

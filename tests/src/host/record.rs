@@ -16,7 +16,7 @@ const RECORDS: [(&str, &str); 6] = [
     ),
     (
         "units",
-        "systemctl list-unit-files --no-legend --no-pager; systemctl list-units --all --no-legend --plain --no-pager 'agentd*'",
+        "systemctl list-unit-files --no-legend --no-pager | tr --squeeze-repeats ' '; systemctl list-units --all --no-legend --plain --no-pager 'agentd*'",
     ),
     ("listens", "ss --listening --tcp --udp --numeric --no-header | awk '{print $1, $5}' | sort"),
     (
