@@ -50,6 +50,8 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
         line = line.argument("-Zgzip").argument("-z1");
     }
     line.argument(path(&staged)?).argument(path(&deb)?).run(root)?;
+    // The folder is what somebody copies to a server.
+    fs::remove_dir_all(&staged).with_context(|| format!("remove {}", staged.display()))?;
     Ok(deb)
 }
 
