@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Commit, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Version};
 
+mod control;
 mod events;
 mod logs;
 mod refs;
@@ -41,6 +42,7 @@ mod tunnel;
 mod usage;
 mod why;
 
+pub use control::{ControlLink, ControlStatus};
 pub use events::{
     EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, NEWEST_EVENT_HEADER, Severity, What,
 };
@@ -94,6 +96,9 @@ pub struct Status {
     /// `None` where agentd.toml names none.
     #[serde(default)]
     pub tunnel: Option<TunnelStatus>,
+    /// `None` where the host has not joined a control server.
+    #[serde(default)]
+    pub control: Option<ControlStatus>,
     /// Only where somebody asked.
     pub host: Option<Host>,
     /// Only where somebody asked.

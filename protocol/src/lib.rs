@@ -14,11 +14,17 @@ pub mod shim;
 #[cfg(feature = "documents")]
 pub mod api;
 #[cfg(feature = "documents")]
+pub mod control;
+#[cfg(feature = "documents")]
+pub mod digest;
+#[cfg(feature = "documents")]
 pub mod edge;
 #[cfg(feature = "documents")]
 pub mod exit_code;
 #[cfg(feature = "documents")]
 pub mod keys;
+#[cfg(feature = "documents")]
+pub mod published;
 #[cfg(feature = "documents")]
 pub mod security;
 #[cfg(feature = "documents")]

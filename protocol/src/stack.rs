@@ -160,63 +160,6 @@ impl fmt::Debug for Service {
     }
 }
 
-/// The values of every service's variables: the object that travels beside the stack, which keeps the names alone.
-/// Debug shows names only.
-#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct EnvObject(pub BTreeMap<ServiceName, BTreeMap<String, String>>);
-
-impl fmt::Debug for EnvObject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(service, env)| (service.as_str(), env.keys()))).finish()
-    }
-}
-
-/// An env object that does not belong to the stack: the two differ in this variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvMismatch {
-    pub service: ServiceName,
-    pub variable: String,
-}
-
-impl fmt::Display for EnvMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "variable `{}` of service `{}` stands in the stack or in its env object alone",
-            self.variable, self.service
-        )
-    }
-}
-
-impl std::error::Error for EnvMismatch {}
-
-/// Takes the values out of a stack, in its published form: every name stays, with an empty value.
-pub fn split_env(mut stack: Stack) -> (Stack, EnvObject) {
-    let mut object = EnvObject::default();
-    for service in stack.service.iter_mut().filter(|service| !service.env.is_empty()) {
-        let names = service.env.keys().map(|name| (name.clone(), String::new())).collect();
-        object.0.insert(service.name.clone(), std::mem::replace(&mut service.env, names));
-    }
-    (stack, object)
-}
-
-/// Puts the values back. Both must name the same variables of the same services.
-pub fn join_env(mut stack: Stack, mut object: EnvObject) -> Result<Stack, EnvMismatch> {
-    for service in &mut stack.service {
-        let values = object.0.remove(&service.name).unwrap_or_default();
-        let lone = |one: &BTreeMap<String, String>, other: &BTreeMap<String, String>| {
-            one.keys().find(|name| !other.contains_key(*name)).cloned()
-        };
-        if let Some(variable) = lone(&service.env, &values).or_else(|| lone(&values, &service.env)) {
-            return Err(EnvMismatch { service: service.name.clone(), variable });
-        }
-        service.env = values;
-    }
-    let left = object.0.into_iter().find_map(|(service, env)| Some((service, env.into_keys().next()?)));
-    left.map_or(Ok(stack), |(service, variable)| Err(EnvMismatch { service, variable }))
-}
-
 /// What to run of the repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

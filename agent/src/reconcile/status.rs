@@ -116,6 +116,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         services,
         limitations: seen.facts.limitations.clone(),
         tunnel: seen.facts.tunnel.borrow().clone(),
+        control: None,
         host: None,
         security: None,
     }

@@ -10,10 +10,8 @@
 mod convert;
 mod counters;
 mod deploys;
-mod digest;
 mod events;
 mod open;
-mod published;
 mod releases;
 mod restarts;
 mod services;
@@ -27,10 +25,10 @@ mod writer;
 
 use std::path::PathBuf;
 
+pub use agentd_protocol::digest::{BadDigest, Digest};
+pub use agentd_protocol::published::entry_digest;
 pub use deploys::{DEPLOYS_KEPT, DeployEnd, DeployId, NewDeploy, StoredDeploy};
-pub use digest::{BadDigest, Digest};
 pub use events::{EVENTS_KEPT, EventQuery, NewEvent};
-pub use published::entry_digest;
 pub use releases::{NewRelease, ReleaseState, StoredRelease};
 pub use restarts::PastRestarts;
 pub use services::{Pin, StoredService};

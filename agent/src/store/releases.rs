@@ -8,8 +8,9 @@ use agentd_protocol::stack::Service;
 use rusqlite::{Connection, Row, params};
 
 use super::convert::{Fault, now_unix_ms, parsed, plain, rows, signed, some_row, unsigned, unsigned_or_null};
-use super::published::{join_service, split_service};
 use super::versions::{drop_unused_env, put_env};
+use agentd_protocol::published::{join_service, split_service};
+
 use super::{Digest, Error, Store, StoredValue};
 
 /// Rows of releases that failed or are gone from disk, per service: history to look at, nothing more.

@@ -7,7 +7,8 @@ use agentd_protocol::stack::Stack;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::convert::{Fault, now_unix_ms, parsed, plain, rows, signed, some_row, unsigned, unsigned_or_null};
-use super::published::{join_stack, split_stack};
+use agentd_protocol::published::{join_stack, split_stack};
+
 use super::{Digest, Error, Store};
 
 /// A document has up to 4 MiB, and what is older than this helps nobody; the one last applied stays in any case.

@@ -3,15 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
 /// Text that is not 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a SHA-256: 64 hexadecimal digits, lower case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadDigest;
+
+impl fmt::Display for BadDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a SHA-256: 64 hexadecimal digits, lower case")
+    }
+}
+
+impl std::error::Error for BadDigest {}
 
 impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
@@ -20,6 +29,10 @@ impl Digest {
 
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 
@@ -46,6 +59,20 @@ impl FromStr for Digest {
             return Err(BadDigest);
         }
         bytes.try_into().map(Self).map_err(|_| BadDigest)
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = BadDigest;
+
+    fn try_from(text: String) -> Result<Self, BadDigest> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
     }
 }
 

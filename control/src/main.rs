@@ -1,0 +1,3 @@
+//! controld: hands out stacks to hosts, and shows what is true of them.
+
+fn main() {}
