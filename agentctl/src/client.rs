@@ -65,7 +65,7 @@ impl Client {
     pub(crate) fn new(places: &Places) -> Result<Self, Error> {
         let missing = |_| Error::NotRunning { places: places.clone() };
         let dir = SocketDir::open(&places.run_dir).map_err(missing)?;
-        let http = reqwest::Client::builder()
+        let http = agentd_sys::http::plain()
             .unix_socket(dir.path_of(API_SOCKET))
             .timeout(LIMIT)
             .connect_timeout(CONNECT_LIMIT)

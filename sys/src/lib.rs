@@ -7,6 +7,8 @@
 pub mod causes;
 pub mod clock;
 pub mod files;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod listeners;
 pub mod namespaces;
 pub mod process;

@@ -266,7 +266,7 @@ impl World {
     ) -> Result<Answer, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let client = reqwest::Client::builder().timeout(LIMIT).build().unwrap();
+            let client = agentd_sys::http::plain().timeout(LIMIT).build().unwrap();
             let mut request = client.request(method, format!("http://127.0.0.1:{port}{path}")).body(body);
             for (name, value) in headers {
                 request = request.header(*name, *value);

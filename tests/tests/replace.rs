@@ -48,10 +48,10 @@ fn a_new_commit_replaces_the_old_release_without_a_failed_request() {
 fn load(port: u16, stop: &AtomicBool, asked: &AtomicU32, failed: &AtomicU32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let kept = reqwest::Client::new();
+        let kept = agentd_sys::http::plain().build().unwrap();
         let url = format!("http://127.0.0.1:{port}/");
         while !stop.load(Ordering::SeqCst) {
-            let fresh = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+            let fresh = agentd_sys::http::plain().pool_max_idle_per_host(0).build().unwrap();
             for client in [&kept, &fresh] {
                 asked.fetch_add(1, Ordering::SeqCst);
                 let good = client.get(&url).send().await.is_ok_and(|answer| answer.status() == 200);

@@ -81,7 +81,7 @@ fn a_redeploy_under_load_loses_no_request() {
 fn ask_until(stop: &AtomicBool, port: u16) -> (u64, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = reqwest::Client::new();
+        let client = agentd_sys::http::plain().build().unwrap();
         let (mut asked, mut failures) = (0, Vec::new());
         while !stop.load(Ordering::SeqCst) {
             asked += 1;

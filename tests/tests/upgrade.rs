@@ -23,7 +23,7 @@ fn client(port: u16, fresh: bool, over: &AtomicBool, asked: &AtomicU32) -> Vec<S
     runtime.block_on(async {
         let mut failed = Vec::new();
         let idle = if fresh { 0 } else { 1 };
-        let client = reqwest::Client::builder().pool_max_idle_per_host(idle).build().unwrap();
+        let client = agentd_sys::http::plain().pool_max_idle_per_host(idle).build().unwrap();
         while !over.load(Ordering::Relaxed) {
             asked.fetch_add(1, Ordering::Relaxed);
             match client.get(format!("http://127.0.0.1:{port}/")).send().await {

@@ -30,7 +30,7 @@ struct Ready {
 
 impl Asker {
     pub(super) fn new(metrics: SocketAddr) -> Result<Self, Error> {
-        let client = reqwest::Client::builder()
+        let client = agentd_sys::http::plain()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(ANSWER_LIMIT)

@@ -44,7 +44,7 @@ const TABLE: &[Row] = &[
     Row { place: "shim/", rooms: All, crates: &[PROTOCOL, SYS] },
     Row { place: "agentctl/", rooms: All, crates: &[PROTOCOL, DOCUMENT, SYS] },
     Row { place: "control/", rooms: All, crates: &[PROTOCOL, DOCUMENT, SYS] },
-    Row { place: "tests/", rooms: All, crates: &[PROTOCOL] },
+    Row { place: "tests/", rooms: All, crates: &[PROTOCOL, SYS] },
     Row { place: "xtask/", rooms: All, crates: &[] },
     // The agent. What wires the rooms sees all of them.
     Row { place: "agent/src/main.rs", rooms: All, crates: &[PROTOCOL, SYS, DOCUMENT] },

@@ -27,7 +27,7 @@ pub(in super::super) struct Target {
 
 impl Prober {
     pub(in super::super) fn new() -> Result<Self, reqwest::Error> {
-        reqwest::Client::builder()
+        agentd_sys::http::plain()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             // Every probe is a new connection, as a new client's would be.
