@@ -238,7 +238,7 @@ fn recover(mut agent: Agent, mut world: World, power: Power, seed: u64) -> usize
     world.now += 5_000;
     world.publish();
     let (newest, note) = world.heads.last().cloned().unwrap();
-    let looked = agent.look(&world.roots[1..].to_vec(), &head(&newest, note), at(world.now), Crash::No);
+    let looked = agent.look(&world.roots[1..], &head(&newest, note), at(world.now), Crash::No);
     assert_eq!(looked, Ok(()), "{power:?}, seed {seed}");
     assert_eq!(agent.log.last().map(|applied| applied.digest), Some(newest.digest), "{power:?}, seed {seed}");
     agent.log.len()

@@ -121,6 +121,9 @@ fn notes_fit_the_version_they_came_with() {
     let (old, new) = (sign_version(version(1, 57), "version 1"), sign_version(version(1, 58), "version 1"));
     let note = sign_fresh(&fresh(&old, 1, NOON, NOON + 60), "fresh 1");
     assert_eq!(refused(&record, &head(&new, note)), Refused::MixAndMatch);
+    let twin = VersionStatement { created: Time::from_unix_secs(NOON + 1), ..version(1, 58) };
+    let note = sign_fresh(&fresh(&sign_version(twin, "version 1"), 1, NOON, NOON + 60), "fresh 1");
+    assert_eq!(refused(&record, &head(&new, note)), Refused::MixAndMatch);
     let elsewhere = head_of(version(1, 58), |note| note.stack = StackId::new("stk_OTHER").unwrap());
     assert_eq!(refused(&record, &elsewhere), Refused::OtherStack { what: What::Fresh });
     let withheld = head_of(version(1, 58), |note| note.root = 2);
