@@ -267,7 +267,8 @@ impl App {
         let (hosts, users, shared) = private_views(&home, &shim, &run_as).await?;
         let supervisor = supervise(&home, &settings, &store, shim, &cancel).await?;
         let edge_user = run_as.own(Holder::Edge, &store).await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings, edge_user);
+        let port = settings.external().unwrap_or(stack.proxy.port);
+        let place = EdgePlace::new(&home, port, outside::wanted(options, &home), &settings, edge_user);
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
@@ -310,7 +311,8 @@ impl App {
         let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel)?;
         lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
         let told = follow::Told { document, firewall: firewall.clone(), reconcile: reconcile.clone() };
-        follow::start(options, &home, store, Arc::clone(&refs), external.port(), told, &cancel)?;
+        let port = follow::Port { listened: external.port(), wanted: settings.external() };
+        follow::start(options, &home, store, Arc::clone(&refs), port, told, &cancel)?;
         let down = CancellationToken::new();
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
         let (asked, ending) = (reconcile.clone(), cancel.clone());

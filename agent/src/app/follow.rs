@@ -28,13 +28,22 @@ pub(super) struct Told {
     pub(super) reconcile: reconcile::Handle,
 }
 
+/// Where outside traffic comes in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Port {
+    /// Another one in a document waits for the next start.
+    pub(super) listened: u16,
+    /// By the host's settings, whatever a document says.
+    pub(super) wanted: Option<u16>,
+}
+
 /// Starts the publisher on the stack file, hands its versions to reconciler and firewall, its troubles to status.
 pub(super) fn start(
     options: &RunOptions,
     home: &Home,
     store: Store,
     refs: Arc<GitRefs>,
-    port: u16,
+    port: Port,
     told: Told,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
@@ -54,8 +63,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 /// Between sync and reconcile, which do not know each other.
 struct Bridge {
     store: Store,
-    /// The port the edge listens on; another one in a document waits for the next start.
-    port: u16,
+    port: Port,
     told: Told,
     status: watch::Receiver<SyncStatus>,
 }
@@ -87,7 +95,7 @@ impl Bridge {
             Ok(stored) => {
                 let stack = stored?.stack;
                 self.secure(&stack);
-                Some(stack.proxy.port).filter(|port| *port != self.port)
+                Some(self.port.wanted.unwrap_or(stack.proxy.port)).filter(|port| *port != self.port.listened)
             }
             Err(error) => {
                 tracing::error!(error = chain(&error), "the version cannot be read back");
@@ -98,7 +106,7 @@ impl Bridge {
 
     /// The port is the one that is listened on, whatever the document asks for by now.
     fn secure(&self, stack: &Stack) {
-        self.told.firewall.document_wants(stack.security.clone(), self.port);
+        self.told.firewall.document_wants(stack.security.clone(), self.port.listened);
     }
 
     fn tell(&mut self, other_port: Option<u16>) {
@@ -109,7 +117,7 @@ impl Bridge {
         let port = other_port.map(|port| {
             format!(
                 "proxy.port {port} takes effect at the next start after `agentctl shutdown`; the edge listens on {}",
-                self.port
+                self.port.listened
             )
         });
         self.told.document.send_modify(|told| {
