@@ -374,6 +374,8 @@ mod tests {
             service: vec![entry("api", 'a')],
         };
         let latest = StoredVersion {
+            era: 0,
+            is_current: true,
             version: Version(1),
             sha256: crate::store::Digest::of(b""),
             stack,

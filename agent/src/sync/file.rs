@@ -66,6 +66,7 @@ pub struct FilePublisher {
     poke: Arc<Notify>,
     known: Known,
     previous: Option<Published>,
+    is_published: bool,
     /// What the file held last, and how often that was something else.
     content: Option<(Reading, Stack)>,
     poll_interval: Duration,
@@ -103,6 +104,7 @@ impl FilePublisher {
             poke: Arc::clone(&poke),
             known: Known::default(),
             previous: None,
+            is_published: false,
             content: None,
             poll_interval: POLL_DEFAULT,
         };
@@ -181,7 +183,9 @@ impl FilePublisher {
         loop {
             match self.store.latest_version().await {
                 Ok(Some(latest)) => {
-                    self.tell(|status| status.version = Some(latest.version));
+                    // What an earlier era left in force is no version of this file yet, though it may hold the same.
+                    self.is_published = latest.is_current;
+                    self.tell(|status| status.version = Some(latest.version).filter(|_| latest.is_current));
                     self.previous = Some(Published { stack: latest.stack, refs: latest.refs });
                     return;
                 }
@@ -236,10 +240,10 @@ impl FilePublisher {
         let (mut new, mut problem) = (None, None);
         match decision.publish {
             Err(clash) => problem = Some(clash),
-            Ok(publish) if self.previous.as_ref() == Some(&publish) => {}
+            Ok(publish) if self.is_published && self.previous.as_ref() == Some(&publish) => {}
             Ok(publish) => {
                 let put = self.store.put_version(&publish.stack, &publish.refs).await?;
-                self.previous = Some(publish);
+                (self.previous, self.is_published) = (Some(publish), true);
                 if let Put::New(version) = put {
                     tracing::info!(%version, "published");
                     new = Some(version);
