@@ -6,6 +6,7 @@
 pub mod dns;
 pub mod host;
 pub mod net;
+pub mod fake_control;
 mod repo;
 mod terminal;
 pub mod ufw;

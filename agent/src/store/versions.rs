@@ -102,6 +102,15 @@ impl Store {
         .await
     }
 
+    /// The stack of this era, where a file on this host says what it is.
+    pub async fn stack_of_file(&self) -> Result<Option<ServiceName>, Error> {
+        self.read("read whose stack it is", |connection| {
+            let query = format!("SELECT stack FROM versions WHERE era = {ERA} AND source = 'file' ORDER BY number DESC LIMIT 1");
+            Ok(rows(connection, &query, [], |row| parsed(row, "stack"))?.pop())
+        })
+        .await
+    }
+
     /// Of the era that runs, or, while that has none, the last of before: what is in force stays so.
     pub async fn latest_version(&self) -> Result<Option<StoredVersion>, Error> {
         self.read("read the newest version", |connection| {

@@ -18,7 +18,7 @@ use super::decide::{Published, decide};
 use super::questions::{Known, Question, Wake, jittered};
 use super::read::{FileProblem, ReadStack, read};
 use super::watch::{Wakes, Watch};
-use super::{Error, Resolve, SyncHandle, SyncStatus, Unresolved};
+use super::{Error, Judge, Resolve, SyncHandle, SyncStatus, Unresolved};
 use crate::lifecycle;
 use crate::reconcile::Reading;
 use crate::store::{Put, Store};
@@ -36,10 +36,17 @@ const RESOLVE_DEADLINE: Duration = Duration::from_secs(20);
 /// Until the file has been read once and says otherwise.
 const POLL_DEFAULT: Duration = Duration::from_secs(15);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FileConfig {
     pub path: PathBuf,
     pub read: ReadStack,
+    pub judge: Judge,
+}
+
+impl fmt::Debug for FileConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileConfig").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +221,7 @@ impl FilePublisher {
         let reading = lifecycle::spawn_blocking("read the stack file", move || {
             // Watched before it is read: a change after the reading is an event.
             watch.ensure(None);
-            let stack = read(&config.path, config.read);
+            let stack = read(&config.path, config.read, &config.judge);
             watch.ensure(stack.as_ref().ok());
             stack
         });

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
 use tokio::sync::Notify;
 
@@ -34,6 +35,9 @@ pub enum Error {
     #[error("`{path}` cannot be a stack file: it names no file in a folder")]
     NoFile { path: PathBuf },
 }
+
+/// What the host's owner forbids of a document, each in a sentence. Blocks: it reads policy.toml.
+pub type Judge = Arc<dyn Fn(&Stack) -> Result<(), Vec<String>> + Send + Sync>;
 
 /// Looks up what a branch or tag points at.
 #[async_trait::async_trait]

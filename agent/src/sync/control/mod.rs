@@ -10,6 +10,7 @@
 mod client;
 mod events;
 #[cfg(test)]
+#[expect(dead_code, unreachable_pub, reason = "shared with the suites that start the real programs")]
 #[path = "../../../../tests/src/fake_control.rs"]
 mod fake;
 mod fetch;
@@ -29,19 +30,18 @@ use std::sync::Arc;
 
 use agentd_protocol::api::{Status, What};
 use agentd_protocol::control::report::EventRecord;
-use agentd_protocol::stack::Stack;
 use futures_util::future::BoxFuture;
+
+use super::Judge;
 
 pub use client::{ClientError, NoAnswer, Reach};
 pub use identity::{IDENTITY_FILE, Identity, IdentityError, drop_pending, forget, pending_key};
 pub use join::{APPROVAL_LIMIT, Applicant, JoinError, Progress, join};
 pub use probe::{Probe, probe};
-pub use task::{Control, ControlHandle, Setup};
+pub use task::{Control, Setup};
 
 /// How the host does now; `None`: nobody can say.
 pub type SnapshotSource = Arc<dyn Fn() -> BoxFuture<'static, Option<Status>> + Send + Sync>;
-/// What the host's owner forbids of a document, each in a sentence. Blocks: it reads policy.toml.
-pub type Judge = Arc<dyn Fn(&Stack) -> Result<(), Vec<String>> + Send + Sync>;
 /// Takes secrets out of what is about to leave the host.
 pub type MaskRecord = Arc<dyn Fn(&mut EventRecord) + Send + Sync>;
 /// Where events go.

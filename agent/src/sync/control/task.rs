@@ -26,7 +26,7 @@ use super::report::{Batch, From, Telling, Told, report};
 use super::snapshot::{Beside, snapshot};
 use super::step::{self, Course, Cure, Limits, Next, Outcome, State, outcome, step};
 use super::{
-    ClientError, Identity, Judge, MaskRecord, Note, Probe, SnapshotSource, probe, status, unix_ms, unix_secs,
+    ClientError, Identity, Judge, MaskRecord, Note, SnapshotSource, status, unix_ms, unix_secs,
 };
 use crate::lifecycle;
 use crate::store::{ControlState, Gap, Store};
@@ -62,25 +62,13 @@ pub struct Setup {
     pub ceiling: Option<Duration>,
     /// The newest version of this joining in the store.
     pub newest: Option<Version>,
+    pub status: watch::Sender<Option<ControlStatus>>,
     pub cancel: CancellationToken,
 }
 
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Setup").field("host", &self.identity.host).finish_non_exhaustive()
-    }
-}
-
-/// What others may know of the loop.
-#[derive(Clone)]
-pub struct ControlHandle {
-    pub status: watch::Receiver<Option<ControlStatus>>,
-    pub probe: Probe,
-}
-
-impl fmt::Debug for ControlHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ControlHandle").finish_non_exhaustive()
     }
 }
 
@@ -143,8 +131,10 @@ impl fmt::Debug for Control {
 }
 
 impl Control {
-    pub fn start(setup: Setup) -> Result<ControlHandle, ClientError> {
-        let Setup { identity, remembered, store, versions, snapshot, judge, mask, note, ceiling, newest, cancel } = setup;
+    /// Runs until `cancel`.
+    pub fn start(setup: Setup) -> Result<(), ClientError> {
+        let Setup { identity, remembered, store, versions, snapshot, judge, mask, note, .. } = setup;
+        let Setup { ceiling, newest, status, cancel, .. } = setup;
         let client = Client::new(&identity.reach)?;
         let seen = Seen {
             root: remembered.trust.root.version,
@@ -155,8 +145,7 @@ impl Control {
         let mut first = status::first(&identity, unix_ms(), remembered.refusal);
         first.newest = newest;
         first.fresh_until_unix_ms = fresh_until(remembered.trust.fresh_until);
-        let (status, status_seen) = watch::channel(Some(first));
-        let probe = probe(Arc::clone(&identity));
+        status.send_replace(Some(first));
         let fetcher = Fetcher::new(
             client.clone(),
             Arc::clone(&identity),
@@ -198,7 +187,7 @@ impl Control {
             // Cancelled: the manager ends. What was not acknowledged is sent by the next one.
             let _ = cancel.run_until_cancelled(control.run()).await;
         });
-        Ok(ControlHandle { status: status_seen, probe })
+        Ok(())
     }
 
     async fn run(mut self) {
