@@ -157,10 +157,10 @@ pub struct Settings {
 struct Ports {
     /// First and last port instances may get.
     instances: Option<[u16; 2]>,
+    /// In the place of the document's `proxy.port`, for a host where that one is taken.
+    proxy: Option<u16>,
     internal: Option<u16>,
     dns: Option<u16>,
-    /// In the place of the document's `proxy.port`: two agents of one machine cannot both have that.
-    external: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -222,9 +222,8 @@ impl Settings {
         self.ports.instances.map_or(INSTANCE_PORTS, |[first, last]| first..=last)
     }
 
-    /// Where outside traffic comes in, whichever port a document asks for.
-    pub fn external(&self) -> Option<u16> {
-        self.ports.external
+    pub fn proxy_port(&self) -> Option<u16> {
+        self.ports.proxy
     }
 
     pub fn internal(&self, layout: Layout) -> SocketAddr {
@@ -314,9 +313,10 @@ mod tests {
 
     #[test]
     fn settings_name_the_line() {
-        let text = "[ports]\ninstances = [21000, 21999]\nexternal = 8090\ndns = 5355\n\n[git.\"git.example.com\"]\ntoken_file = \"/t\"\n";
+        let text =
+            "[ports]\ninstances = [21000, 21999]\ndns = 5355\n\n[git.\"git.example.com\"]\ntoken_file = \"/t\"\n";
         let settings = Settings::parse(text, Path::new("agentd.toml")).unwrap();
-        assert_eq!((settings.instance_ports(), settings.external()), (21_000..=21_999, Some(8090)));
+        assert_eq!(settings.instance_ports(), 21_000..=21_999);
         let at = |layout| (settings.internal(layout).to_string(), settings.dns(layout).to_string());
         assert_eq!(at(Layout::Home), ("127.0.0.1:8081".to_owned(), "127.0.0.1:5355".to_owned()));
         assert_eq!(at(Layout::System), ("127.0.0.1:80".to_owned(), "127.0.0.153:5355".to_owned()));

@@ -115,7 +115,7 @@ pub fn act(options: &Options, transactions: &Transactions) -> Result<String, Err
 fn wanted(options: &Options, now: &Policy) -> Result<Policy, Error> {
     let owner = owner_rules(&options.policy)?;
     let (port, security) = document(options.stack.as_deref())?;
-    let port = config::Settings::read(&options.settings)?.external().unwrap_or(port);
+    let port = config::Settings::read(&options.settings)?.proxy_port().unwrap_or(port);
     let security = security.filter(|security| security.mode == options.mode);
     let ssh = match (options.ssh.is_empty(), security) {
         (false, _) => options.ssh.clone(),

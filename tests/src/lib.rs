@@ -4,6 +4,7 @@
 //! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
 
 pub mod dns;
+pub mod fake_control;
 pub mod host;
 pub mod net;
 mod repo;
