@@ -115,8 +115,11 @@ impl Control {
     pub(super) async fn flush(&self) -> Result<(), Error> {
         let lives: Vec<_> = {
             let mut fleet = self.fleet();
-            let dirty = fleet.hosts.values_mut().filter(|host| std::mem::take(&mut host.is_dirty));
-            dirty.filter_map(|host| host.live.clone()).collect()
+            let lives = fleet.hosts.values_mut().filter_map(|host| {
+                let is_dirty = std::mem::take(&mut host.is_dirty);
+                host.live.clone().filter(|_| is_dirty)
+            });
+            lives.collect()
         };
         if lives.is_empty() { Ok(()) } else { Ok(self.inner.store.touch(lives).await?) }
     }
