@@ -29,7 +29,7 @@ pub(super) struct Believed {
     pub(super) pins: BTreeMap<String, Pin>,
     record: Option<TrustRecord>,
     roots: Vec<Envelope>,
-    offer: Option<Offer>,
+    offer: Option<Box<Offer>>,
     state: Option<Vec<u8>>,
 }
 
