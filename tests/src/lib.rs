@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod dns;
 pub mod host;
 pub mod net;
+pub mod fake_control;
 mod repo;
 mod terminal;
 pub mod ufw;
