@@ -118,7 +118,11 @@ impl Fetcher {
             Err(Stop::Distrust(refused @ Refused::ClockNotSet { .. })) => {
                 Looked::Unanswered { cause: refused.to_string(), refused: false }
             }
-            Err(Stop::Distrust(refused)) => refusal(None, VIOLATION, vec![refused.to_string()]),
+            Err(Stop::Distrust(refused)) => {
+                // Its tag may be that of the true one, which then would never be sent again.
+                self.head = None;
+                refusal(None, VIOLATION, vec![refused.to_string()])
+            }
         }
     }
 
