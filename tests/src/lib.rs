@@ -5,9 +5,9 @@
 
 pub mod conformance;
 pub mod dns;
+pub mod fake_control;
 pub mod host;
 pub mod net;
-pub mod fake_control;
 mod repo;
 mod terminal;
 pub mod ufw;

@@ -143,13 +143,30 @@ impl World {
         self.start_program(Command::new(agentd).uid(uid).gid(uid), &[], env);
     }
 
+    /// Joins a control server by its join string.
+    pub fn join(&self, join_string: &str) -> Ran {
+        self.settle();
+        ran(Command::new(program("agentd")).arg("join").arg("--home").arg(&self.home).arg(join_string))
+    }
+
+    /// Starts a manager that follows the control server which the host has joined.
+    pub fn start_joined(&mut self) {
+        self.run_manager(&mut Command::new(program("agentd")), false, &[], &[]);
+    }
+
     /// `command` becomes `agentd`, whatever it does before.
     pub fn start_program(&mut self, command: &mut Command, arguments: &[&str], env: &[(&str, &str)]) {
+        self.run_manager(command, true, arguments, env);
+    }
+
+    fn run_manager(&mut self, command: &mut Command, has_file: bool, arguments: &[&str], env: &[(&str, &str)]) {
         self.settle();
         let log = File::options().append(true).create(true).open(self.dir.path().join("manager.log")).unwrap();
+        command.arg("run");
+        if has_file {
+            command.arg("--stack").arg(&self.stack_file);
+        }
         let child = command
-            .args(["run", "--stack"])
-            .arg(&self.stack_file)
             .arg("--home")
             .arg(&self.home)
             .args(arguments)
