@@ -2,9 +2,11 @@
 
 pub mod agent_api;
 pub mod clock;
+pub mod config;
 pub mod core;
 pub mod lifecycle;
 pub mod model;
 pub mod operator_api;
 pub mod seal;
+pub mod serve;
 pub mod store;
