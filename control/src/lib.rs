@@ -1,6 +1,7 @@
 //! controld: hands out stacks to hosts, and shows what is true of them.
 
 pub mod agent_api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod core;
