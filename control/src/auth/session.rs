@@ -9,13 +9,13 @@ pub(crate) const ABSOLUTE_MS: u64 = 14 * 86_400 * 1_000;
 /// A request writes down that the session is in use, at most so often: reading pages is no load for the disk.
 pub(crate) const TOUCH_MS: u64 = 60 * 1_000;
 /// Of one account; the oldest one ends when another begins.
-pub(crate) const SESSIONS_MAX: usize = 20;
+pub(crate) const SESSIONS_MAX: u32 = 20;
 /// Of all cookies of a request, bytes: beyond it they are not ours.
 const COOKIES_BYTES_MAX: usize = 8 * 1024;
 
 /// By what the browser reaches us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub enum Transport {
     Tls,
     /// Plain HTTP, on loopback or where the operator said so: browsers take no `Secure` cookie there.
     Plain,

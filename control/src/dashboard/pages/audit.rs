@@ -3,7 +3,7 @@
 use askama::Template;
 use serde_json::Value;
 
-use super::super::frame::Frame;
+use super::super::frame::{Frame, Live, Section};
 use super::super::text::{self, Moment};
 use crate::model::AuditPage;
 

@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::super::frame::Frame;
+use super::super::frame::{Frame, Live, Section};
 use super::parts::EventLine;
 use crate::model::{EventFilter, EventPage};
 

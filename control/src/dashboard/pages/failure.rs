@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::super::frame::Frame;
+use super::super::frame::{Frame, Live, Section};
 
 #[derive(Debug, Template)]
 #[template(path = "failure.html")]

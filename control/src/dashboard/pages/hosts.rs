@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::super::frame::{Frame, Headline};
+use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::Tone;
 use super::super::text;
 use super::parts::HostLine;

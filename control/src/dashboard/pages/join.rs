@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::super::frame::Frame;
+use super::super::frame::{Frame, Live, Section};
 use super::super::status::{self, Status};
 use super::super::text::{self, Moment};
 use super::parts::HostLine;

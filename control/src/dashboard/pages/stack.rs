@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::super::frame::{Frame, Headline};
+use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::{self, Status, Tone};
 use super::super::text::{self, Moment};
 use super::parts::{EventLine, HostLine, LastChange, ProblemView};
