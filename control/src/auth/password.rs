@@ -11,7 +11,7 @@ pub(crate) const PASSWORD_CHARS_MIN: usize = 14;
 /// More is no stronger, and hashing it costs.
 pub(crate) const PASSWORD_BYTES_MAX: usize = 256;
 /// Fewer different characters are a pattern.
-const DISTINCT_CHARS_MIN: usize = 6;
+const DISTINCT_CHARS_MIN: usize = 7;
 /// Neighbours on a keyboard or in the alphabet, this many in a row count as one.
 const RUN_CHARS: usize = 4;
 /// RFC 9106 §4 and OWASP: 19 MiB, two passes, one lane. 30 ms to 60 ms of one core.

@@ -12,7 +12,6 @@ const SECRET_BYTES: usize = 32;
 pub(crate) const API_TOKEN_PREFIX: &str = "agp_";
 
 /// No `Debug`: who prints it has leaked it.
-#[expect(missing_debug_implementations, reason = "it is a secret")]
 pub(crate) struct Secret(Zeroizing<[u8; SECRET_BYTES]>);
 
 impl Secret {

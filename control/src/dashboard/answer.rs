@@ -16,7 +16,7 @@ use crate::core;
 
 /// A request that has no page for an answer.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub enum Refused {
     Core(core::Error),
     Auth(auth::Error),
     /// Nobody is logged in: off to the login, and back to this page.

@@ -55,8 +55,8 @@ impl Frame {
         self
     }
 
-    pub(crate) fn at(&self, section: &Section) -> bool {
-        self.section == *section
+    pub(crate) fn at(&self, section: Section) -> bool {
+        self.section == section
     }
 }
 

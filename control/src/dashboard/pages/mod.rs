@@ -17,3 +17,8 @@ pub(crate) mod service;
 pub(crate) mod stack;
 pub(crate) mod stacks;
 pub(crate) mod versions;
+
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;

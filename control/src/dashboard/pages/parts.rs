@@ -239,6 +239,8 @@ fn exit(exit: &ProgramExit) -> String {
 
 fn outcome(outcome: &ProbeOutcome) -> String {
     match outcome {
+        ProbeOutcome::Passed { status: Some(status) } => format!("HTTP {status}, passed"),
+        ProbeOutcome::Passed { status: None } => "passed".to_owned(),
         ProbeOutcome::Status { status } => format!("HTTP {status}"),
         ProbeOutcome::Refused => "connection refused".to_owned(),
         ProbeOutcome::TimedOut => "timed out".to_owned(),

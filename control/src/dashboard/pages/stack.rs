@@ -65,8 +65,8 @@ impl StackHead {
         }
     }
 
-    pub(crate) fn at(&self, tab: &Tab) -> bool {
-        self.tab == *tab
+    pub(crate) fn at(&self, tab: Tab) -> bool {
+        self.tab == tab
     }
 }
 

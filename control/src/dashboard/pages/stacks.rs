@@ -4,7 +4,7 @@ use askama::Template;
 
 use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::{self, Status, Tone};
-use super::super::text::{self, Moment};
+use super::super::text;
 use super::parts::LastChange;
 use crate::model::{Health, HostCounts, StackOverview};
 
@@ -25,7 +25,6 @@ pub(crate) struct Line {
     pub(crate) environment: String,
     pub(crate) status: Status,
     pub(crate) problem: Option<String>,
-    pub(crate) version: u64,
     pub(crate) hosts: String,
     pub(crate) held: bool,
     pub(crate) draft_differs: bool,
@@ -49,7 +48,6 @@ fn line(stack: &StackOverview, now_ms: u64) -> Line {
         environment: text::word(&stack.environment),
         status: status::health(stack.health),
         problem: stack.problem.as_deref().map(text::sentence),
-        version: stack.version.0,
         hosts: hosts_in_words(stack.hosts, stack.version.0),
         held: stack.held,
         draft_differs: stack.draft_differs,

@@ -62,6 +62,7 @@ impl One {
         let progress =
             Progress { version: version.row.number.0, done: stack.hosts.applied, of: stack.hosts.active };
         let document = serde_json::to_string_pretty(&version.document).unwrap_or_default();
+        let document: Vec<String> = document.lines().map(|line| text::clean(line, text::LINE_CHARS_MAX)).collect();
         Self {
             head: StackHead::of(stack, Tab::Versions, now_ms),
             headline: headline(stack, version, is_newest),
@@ -75,7 +76,7 @@ impl One {
             hosts: if is_newest { hosts } else { Vec::new() },
             progress: (is_newest && progress.of > 0).then_some(progress),
             diff: DiffView::of(diff),
-            document,
+            document: document.join("\n"),
             is_newest,
             frame,
         }
