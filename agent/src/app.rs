@@ -1,11 +1,13 @@
 //! Wires the rooms together, in the order in which they need each other; the only file that sees all of them.
 
 mod follow;
+mod following;
 mod outside;
 mod tunnel_wiring;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentd_document::Format;
 use agentd_protocol::api::STATUS_FILE;
@@ -30,16 +32,21 @@ use crate::source::{self, Source};
 use crate::store::{Holder, Store};
 use crate::supervisor::{self, Scope, Supervisor, private_hosts};
 use crate::sync;
+use crate::sync::control::{ClientError, IdentityError};
 use crate::{config, edge, firewall_launch, lifecycle, logging, static_site, tunnel, tunnel_launch};
+use following::{Anew, Found};
 use outside::Outside;
 use tunnel_wiring::TunnelWiring;
 
+/// For tasks under way when the manager starts anew: what they were about is found again.
+const ANEW_LIMIT: Duration = Duration::from_secs(2);
 /// The suffix names live under until a document may set it.
 const SUFFIX: &str = "svc.internal";
 
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    pub stack: PathBuf,
+    /// `None`: the machine's own file, or the control server that the host has joined.
+    pub stack: Option<PathBuf>,
     /// `None`: the agent of the machine.
     pub home: Option<PathBuf>,
     pub run_as: Option<String>,
@@ -111,6 +118,19 @@ pub enum Error {
     Sync(#[from] crate::sync::Error),
     #[error(transparent)]
     StaticSite(#[from] static_site::Error),
+    #[error(
+        "this host has joined {url} and follows stack `{stack}`, so it cannot follow {path} too; leave out --stack, or \
+         `agentd leave` first (services run on)"
+    )]
+    Joined { stack: String, url: String, path: PathBuf },
+    #[error("nothing to run on {home}: give --stack FILE, or join a control server with `agentd join`")]
+    NothingToFollow { home: String },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot start anew; start agentd again")]
+    Anew(#[source] std::io::Error),
     #[error(transparent)]
     Firewall(#[from] crate::firewall_cli::Error),
 }
@@ -131,7 +151,14 @@ impl std::fmt::Display for DocumentError {
 impl Error {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Store(_) | Self::Lock { .. } | Self::Log { .. } | Self::Hosts { .. } => Exit::Home,
+            Self::Config(_)
+            | Self::Store(_)
+            | Self::Lock { .. }
+            | Self::Log { .. }
+            | Self::Hosts { .. }
+            | Self::Identity(_) => Exit::Home,
+            Self::Joined { .. } => Exit::HasStack,
+            Self::NothingToFollow { .. } => Exit::Usage,
             Self::Locked { .. } => Exit::Locked,
             Self::Document(_) => Exit::Invalid,
             Self::EdgeLaunch(edge_launch::Error::PortTaken { .. } | edge_launch::Error::SamePort { .. }) => {
@@ -150,6 +177,8 @@ impl Error {
             | Self::Tunnel(_)
             | Self::Api(_)
             | Self::Sync(_)
+            | Self::Client(_)
+            | Self::Anew(_)
             | Self::StaticSite(_) => Exit::Failed,
             Self::Firewall(error) => error.exit(),
         }
@@ -187,10 +216,23 @@ pub fn run(options: &RunOptions) -> Result<Exit, Error> {
     lifecycle::service::status("starting");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let app = App::build(options, home).await?;
         app.wait().await
-    })
+    })?;
+    match ended {
+        Ended::With(exit) => Ok(exit),
+        Ended::ToStartAnew => {
+            runtime.shutdown_timeout(ANEW_LIMIT);
+            Err(Error::Anew(following::start_anew()))
+        }
+    }
+}
+
+/// How the manager ends.
+enum Ended {
+    With(Exit),
+    ToStartAnew,
 }
 
 /// Ensures the keeper, and adopts what runs.
@@ -252,6 +294,8 @@ struct App {
     cancel: CancellationToken,
     /// Set by `agentctl shutdown`.
     down: CancellationToken,
+    /// Told when the host has joined or left, or must listen elsewhere.
+    anew: watch::Receiver<Option<Anew>>,
 }
 
 impl App {
@@ -261,13 +305,22 @@ impl App {
         let run_as = RunAs::choose(options.run_as.as_deref(), home.places.layout, &settings)?;
         run_as.check_reaches(&home.state_dir)?;
         let store = Store::open(&home.database_file())?;
-        let stack = first_stack(&options.stack, &store).await?;
+        let judge = follow::judge(&home);
+        let Found { following, stack, news } = following::find(options, &home, &store, &judge).await?;
+        let (anew, anew_told) = watch::channel(None);
+        following::watch(&home, anew.clone(), &cancel);
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings)?;
         let (hosts, users, shared) = private_views(&home, &shim, &run_as).await?;
         let supervisor = supervise(&home, &settings, &store, shim, &cancel).await?;
         let edge_user = run_as.own(Holder::Edge, &store).await?;
-        let place = EdgePlace::new(&home, stack.proxy.port, outside::wanted(options, &home), &settings, edge_user);
+        let place = EdgePlace::new(
+            &home,
+            following::port(stack.as_ref(), &settings),
+            outside::wanted(options, &home),
+            &settings,
+            edge_user,
+        );
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
@@ -277,6 +330,7 @@ impl App {
         let more = more.chain(tunnel.limitation(&run_as));
         let tunnel_user = run_as.own(Holder::Tunnel, &store).await?;
         let (document, document_seen) = watch::channel(None);
+        let (control, control_seen) = watch::channel(None);
         let reconcile = reconcile::start(reconcile::Setup {
             store: store.clone(),
             source: source.clone(),
@@ -300,6 +354,7 @@ impl App {
                 limitations: limitations(&run_as, more),
                 document: document_seen,
                 tunnel: tunnel.seen(),
+                control: control_seen,
             },
             status_file: home.run_dir.join(STATUS_FILE),
             cancel: cancel.clone(),
@@ -307,26 +362,37 @@ impl App {
         .await?;
         let tunnel = tunnel.run(&supervisor, &home, tunnel_user, &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
-        let firewall = firewall_launch::start(options, &home, external, &reconcile, &cancel)?;
+        news.into_iter().for_each(|news| reconcile.note_host(news));
+        let firewall =
+            firewall_launch::start(options, &home, external, &reconcile, follow::answers(&following), &cancel)?;
         lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
-        let told = follow::Told { document, firewall: firewall.clone(), reconcile: reconcile.clone() };
-        follow::start(options, &home, store, Arc::clone(&refs), external.port(), told, &cancel)?;
+        let told = follow::Told { document, firewall: firewall.clone(), reconcile: reconcile.clone(), control, anew };
+        let ports =
+            follow::Ports { listened: external.port(), owners: settings.proxy_port(), is_provisional: stack.is_none() };
+        follow::start(following, store, Arc::clone(&refs), judge, ports, told, &cancel).await?;
         let down = CancellationToken::new();
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
         let (asked, ending) = (reconcile.clone(), cancel.clone());
         serve(Api { reconcile: asked, firewall, new_git_key, resolve_refs, down: down.clone(), ending }, &home)?;
         tracing::info!(home = %home.places.shown(), external = %*outside.address.borrow(), %internal, %dns, "agentd runs");
-        Ok(Self { layout: home.places.layout, supervisor, reconcile, tunnel, cancel, down })
+        Ok(Self { layout: home.places.layout, supervisor, reconcile, tunnel, cancel, down, anew: anew_told })
     }
 
     /// Until a signal (services run on) or `agentctl shutdown` (they do not).
-    async fn wait(self) -> Result<Exit, Error> {
+    async fn wait(self) -> Result<Ended, Error> {
         let ended = lifecycle::termination();
+        let mut anew = self.anew.clone();
         let exit = tokio::select! {
             signal = ended => {
                 tracing::info!(signal, "the manager ends; services, edge and keeper run on");
                 self.reconcile.leaving(reconcile::Leaving::Signal(signal)).await;
                 Exit::Ok
+            }
+            Ok(why) = anew.wait_for(Option::is_some) => {
+                let why = *why;
+                self.make_room(why).await?;
+                self.cancel.cancel();
+                return Ok(Ended::ToStartAnew);
             }
             () = self.down.cancelled() => {
                 self.take_down().await?;
@@ -339,7 +405,19 @@ impl App {
         };
         lifecycle::service::stopping();
         self.cancel.cancel();
-        Ok(exit)
+        Ok(Ended::With(exit))
+    }
+
+    /// Services run on; where the edge listens on a port that nobody asked for, nothing runs but it.
+    async fn make_room(&self, why: Option<Anew>) -> Result<(), Error> {
+        tracing::info!(?why, "the manager starts anew; services run on");
+        self.reconcile.leaving(reconcile::Leaving::Anew).await;
+        if why == Some(Anew::Port) {
+            self.tunnel.down().await?;
+            edge_launch::stop(&self.supervisor).await?;
+            self.supervisor.shutdown().await?;
+        }
+        Ok(())
     }
 
     async fn take_down(&self) -> Result<(), Error> {
@@ -354,21 +432,6 @@ impl App {
         self.reconcile.leaving(reconcile::Leaving::Down).await;
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
-    }
-}
-
-/// The document, or the last version when the file cannot be used: it tells the proxy's port before anything starts.
-async fn first_stack(path: &Path, store: &Store) -> Result<Stack, Error> {
-    let problems = match std::fs::read_to_string(path) {
-        Ok(text) => match read(&text, path) {
-            Ok(stack) => return Ok(stack),
-            Err(problems) => problems,
-        },
-        Err(error) => vec![format!("{}: cannot be read: {error}", path.display())],
-    };
-    match store.latest_version().await? {
-        Some(stored) => Ok(stored.stack),
-        None => Err(Error::Document(DocumentError { problems })),
     }
 }
 

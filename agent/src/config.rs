@@ -157,6 +157,8 @@ pub struct Settings {
 struct Ports {
     /// First and last port instances may get.
     instances: Option<[u16; 2]>,
+    /// In the place of the document's `proxy.port`, for a host where that one is taken.
+    proxy: Option<u16>,
     internal: Option<u16>,
     dns: Option<u16>,
 }
@@ -218,6 +220,10 @@ impl Settings {
 
     pub fn instance_ports(&self) -> RangeInclusive<u16> {
         self.ports.instances.map_or(INSTANCE_PORTS, |[first, last]| first..=last)
+    }
+
+    pub fn proxy_port(&self) -> Option<u16> {
+        self.ports.proxy
     }
 
     pub fn internal(&self, layout: Layout) -> SocketAddr {

@@ -1,6 +1,5 @@
 //! Whether this manager keeps a firewall, and with what; wiring that would make app.rs too long to read.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,20 +7,20 @@ use std::sync::Arc;
 use agentd_protocol::places::Layout;
 use agentd_protocol::security::Mode;
 use agentd_sys::causes::chain;
-use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::RunOptions;
 use crate::config::{Error, Home};
 #[cfg(test)]
 use crate::firewall::DocumentMay;
-use crate::firewall::checks::RESOLV_CONF;
+use crate::firewall::checks::{Answers, RESOLV_CONF};
 use crate::firewall::files::Files;
 use crate::firewall::kernel;
 use crate::firewall::surroundings::ThisHost;
 use crate::firewall::ufw::Ufw;
 use crate::firewall::watchdog::OwnProcess;
 use crate::firewall::{self, Handle, OwnerRules, Setup, Transactions};
+use crate::policy::Policy;
 use crate::reconcile;
 
 pub fn start(
@@ -29,6 +28,7 @@ pub fn start(
     home: &Home,
     external: SocketAddr,
     reconcile: &reconcile::Handle,
+    control: Option<Answers>,
     cancel: &CancellationToken,
 ) -> Result<Handle, Error> {
     let owner = owner_rules(&home.policy_file())?;
@@ -54,33 +54,15 @@ pub fn start(
         owner,
         proxy: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), external.port()),
         resolv_conf: RESOLV_CONF.into(),
+        control,
         note: Arc::new(move |what| journal.note_host(what)),
         cancel: cancel.clone(),
     }))
 }
 
-/// `policy.toml`: what no document may override here.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct PolicyFile {
-    security: OwnerRules,
-}
-
-/// Absent file: the defaults, by which a document may shut and not open.
+/// What policy.toml says of what is let in.
 pub(crate) fn owner_rules(path: &Path) -> Result<OwnerRules, Error> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OwnerRules::default()),
-        Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
-    };
-    match toml::from_str::<PolicyFile>(&text) {
-        Ok(file) => Ok(file.security),
-        Err(error) => {
-            let line =
-                error.span().and_then(|span| text.get(..span.start)).unwrap_or_default().matches('\n').count() + 1;
-            Err(Error::Settings { path: path.to_owned(), line, message: error.message().to_owned() })
-        }
-    }
+    Policy::read(path).map(Policy::owner_rules)
 }
 
 fn permitted(options: &RunOptions, home: &Home) -> Result<(), String> {

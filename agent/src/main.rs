@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use agentd::app::{self, RunOptions};
 use agentd::firewall_cli::{self, FirewallVerb};
+use agentd::join_cli::{self, JoinArgs, LeaveArgs};
 use agentd::static_site;
 use agentd_protocol::exit_code::Exit;
-use agentd_protocol::places::Places;
 use agentd_sys::causes::chain;
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
@@ -28,8 +28,9 @@ struct Cli {
 enum Verb {
     /// Runs the manager on one home. Ending it leaves every service running; `agentctl shutdown` stops them.
     Run {
-        /// The desired state, TOML or JSON; watched for changes [default with --system: /etc/agentd/stack.toml]
-        #[arg(long, required_unless_present = "system")]
+        /// The desired state, TOML or JSON; watched for changes [default: the control server that the host has joined;
+        /// with --system, where it has not: /etc/agentd/stack.toml]
+        #[arg(long)]
         stack: Option<PathBuf>,
         /// Folder for everything this agent keeps.
         #[arg(long, required_unless_present = "system")]
@@ -51,6 +52,10 @@ enum Verb {
         #[arg(long, requires = "enforce_security", hide = true)]
         ufw: bool,
     },
+    /// Makes this host follow a control server.
+    Join(JoinArgs),
+    /// Makes this host follow nothing any more; services run on.
+    Leave(LeaveArgs),
     /// The firewall by itself, without a manager.
     #[command(subcommand)]
     Firewall(FirewallVerb),
@@ -86,9 +91,10 @@ enum HostsVerb {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Run { stack, home, system: _, run_as, public, enforce_security, ufw } => {
-            let stack = stack.unwrap_or_else(|| Places::system().stack_file());
             app::run(&RunOptions { stack, home, run_as, public, enforce_security, ufw })
         }
+        Verb::Join(args) => return ended(join_cli::run_join(&args), join_cli::Error::exit),
+        Verb::Leave(args) => return ended(join_cli::run_leave(&args), join_cli::Error::exit),
         Verb::Firewall(verb) => firewall_cli::run(&verb).map(|()| Exit::Ok).map_err(app::Error::from),
         Verb::Hosts { verb: HostsVerb::Remove } => app::remove_hosts().map(|()| Exit::Ok),
         Verb::Edge { snapshot } => app::edge(snapshot).map(|()| Exit::Ok),
@@ -96,10 +102,17 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(exit) => exit.into(),
+        Err(error) => ended(Err(error), app::Error::exit),
+    }
+}
+
+fn ended<E: std::error::Error>(outcome: Result<(), E>, exit: impl Fn(&E) -> Exit) -> ExitCode {
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
         Err(error) => {
             // Nobody is left to tell when stderr is closed.
             let _ = writeln!(std::io::stderr(), "agentd: {}", chain(&error));
-            error.exit().into()
+            exit(&error).into()
         }
     }
 }

@@ -11,7 +11,7 @@ pub enum Exit {
     Usage,
     /// The desired state does not validate.
     Invalid,
-    /// The agent cannot be reached.
+    /// The agent cannot be reached; in `agentd join`, the control server.
     Unreachable,
     /// No such service, release or key.
     NotFound,
@@ -25,10 +25,16 @@ pub enum Exit {
     PortTaken,
     /// The agent of the machine was shut down on request: its unit does not start it again.
     ShutDown,
+    /// The control server did not take the host in: token or host refused, or another server than the join string names.
+    NotAccepted,
+    /// The host has a stack already, or joined a control server before: `agentd leave` first.
+    HasStack,
+    /// Nobody has said yes yet: `agentd join` again waits on.
+    Pending,
 }
 
 impl Exit {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -40,6 +46,9 @@ impl Exit {
         Self::Home,
         Self::PortTaken,
         Self::ShutDown,
+        Self::NotAccepted,
+        Self::HasStack,
+        Self::Pending,
     ];
 
     pub fn code(self) -> u8 {
@@ -55,6 +64,9 @@ impl Exit {
             Self::Home => 8,
             Self::PortTaken => 9,
             Self::ShutDown => 10,
+            Self::NotAccepted => 11,
+            Self::HasStack => 12,
+            Self::Pending => 13,
         }
     }
 }

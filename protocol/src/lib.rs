@@ -14,6 +14,8 @@ pub mod shim;
 #[cfg(feature = "documents")]
 pub mod api;
 #[cfg(feature = "documents")]
+pub mod authored;
+#[cfg(feature = "documents")]
 pub mod control;
 #[cfg(feature = "documents")]
 pub mod digest;

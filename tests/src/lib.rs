@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod dns;
+pub mod fake_control;
 pub mod host;
 pub mod net;
 mod repo;

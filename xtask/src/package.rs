@@ -52,7 +52,22 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
     line.argument(path(&staged)?).argument(path(&deb)?).run(root)?;
     // The folder is what somebody copies to a server.
     fs::remove_dir_all(&staged).with_context(|| format!("remove {}", staged.display()))?;
+    sums(&out)?;
     Ok(deb)
+}
+
+/// Of every package in the folder, as install.sh and sha256sum(1) read it.
+fn sums(out: &Path) -> Result<()> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(out).with_context(|| format!("read {}", out.display()))? {
+        names.extend(entry?.file_name().into_string().ok().filter(|name| name.ends_with(".deb")));
+    }
+    names.sort();
+    let output = Command::new("sha256sum").arg("--").args(&names).current_dir(out).output().context("sha256sum")?;
+    if !output.status.success() {
+        bail!("sha256sum ended with {}", output.status);
+    }
+    stage::write(&out.join("SHA256SUMS"), &output.stdout, 0o644)
 }
 
 /// All of the workspace, as every other build: to name packages would choose other features.

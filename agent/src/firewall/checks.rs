@@ -1,11 +1,14 @@
 //! Whether this host still works: before a trial, so that its failures can be told from those of before, and after.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{Check, CheckName, Colour};
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -16,6 +19,8 @@ const DNS_TRIES: usize = 2;
 /// A handshake over a slow line with one lost SYN (retransmitted after 1 s).
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 const PROXY_LIMIT: Duration = Duration::from_secs(4);
+/// Name resolution and a handshake of TLS come before the answer.
+const CONTROL_LIMIT: Duration = Duration::from_secs(10);
 /// As resolv.conf(5): further ones are ignored by every resolver.
 const SERVERS_MAX: usize = 3;
 const DNS_PORT: u16 = 53;
@@ -30,6 +35,18 @@ pub struct Targets {
     pub proxy: SocketAddr,
     /// More addresses that a host like this talks to, `host:port`.
     pub outbound: Vec<SocketAddr>,
+    /// The control server, where the host has joined one.
+    pub control: Option<Answers>,
+}
+
+/// Asks somebody, over a connection of its own; the answer, or why there is none.
+#[derive(Clone)]
+pub struct Answers(pub Arc<dyn Fn() -> BoxFuture<'static, Result<String, String>> + Send + Sync>);
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers").finish_non_exhaustive()
+    }
 }
 
 /// What is there to compare with.
@@ -48,13 +65,13 @@ pub async fn run(targets: &Targets, before: &Before, now: &BTreeSet<(IpAddr, u16
         let all = of_servers.chain(targets.outbound.iter().copied());
         all.filter(move |address| address.is_ipv6() == is_v6 && !address.ip().is_loopback()).collect::<Vec<_>>()
     };
-    let (dns, v4, v6, proxy) = tokio::join!(
+    let (dns, v4, v6, proxy, control) = tokio::join!(
         dns(&servers),
         reaches(CheckName::OutboundIpv4, routes[0], outbound(false)),
         reaches(CheckName::OutboundIpv6, routes[1], outbound(true)),
         proxy(targets.proxy),
+        control(targets.control.as_ref()),
     );
-    let control = not_applicable(CheckName::Control, "this host has joined no control server");
     vec![dns, v4, v6, proxy, sessions(before, now), control]
 }
 
@@ -176,6 +193,18 @@ async fn proxy(address: SocketAddr) -> Check {
         Ok(Ok(false)) => failed(CheckName::Proxy, format!("{address} does not speak HTTP")),
         Ok(Err(error)) => failed(CheckName::Proxy, format!("{address}: {error}")),
         Err(_) => failed(CheckName::Proxy, format!("{address} is silent")),
+    }
+}
+
+/// Without it nobody elsewhere could take a bad change back.
+async fn control(answers: Option<&Answers>) -> Check {
+    let Some(Answers(ask)) = answers else {
+        return not_applicable(CheckName::Control, "this host has joined no control server");
+    };
+    match timeout(CONTROL_LIMIT, ask()).await {
+        Ok(Ok(text)) => green(CheckName::Control, text),
+        Ok(Err(cause)) => failed(CheckName::Control, cause),
+        Err(_) => failed(CheckName::Control, "the control server is silent"),
     }
 }
 

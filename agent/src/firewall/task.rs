@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::beside::Beside;
-use super::checks::Targets;
+use super::checks::{Answers, Targets};
 use super::files::{Active, Moment, OpenedSsh, Pending};
 use super::foreign::{Enforcement, Severity};
 use super::handle::{Handle, ORDERS_MAX, Order};
@@ -52,6 +52,8 @@ pub struct Setup {
     /// The proxy as loopback reaches it.
     pub proxy: std::net::SocketAddr,
     pub resolv_conf: std::path::PathBuf,
+    /// `None` where the host has joined no control server.
+    pub control: Option<Answers>,
     pub note: Note,
     pub cancel: CancellationToken,
 }
@@ -89,7 +91,12 @@ pub fn start(setup: Setup) -> Handle {
         .inspect_err(|error| tracing::warn!(%error, "changes of nftables are noticed every 10 s only"))
         .ok();
     let scales = Scales {
-        targets: Targets { resolv_conf: setup.resolv_conf, proxy: setup.proxy, outbound: Vec::new() },
+        targets: Targets {
+            resolv_conf: setup.resolv_conf,
+            proxy: setup.proxy,
+            outbound: Vec::new(),
+            control: setup.control,
+        },
         core: setup.transactions,
         surroundings: setup.surroundings,
         owner: setup.owner,

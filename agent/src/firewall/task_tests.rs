@@ -162,6 +162,7 @@ impl Bench {
             owner: OwnerRules::default(),
             proxy: speaking().await,
             resolv_conf: dir.path().join("none"),
+            control: None,
             note: Arc::new(move |what: What| notes.lock().unwrap().push(what.word().to_owned())),
             cancel: cancel.clone(),
         });

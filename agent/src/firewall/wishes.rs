@@ -29,6 +29,8 @@ pub enum DocumentMay {
 #[serde(default, deny_unknown_fields)]
 pub struct OwnerRules {
     pub document: DocumentMay,
+    /// `false`: a document that asks for a more open mode is refused as a whole, in the place of waiting for a person.
+    pub allow_weaken: Option<bool>,
     pub ssh: Vec<IpNet>,
     #[serde(deserialize_with = "interfaces")]
     pub ssh_interfaces: BTreeSet<String>,

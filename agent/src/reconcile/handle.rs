@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{LogQuery, Plan, Status, What};
+use agentd_protocol::control::report::EventRecord;
 use agentd_protocol::ids::{ReleaseNumber, ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Error;
 use super::journal::Journal;
 use super::logs::{LogReading, Logs};
+use super::mask::mask_record;
 use super::worker::{Doing, Rooms};
 
 /// Orders and questions from sync, api and the app.
@@ -124,11 +126,18 @@ impl Handle {
         self.rooms.journal.host(what);
     }
 
+    /// Takes secrets out of an event that is about to leave the host: an older manager may have written down what this one
+    /// knows to be one.
+    pub fn mask_record(&self, record: &mut EventRecord) {
+        mask_record(record, &self.rooms.secrets.current());
+    }
+
     /// The manager's last word, on disk when this returns.
     pub async fn leaving(&self, why: Leaving) {
         self.rooms.journal.host(match why {
             Leaving::Signal(signal) => What::HostStop { signal: signal.to_owned() },
             Leaving::Down => What::HostDown {},
+            Leaving::Anew => What::HostStop { signal: "its own word, to start anew".to_owned() },
         });
         self.rooms.journal.flush().await;
     }
@@ -169,4 +178,6 @@ pub enum Leaving {
     /// Services run on.
     Signal(&'static str),
     Down,
+    /// The same program takes over at once: what it follows has changed.
+    Anew,
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use agentd_protocol::api::{Event, ProbeOutcome, Problem, Status};
+use agentd_protocol::control::report::EventRecord;
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -122,6 +123,11 @@ pub(super) fn mask_event(event: &mut Event, secrets: &Secrets) {
         // Its own form with other texts in it; what no longer fits a field becomes one of an unknown kind.
         event.what = serde_json::from_value(after).expect("every kind with its details can be read");
     }
+}
+
+pub(super) fn mask_record(record: &mut EventRecord, secrets: &Secrets) {
+    mask_string(&mut record.text, secrets);
+    record.data.values_mut().for_each(|value| mask_json(value, secrets));
 }
 
 /// Every text in it; keys are ours.

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
 
 use agentd_protocol::api::{
-    Agent, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, TunnelStatus, Verdict,
+    Agent, ControlStatus, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status,
+    TunnelStatus, Verdict,
 };
 use agentd_protocol::ids::Version;
 use agentd_protocol::shim::state::Phase;
@@ -36,6 +37,8 @@ pub struct Facts {
     pub document: watch::Receiver<Option<DocumentProblems>>,
     /// From who watches it; `None` without one.
     pub tunnel: watch::Receiver<Option<TunnelStatus>>,
+    /// `None` where the host is not joined.
+    pub control: watch::Receiver<Option<ControlStatus>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,7 +119,7 @@ pub(super) fn status(seen: &Seen<'_>) -> Status {
         services,
         limitations: seen.facts.limitations.clone(),
         tunnel: seen.facts.tunnel.borrow().clone(),
-        control: None,
+        control: seen.facts.control.borrow().clone(),
         host: None,
         security: None,
     }
@@ -133,6 +136,7 @@ fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProbl
         return if document.file.is_some() { Verdict::Degraded } else { Verdict::Empty };
     }
     if document.file.is_some()
+        || refused(seen).is_some()
         || !document.services.is_empty()
         || services.iter().any(is_bad)
         || seen.edge.edge.is_none()
@@ -148,6 +152,11 @@ fn verdict(seen: &Seen<'_>, services: &[ServiceStatus], document: &DocumentProbl
 /// The file may ask for something else than what runs: nothing is called applied before it has been looked at.
 fn unread(services: &[ServiceStatus]) -> Verdict {
     if services.iter().any(is_bad) { Verdict::Degraded } else { Verdict::Applying }
+}
+
+/// Since when a newer version is not taken.
+fn refused(seen: &Seen<'_>) -> Option<u64> {
+    seen.facts.control.borrow().as_ref()?.refused.as_ref().map(|refused| refused.since_unix_ms)
 }
 
 fn is_bad(service: &ServiceStatus) -> bool {
@@ -180,7 +189,10 @@ fn since(
         Verdict::Degraded => {
             let file = document.file.as_ref().map(|file| file.since_unix_ms);
             let told = problems.iter().map(|problem| problem.since_unix_ms);
-            told.chain(services.iter().filter_map(|service| service.last_error_unix_ms)).chain(file).min()
+            told.chain(services.iter().filter_map(|service| service.last_error_unix_ms))
+                .chain(file)
+                .chain(refused(seen))
+                .min()
         }
     }
 }
@@ -365,6 +377,7 @@ mod tests {
             limitations: Vec::new(),
             document: receiver,
             tunnel: watch::channel(None).1,
+            control: watch::channel(None).1,
         };
         let stack = Stack {
             schema: SCHEMA,
@@ -374,6 +387,8 @@ mod tests {
             service: vec![entry("api", 'a')],
         };
         let latest = StoredVersion {
+            era: 0,
+            is_current: true,
             version: Version(1),
             sha256: crate::store::Digest::of(b""),
             stack,

@@ -282,7 +282,7 @@ impl Task {
 
     async fn apply(&mut self, version: Version) -> Result<(), Error> {
         let Some(stored) = self.rooms.store.version(version).await? else { return Ok(()) };
-        if self.latest.as_ref().is_some_and(|latest| latest.version > version) {
+        if self.latest.as_ref().is_some_and(|latest| (latest.era, latest.version) > (stored.era, version)) {
             return Ok(());
         }
         self.unpin_changed(&stored.stack).await?;

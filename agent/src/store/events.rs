@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::convert::{Fault, parsed, plain, release_or_null, rows, service_or_null, signed, unsigned};
-use super::{Error, Store};
+use super::{Error, Store, outbox};
 
 /// Older ones go. About 2 MB, and weeks of a quiet host.
 pub const EVENTS_KEPT: u32 = 10_000;
@@ -52,8 +52,10 @@ impl Store {
                 let mut newest = 0;
                 for event in &events {
                     newest = insert(transaction, event)?;
+                    outbox::enqueue(transaction, event)?;
                 }
                 transaction.execute("DELETE FROM events WHERE id <= ?1", [newest - i64::from(EVENTS_KEPT)])?;
+                outbox::keep_bounds(transaction, outbox::OUTBOX_BYTES_MAX)?;
                 Ok(u64::try_from(newest)?)
             })
             .await?;

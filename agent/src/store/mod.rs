@@ -1,4 +1,5 @@
-//! What the manager must remember: versions of the stack, releases, pins, deploys, events, counters.
+//! What the manager must remember: versions of the stack, releases, pins, deploys, events, counters; while
+//! the host is joined also what it believes of its control server, and the events on their way there.
 //!
 //! Owns: the SQLite file, its schema and migrations, and the thread that alone writes to it. The only room that names
 //! rusqlite. Everything is committed with `synchronous=FULL` before a call returns.
@@ -7,11 +8,13 @@
 //! Survives a restart: everything here. A call whose future is dropped may still take effect: the work was handed over.
 //! Env values stand in the `env_objects` table only; documents and release entries hold names.
 
+mod control;
 mod convert;
 mod counters;
 mod deploys;
 mod events;
 mod open;
+mod outbox;
 mod releases;
 mod restarts;
 mod services;
@@ -27,8 +30,10 @@ use std::path::PathBuf;
 
 pub use agentd_protocol::digest::{BadDigest, Digest};
 pub use agentd_protocol::published::entry_digest;
+pub use control::{ControlState, Joining, VerifiedVersion};
 pub use deploys::{DEPLOYS_KEPT, DeployEnd, DeployId, NewDeploy, StoredDeploy};
 pub use events::{EVENTS_KEPT, EventQuery, NewEvent};
+pub use outbox::{Gap, OUTBOX_BYTES_MAX, OUTBOX_MS_MAX, Waiting};
 pub use releases::{NewRelease, ReleaseState, StoredRelease};
 pub use restarts::PastRestarts;
 pub use services::{Pin, StoredService};

@@ -14,10 +14,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::Error;
 
 /// Each runs once, in order, in a transaction of its own. A released file never changes; a new one is added.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_state.sql"),
     include_str!("migrations/0002_restarts.sql"),
     include_str!("migrations/0003_user_ids.sql"),
+    include_str!("migrations/0004_control.sql"),
 ];
 
 /// First bytes of every SQLite 3 file (file format, §1.3.1).
@@ -101,7 +102,7 @@ mod tests {
         let version = |connection: Connection| -> u32 {
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
         };
-        assert_eq!(version(open(&path).unwrap()), 3);
+        assert_eq!(version(open(&path).unwrap()), 4);
         let connection = open(&path).unwrap();
         let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
         assert_eq!((pragma("synchronous"), pragma("foreign_keys")), (2, 1));
@@ -119,7 +120,7 @@ mod tests {
         let path = dir.path().join("agentd.db");
         open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(matches!(open(&path), Err(Error::Newer { found: 7, known: 3 })));
+        assert!(matches!(open(&path), Err(Error::Newer { found: 7, known: 4 })));
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 

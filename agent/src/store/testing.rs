@@ -1,12 +1,18 @@
 //! Small stacks and a store in a temporary folder, for this room's tests and sync's.
 
 use agentd_protocol::api::{DeployPhase, Problem};
+use agentd_protocol::control::dsse::Envelope;
+use agentd_protocol::control::ids::StackId;
+use agentd_protocol::control::key::SecretKey;
+use agentd_protocol::control::statement::{ROOT_TYPE, Role, Root, RootKey, Thresholds, TrustMode};
+use agentd_protocol::control::time::Time;
+use agentd_protocol::control::trust::TrustRecord;
 use agentd_protocol::ids::{Commit, ServiceName};
 use agentd_protocol::stack::{
     Kind, Proxy, Restart, Revision, SCHEMA, Service, Span, Stack, StackSection, Stop, StopSignal,
 };
 
-use super::Store;
+use super::{Digest, Joining, Store};
 
 pub(crate) fn name(text: &str) -> ServiceName {
     ServiceName::new(text).unwrap()
@@ -73,5 +79,28 @@ pub(crate) fn problem() -> Problem {
 pub(crate) fn open_store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("agentd.db")).unwrap();
+    (dir, store)
+}
+
+/// What a host believes that has just joined.
+pub(crate) fn trust() -> TrustRecord {
+    let (stack, key) = (StackId::of(&[1; 16]), SecretKey::from_seed(&[2; 32]));
+    let root = Root {
+        stack: stack.clone(),
+        version: 1,
+        epoch: 1,
+        mode: TrustMode::Managed,
+        expires: Time::from_unix_secs(4_000_000_000),
+        keys: [(key.public().id(), RootKey::of(&key.public(), &[Role::Root, Role::Version, Role::Fresh]))].into(),
+        threshold: Thresholds { root: 1, version: 1, fresh: 1 },
+    };
+    let payload = serde_json::to_vec(&root).unwrap();
+    let envelope = Envelope::sign(ROOT_TYPE, &payload, &[&key]);
+    TrustRecord::begin(&stack, &Digest::of(&payload), &[envelope]).unwrap()
+}
+
+pub(crate) async fn joined_store() -> (tempfile::TempDir, Store) {
+    let (dir, store) = open_store();
+    store.begin_control(Joining { id: "one".to_owned(), trust: trust() }).await.unwrap();
     (dir, store)
 }

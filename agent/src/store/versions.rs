@@ -7,7 +7,7 @@ use agentd_protocol::stack::Stack;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::convert::{Fault, now_unix_ms, parsed, plain, rows, signed, some_row, unsigned, unsigned_or_null};
-use agentd_protocol::published::{join_stack, split_stack};
+use agentd_protocol::published::{Published, join_stack, split_stack};
 
 use super::{Digest, Error, Store};
 
@@ -27,6 +27,10 @@ pub enum Put {
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredVersion {
+    /// Joinings and leavings before it: numbers count anew after each.
+    pub era: u64,
+    /// Of the era that runs; else it is what stays in force until that has one.
+    pub is_current: bool,
     pub version: Version,
     /// Of the document's exact bytes.
     pub sha256: Digest,
@@ -49,7 +53,10 @@ impl std::fmt::Debug for StoredVersion {
     }
 }
 
-const SELECT: &str = "SELECT number, versions.sha256, document, env.json AS env, refs, received_at, applied_at \
+/// The era that runs, as SQL.
+pub(super) const ERA: &str = "(SELECT coalesce(max(value), 0) FROM meta WHERE key = 'era')";
+const SELECT: &str = "SELECT era, era = (SELECT coalesce(max(value), 0) FROM meta WHERE key = 'era') AS is_current, \
+                      number, versions.sha256, document, env.json AS env, refs, received_at, applied_at \
                       FROM versions JOIN env_objects env ON env.sha256 = env_sha256";
 
 impl Store {
@@ -63,57 +70,70 @@ impl Store {
         self.write("store a version", move |transaction| {
             let sha256 = Digest::of(parts.document.as_bytes());
             let newest: Option<(i64, String)> = transaction
-                .query_row("SELECT number, sha256 FROM versions ORDER BY number DESC LIMIT 1", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
+                .query_row(
+                    &format!("SELECT number, sha256 FROM versions WHERE era = {ERA} ORDER BY number DESC LIMIT 1"),
+                    [],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
                 .optional()?;
             let number = match newest {
                 Some((number, stored)) if stored == sha256.to_string() => {
-                    transaction.execute("UPDATE versions SET refs = ?2 WHERE number = ?1", params![number, refs])?;
+                    transaction.execute(
+                        &format!("UPDATE versions SET refs = ?2 WHERE number = ?1 AND era = {ERA}"),
+                        params![number, refs],
+                    )?;
                     return Ok(Put::Unchanged(Version(u64::try_from(number)?)));
                 }
                 Some((number, _)) => number + 1,
                 None => 1,
             };
-            let env_sha256 = put_env(transaction, &parts.env)?;
-            transaction.execute(
-                "INSERT INTO versions (number, stack, sha256, document, env_sha256, refs, source, received_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'file', ?7)",
-                params![
-                    number,
-                    name.as_str(),
-                    sha256.to_string(),
-                    parts.document,
-                    env_sha256.to_string(),
-                    refs,
-                    now_unix_ms()
-                ],
-            )?;
-            know_services(transaction, &services)?;
-            drop_old(transaction, number)?;
+            let new = NewVersion {
+                number,
+                sha256,
+                stack: &name,
+                parts: &parts,
+                refs: &refs,
+                source: "file",
+                services: &services,
+            };
+            insert(transaction, &new)?;
             Ok(Put::New(Version(u64::try_from(number)?)))
         })
         .await
     }
 
+    /// Of the era that runs.
     pub async fn version(&self, version: Version) -> Result<Option<StoredVersion>, Error> {
         self.read("read a version", move |connection| {
-            find(connection, &format!("{SELECT} WHERE number = {}", signed(version.0)))
+            find(connection, &format!("{SELECT} WHERE era = {ERA} AND number = {}", signed(version.0)))
         })
         .await
     }
 
+    /// The stack of this era, where a file on this host says what it is.
+    pub async fn stack_of_file(&self) -> Result<Option<ServiceName>, Error> {
+        self.read("read whose stack it is", |connection| {
+            let query = format!(
+                "SELECT stack FROM versions WHERE era = {ERA} AND source = 'file' ORDER BY number DESC LIMIT 1"
+            );
+            Ok(rows(connection, &query, [], |row| parsed(row, "stack"))?.pop())
+        })
+        .await
+    }
+
+    /// Of the era that runs, or, while that has none, the last of before: what is in force stays so.
     pub async fn latest_version(&self) -> Result<Option<StoredVersion>, Error> {
         self.read("read the newest version", |connection| {
-            find(connection, &format!("{SELECT} ORDER BY number DESC LIMIT 1"))
+            find(connection, &format!("{SELECT} ORDER BY era DESC, number DESC LIMIT 1"))
         })
         .await
     }
 
-    /// The newest version that was applied in full.
+    /// The newest version of the era that runs that was applied in full.
     pub async fn last_applied(&self) -> Result<Option<StoredVersion>, Error> {
         self.read("read the applied version", |connection| {
-            find(connection, &format!("{SELECT} WHERE applied_at IS NOT NULL ORDER BY number DESC LIMIT 1"))
+            let query = format!("{SELECT} WHERE era = {ERA} AND applied_at IS NOT NULL ORDER BY number DESC LIMIT 1");
+            find(connection, &query)
         })
         .await
     }
@@ -134,7 +154,8 @@ impl Store {
     pub async fn mark_applied(&self, version: Version) -> Result<(), Error> {
         self.write("mark a version as applied", move |transaction| {
             some_row(transaction.execute(
-                "UPDATE versions SET applied_at = coalesce(applied_at, ?2), verdict = 'applied' WHERE number = ?1",
+                "UPDATE versions SET applied_at = coalesce(applied_at, ?2), verdict = 'applied' \
+                 WHERE number = ?1 AND era = (SELECT max(era) FROM versions)",
                 params![signed(version.0), now_unix_ms()],
             )?)
         })
@@ -187,10 +208,47 @@ pub(super) fn know_services(transaction: &Transaction<'_>, services: &[ServiceNa
     Ok(())
 }
 
+/// What a row of a version is made of.
+pub(super) struct NewVersion<'a> {
+    pub(super) number: i64,
+    pub(super) sha256: Digest,
+    pub(super) stack: &'a ServiceName,
+    pub(super) parts: &'a Published,
+    pub(super) refs: &'a str,
+    pub(super) source: &'static str,
+    pub(super) services: &'a [ServiceName],
+}
+
+/// Into the era that runs; takes the place of the same number.
+pub(super) fn insert(transaction: &Transaction<'_>, new: &NewVersion<'_>) -> Result<(), Fault> {
+    let env_sha256 = put_env(transaction, &new.parts.env)?;
+    transaction.execute(
+        &format!(
+            "INSERT OR REPLACE INTO versions (era, number, stack, sha256, document, env_sha256, refs, source, received_at) \
+             VALUES ({ERA}, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+        ),
+        params![
+            new.number,
+            new.stack.as_str(),
+            new.sha256.to_string(),
+            new.parts.document,
+            env_sha256.to_string(),
+            new.refs,
+            new.source,
+            now_unix_ms()
+        ],
+    )?;
+    know_services(transaction, new.services)?;
+    drop_old(transaction, new.number)
+}
+
+/// Old ones of this era, and all of earlier ones: what is in force is of this one from now on.
 fn drop_old(transaction: &Transaction<'_>, newest: i64) -> Result<(), Fault> {
     let dropped = transaction.execute(
-        "DELETE FROM versions WHERE number <= ?1 \
-         AND number <> coalesce((SELECT max(number) FROM versions WHERE applied_at IS NOT NULL), 0)",
+        &format!(
+            "DELETE FROM versions WHERE era < {ERA} OR (number <= ?1 AND number <> coalesce((SELECT max(number) \
+             FROM versions WHERE era = {ERA} AND applied_at IS NOT NULL), 0))"
+        ),
         [newest - i64::from(VERSIONS_KEPT)],
     )?;
     if dropped > 0 { drop_unused_env(transaction) } else { Ok(()) }
@@ -206,6 +264,8 @@ fn read(row: &Row<'_>) -> Result<StoredVersion, Fault> {
     let (document, env, refs): (String, String, String) =
         (plain(row, "document")?, plain(row, "env")?, plain(row, "refs")?);
     Ok(StoredVersion {
+        era: unsigned(row, "era")?,
+        is_current: plain(row, "is_current")?,
         version: Version(unsigned(row, "number")?),
         sha256: parsed(row, "sha256")?,
         stack: join_stack(&document, &env)?,

@@ -18,7 +18,7 @@ use super::decide::{Published, decide};
 use super::questions::{Known, Question, Wake, jittered};
 use super::read::{FileProblem, ReadStack, read};
 use super::watch::{Wakes, Watch};
-use super::{Error, Resolve, SyncHandle, SyncStatus, Unresolved};
+use super::{Error, Judge, Resolve, SyncHandle, SyncStatus, Unresolved};
 use crate::lifecycle;
 use crate::reconcile::Reading;
 use crate::store::{Put, Store};
@@ -36,10 +36,17 @@ const RESOLVE_DEADLINE: Duration = Duration::from_secs(20);
 /// Until the file has been read once and says otherwise.
 const POLL_DEFAULT: Duration = Duration::from_secs(15);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FileConfig {
     pub path: PathBuf,
     pub read: ReadStack,
+    pub judge: Judge,
+}
+
+impl fmt::Debug for FileConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileConfig").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +73,7 @@ pub struct FilePublisher {
     poke: Arc<Notify>,
     known: Known,
     previous: Option<Published>,
+    is_published: bool,
     /// What the file held last, and how often that was something else.
     content: Option<(Reading, Stack)>,
     poll_interval: Duration,
@@ -103,6 +111,7 @@ impl FilePublisher {
             poke: Arc::clone(&poke),
             known: Known::default(),
             previous: None,
+            is_published: false,
             content: None,
             poll_interval: POLL_DEFAULT,
         };
@@ -181,7 +190,9 @@ impl FilePublisher {
         loop {
             match self.store.latest_version().await {
                 Ok(Some(latest)) => {
-                    self.tell(|status| status.version = Some(latest.version));
+                    // What an earlier era left in force is no version of this file yet, though it may hold the same.
+                    self.is_published = latest.is_current;
+                    self.tell(|status| status.version = Some(latest.version).filter(|_| latest.is_current));
                     self.previous = Some(Published { stack: latest.stack, refs: latest.refs });
                     return;
                 }
@@ -210,7 +221,7 @@ impl FilePublisher {
         let reading = lifecycle::spawn_blocking("read the stack file", move || {
             // Watched before it is read: a change after the reading is an event.
             watch.ensure(None);
-            let stack = read(&config.path, config.read);
+            let stack = read(&config.path, config.read, &config.judge);
             watch.ensure(stack.as_ref().ok());
             stack
         });
@@ -236,10 +247,10 @@ impl FilePublisher {
         let (mut new, mut problem) = (None, None);
         match decision.publish {
             Err(clash) => problem = Some(clash),
-            Ok(publish) if self.previous.as_ref() == Some(&publish) => {}
+            Ok(publish) if self.is_published && self.previous.as_ref() == Some(&publish) => {}
             Ok(publish) => {
                 let put = self.store.put_version(&publish.stack, &publish.refs).await?;
-                self.previous = Some(publish);
+                (self.previous, self.is_published) = (Some(publish), true);
                 if let Put::New(version) = put {
                     tracing::info!(%version, "published");
                     new = Some(version);

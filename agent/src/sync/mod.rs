@@ -1,10 +1,12 @@
-//! From the stack file to numbered versions: reads it, resolves its refs to commits, publishes.
+//! From the stack file to numbered versions: reads it, resolves its refs to commits, publishes. Or, in [`control`], from
+//! a control server, which has done so.
 //!
 //! Owns: the watch on the file and on local repositories, the clock of asking, and what is wrong with the file now.
 //! Must never know: what a version does to services, or how a ref is looked up (that is [`Resolve`]).
 //! Called by: the app, which hands the versions on to reconcile. Uses the store room.
 //! Survives a restart: nothing of its own; versions and the refs they came from are in the store.
 
+pub mod control;
 mod decide;
 mod file;
 mod once;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agentd_protocol::ids::{Commit, ServiceName, Version};
+use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
 use tokio::sync::Notify;
 
@@ -32,6 +35,9 @@ pub enum Error {
     #[error("`{path}` cannot be a stack file: it names no file in a folder")]
     NoFile { path: PathBuf },
 }
+
+/// What the host's owner forbids of a document, each in a sentence. Blocks: it reads policy.toml.
+pub type Judge = Arc<dyn Fn(&Stack) -> Result<(), Vec<String>> + Send + Sync>;
 
 /// Looks up what a branch or tag points at.
 #[async_trait::async_trait]

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use agentd_protocol::stack::{DOCUMENT_BYTES_MAX, Stack};
 
+use super::Judge;
+
 /// The reader of the format: a stack, or each problem as one line that names the file and its line.
 pub type ReadStack = fn(&str, &Path) -> Result<Stack, Vec<String>>;
 
@@ -24,7 +26,7 @@ pub(super) enum FileProblem {
 }
 
 /// Blocks.
-pub(super) fn read(file: &Path, parse: ReadStack) -> Result<Stack, FileProblem> {
+pub(super) fn read(file: &Path, parse: ReadStack, judge: &Judge) -> Result<Stack, FileProblem> {
     let path = || file.display().to_string();
     let bytes = bytes(file).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => FileProblem::Missing { path: path() },
@@ -34,7 +36,11 @@ pub(super) fn read(file: &Path, parse: ReadStack) -> Result<Stack, FileProblem> 
         return Err(FileProblem::TooLarge { path: path() });
     }
     let text = String::from_utf8(bytes).map_err(|_| FileProblem::NotText { path: path() })?;
-    parse(&text, file).map_err(|lines| FileProblem::Invalid { lines })
+    let stack = parse(&text, file).map_err(|lines| FileProblem::Invalid { lines })?;
+    judge(&stack).map_err(|breaches| FileProblem::Invalid {
+        lines: breaches.iter().map(|breach| format!("{}: {breach}", path())).collect(),
+    })?;
+    Ok(stack)
 }
 
 /// At most one byte more than allowed: enough to know that it is too much.
@@ -54,17 +60,31 @@ mod tests {
         Ok(stack(vec![]))
     }
 
+    fn allows() -> Judge {
+        std::sync::Arc::new(|_| Ok(()))
+    }
+
+    #[test]
+    fn what_the_owner_forbids_is_no_document_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("stack.toml");
+        std::fs::write(&file, "").unwrap();
+        let forbids: Judge = std::sync::Arc::new(|_| Err(vec!["service x: too much".to_owned()]));
+        let told = read(&file, any, &forbids).unwrap_err().to_string();
+        assert!(told.starts_with(&file.display().to_string()) && told.ends_with("service x: too much"), "{told}");
+    }
+
     #[test]
     fn what_is_no_document_is_named_as_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("stack.toml");
-        assert!(matches!(read(&file, any), Err(FileProblem::Missing { .. })));
+        assert!(matches!(read(&file, any, &allows()), Err(FileProblem::Missing { .. })));
         std::fs::write(&file, [0xff, 0xfe]).unwrap();
-        assert!(matches!(read(&file, any), Err(FileProblem::NotText { .. })));
+        assert!(matches!(read(&file, any, &allows()), Err(FileProblem::NotText { .. })));
         std::fs::write(&file, vec![b'#'; DOCUMENT_BYTES_MAX]).unwrap();
-        assert!(read(&file, any).is_ok());
+        assert!(read(&file, any, &allows()).is_ok());
         std::fs::write(&file, vec![b'#'; DOCUMENT_BYTES_MAX + 1]).unwrap();
-        assert!(matches!(read(&file, any), Err(FileProblem::TooLarge { .. })));
-        assert!(matches!(read(dir.path(), any), Err(FileProblem::Unreadable { .. })));
+        assert!(matches!(read(&file, any, &allows()), Err(FileProblem::TooLarge { .. })));
+        assert!(matches!(read(dir.path(), any, &allows()), Err(FileProblem::Unreadable { .. })));
     }
 }

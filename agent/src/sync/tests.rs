@@ -84,7 +84,7 @@ impl Bench {
     fn follow(dir: tempfile::TempDir, store: Store, script: Arc<Script>) -> Self {
         let (sender, versions) = mpsc::channel(8);
         let cancel = CancellationToken::new();
-        let config = FileConfig { path: dir.path().join("etc/stack.json"), read: parse };
+        let config = FileConfig { path: dir.path().join("etc/stack.json"), read: parse, judge: Arc::new(|_| Ok(())) };
         let resolver: Arc<dyn Resolve> = script.clone();
         let handle = FilePublisher::start(config, resolver, store.clone(), sender, cancel.clone()).unwrap();
         Self { dir, store, script, handle, versions, _cancel: cancel.drop_guard() }
@@ -286,7 +286,7 @@ async fn a_commit_in_a_local_repository_is_seen_at_once() {
 #[tokio::test]
 async fn a_path_that_is_no_file_is_refused() {
     let (_dir, store) = open_store();
-    let config = FileConfig { path: PathBuf::from("/"), read: parse };
+    let config = FileConfig { path: PathBuf::from("/"), read: parse, judge: Arc::new(|_| Ok(())) };
     let (sender, _versions) = mpsc::channel(1);
     let started = FilePublisher::start(config, Arc::new(Script::default()), store, sender, CancellationToken::new());
     assert!(matches!(started, Err(Error::NoFile { .. })));

@@ -1,6 +1,8 @@
 //! Why a call is not answered as asked, and the one table to problems.
 
 use agentd_protocol::control::problem::{MEDIA_TYPE, Problem, Slug};
+use agentd_protocol::control::request::BadSignature;
+use agentd_protocol::control::time::Time;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
@@ -25,14 +27,43 @@ pub enum Error {
     RevisionMissing,
     #[error("the document has {} problems", .0.len())]
     Document(Vec<DraftProblem>),
+    /// Each names the service and why its branch or tag has no commit.
+    #[error("what {} services follow could not be found out; nothing was published", .0.len())]
+    Unresolved(Vec<DraftProblem>),
     #[error("this Idempotency-Key was used for another request")]
     IdempotencyMismatch,
-    #[error("repositories could not be asked: {0}")]
-    Upstream(String),
     #[error("too many at once; try again in {retry_s} s")]
     RateLimited { retry_s: u64 },
     #[error("the server is busy; try again in a moment")]
     Overloaded,
+    #[error("the token is not accepted")]
+    TokenInvalid,
+    #[error("the token has expired: ask for a new one")]
+    TokenExpired,
+    #[error("the token was used by another host; the operators of the server were told")]
+    TokenUsed,
+    #[error("{0}")]
+    Signature(#[source] BadSignature),
+    #[error("the request was signed at a time that is too far from the server's")]
+    ClockSkew { server: Time },
+    #[error("this server does not know the host")]
+    HostUnknown,
+    #[error("the host was revoked here")]
+    HostRevoked,
+    #[error("another machine reports with the same identity: let one of them join anew")]
+    IdentityConflict,
+    #[error("a later report of this host is known")]
+    StateRegressed { boot: u64 },
+    #[error("events before these are missing")]
+    OutboxGap { expected: u64 },
+    #[error("the body is over {bytes_max} bytes")]
+    BodyTooLarge { bytes_max: usize },
+    #[error("at most {events_max} events and {bytes_max} bytes of them at once")]
+    TooManyEvents { events_max: usize, bytes_max: usize },
+    #[error("send {0}")]
+    UnsupportedMedia(&'static str),
+    #[error("this agent is too old for the server: update it")]
+    AgentTooOld,
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
@@ -55,9 +86,23 @@ impl Error {
             Self::RevisionMissing => Slug::PreconditionRequired,
             Self::Document(_) => Slug::InvalidDocument,
             Self::IdempotencyMismatch => Slug::IdempotencyMismatch,
-            Self::Upstream(_) => Slug::Upstream,
+            Self::Unresolved(_) => Slug::Upstream,
             Self::RateLimited { .. } => Slug::RateLimited,
             Self::Overloaded => Slug::Overloaded,
+            Self::TokenInvalid => Slug::TokenInvalid,
+            Self::TokenExpired => Slug::TokenExpired,
+            Self::TokenUsed => Slug::TokenUsed,
+            Self::Signature(_) => Slug::SignatureInvalid,
+            Self::ClockSkew { .. } => Slug::ClockSkew,
+            Self::HostUnknown => Slug::HostUnknown,
+            Self::HostRevoked => Slug::HostRevoked,
+            Self::IdentityConflict => Slug::IdentityConflict,
+            Self::StateRegressed { .. } => Slug::StateRegressed,
+            Self::OutboxGap { .. } => Slug::OutboxGap,
+            Self::BodyTooLarge { .. } => Slug::BodyTooLarge,
+            Self::TooManyEvents { .. } => Slug::TooManyEvents,
+            Self::UnsupportedMedia(_) => Slug::UnsupportedMedia,
+            Self::AgentTooOld => Slug::AgentTooOld,
             Self::Store(error) if error.is_busy() => Slug::Overloaded,
             Self::Store(_) | Self::Seal(_) => Slug::Internal,
         }
@@ -68,7 +113,7 @@ impl Error {
         let slug = self.slug();
         let problem = match self {
             Self::Store(_) | Self::Seal(_) => slug.problem("the server's log says why; nothing was changed"),
-            Self::Document(problems) => {
+            Self::Document(problems) | Self::Unresolved(problems) => {
                 let problems = serde_json::to_value(problems).expect("texts and numbers are JSON");
                 slug.problem(self.to_string()).with("problems", problems)
             }
@@ -76,6 +121,9 @@ impl Error {
         };
         match self {
             Self::Revision { found } => problem.with("revision", *found),
+            Self::ClockSkew { server } => problem.with("time", server.to_string()),
+            Self::StateRegressed { boot } => problem.with("boot", *boot),
+            Self::OutboxGap { expected } => problem.with("expected", *expected),
             _ => problem,
         }
     }

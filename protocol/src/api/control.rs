@@ -23,6 +23,9 @@ pub struct ControlStatus {
     /// Until when the server has said that `newest` is current; later than that it is stale, and stays in force.
     pub fresh_until_unix_ms: Option<u64>,
     pub refused: Option<Refusal>,
+    /// A newer version that the server asks hosts not to take yet.
+    #[serde(default)]
+    pub held: Option<Version>,
     pub outbox: OutboxReport,
     /// Server's clock less the host's.
     pub clock_skew_ms: i64,

@@ -186,6 +186,13 @@ vocabulary! {
     "edge.started" EdgeStarted { pid: u32 } Info "The edge was started.";
     "edge.lost" EdgeLost { exit: String, uptime_ms: u64 } Error "The edge ended and nobody had asked it to; it is started again on the same sockets.";
 
+    "control.joined" ControlJoined { url: String, host: String } Info "This host follows a control server from now on.";
+    "control.left" ControlLeft {} Info "This host follows no control server any more; what ran runs on.";
+    "control.connected" ControlConnected {} Info "The control server takes this host's reports.";
+    "control.lost" ControlLost { cause: String } Warn "The control server does not answer; what runs runs on, and events are kept.";
+    "control.refused" ControlRefused { cause: String } Error "The control server does not take this host's reports; what runs runs on.";
+    "trust.violation" TrustViolation { reason: String } Error "What the control server handed out is not believed; nothing was changed.";
+
     "tunnel.connected" TunnelConnected { connections: u32 } Info "Requests come in by the tunnel.";
     "tunnel.degraded" TunnelDegraded { connections: u32, cause: String } Warn "Requests come in by the tunnel, and may soon no more.";
     "tunnel.down" TunnelDown { cause: String } Error "No request comes in by the tunnel; the security mode stays as it is.";
@@ -199,9 +206,9 @@ mod tests {
 
     use super::*;
 
-    const FAMILIES: [&str; 13] = [
-        "build", "config", "crash", "deploy", "dns", "edge", "health", "host", "route", "run", "security", "service",
-        "tunnel",
+    const FAMILIES: [&str; 15] = [
+        "build", "config", "control", "crash", "deploy", "dns", "edge", "health", "host", "route", "run", "security",
+        "service", "trust", "tunnel",
     ];
 
     fn event(what: What) -> Event {

@@ -47,6 +47,7 @@ const TABLE: &[Row] = &[
     Row { place: "agentctl/", rooms: All, crates: &[PROTOCOL, DOCUMENT, SYS] },
     Row { place: "control/", rooms: All, crates: &[PROTOCOL, DOCUMENT, GIT, SYS] },
     Row { place: "tests/", rooms: All, crates: &[PROTOCOL, SYS] },
+    Row { place: "fuzz/", rooms: All, crates: &[PROTOCOL] },
     Row { place: "xtask/", rooms: All, crates: &[] },
     // The agent. What wires the rooms sees all of them.
     Row { place: "agent/src/main.rs", rooms: All, crates: &[PROTOCOL, SYS, DOCUMENT] },

@@ -67,6 +67,12 @@ impl What {
             | Self::HostKeeperReplaced { .. }
             | Self::EdgeStarted { .. }
             | Self::EdgeLost { .. } => self.host(),
+            Self::ControlJoined { .. }
+            | Self::ControlLeft {}
+            | Self::ControlConnected {}
+            | Self::ControlLost { .. }
+            | Self::ControlRefused { .. }
+            | Self::TrustViolation { .. } => self.control(),
             Self::TunnelConnected { connections } => format!("tunnel connected by {}", connected(*connections)),
             Self::TunnelDegraded { connections, cause } => {
                 format!("tunnel degraded, {}: {cause}", connected(*connections))
@@ -81,7 +87,7 @@ impl What {
         match self {
             Self::ConfigSeen { services } => format!("stack file read: {}", many(*services, "service")),
             Self::ConfigRejected { problem } => {
-                format!("the stack file is not in force as it stands: {problem}")
+                format!("the document is not in force as it stands: {problem}")
             }
             Self::ConfigUnresolved { cause } => cause.clone(),
             Self::ConfigResolved {} => "its ref can be resolved again".into(),
@@ -180,6 +186,24 @@ impl What {
                 format!("SSH let in from {} for {}", networks.join(", "), span(*for_ms))
             }
             _ => unreachable!("text hands over the security family alone"),
+        }
+    }
+
+    fn control(&self) -> String {
+        match self {
+            Self::ControlJoined { url, host } => format!("joined the control server {url} as {host}"),
+            Self::ControlLeft {} => "left the control server; what ran runs on".into(),
+            Self::ControlConnected {} => "connected to the control server".into(),
+            Self::ControlLost { cause } => {
+                format!("the control server does not answer; what runs runs on: {cause}")
+            }
+            Self::ControlRefused { cause } => {
+                format!("the control server does not take reports of this host; what runs runs on: {cause}")
+            }
+            Self::TrustViolation { reason } => {
+                format!("what the control server handed out is not believed, nothing was changed: {reason}")
+            }
+            _ => unreachable!("text hands over the control and trust families alone"),
         }
     }
 
