@@ -115,8 +115,8 @@ impl Control {
     pub(super) async fn flush(&self) -> Result<(), Error> {
         let lives: Vec<_> = {
             let mut fleet = self.fleet();
-            let dirty = fleet.hosts.values_mut().filter(|host| std::mem::take(&mut host.is_dirty));
-            dirty.filter_map(|host| host.live.clone()).collect()
+            let taken = |host: &mut super::fleet::HostNow| std::mem::take(&mut host.is_dirty).then(|| host.live.clone());
+            fleet.hosts.values_mut().filter_map(taken).flatten().collect()
         };
         if lives.is_empty() { Ok(()) } else { Ok(self.inner.store.touch(lives).await?) }
     }

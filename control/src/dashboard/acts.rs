@@ -22,7 +22,7 @@ const TTL_SECS_MAX: u64 = 7 * 86_400;
 /// What a form is told that could not be done as it stands; other failures have a page of their own.
 pub(crate) fn of_the_form(error: Error) -> Result<(StatusCode, String), Error> {
     match error {
-        Error::BadRequest(_) | Error::Conflict(_) | Error::Upstream(_) | Error::RateLimited { .. } => {
+        Error::BadRequest(_) | Error::Conflict(_) | Error::RateLimited { .. } | Error::Overloaded => {
             let status = StatusCode::from_u16(error.slug().status()).unwrap_or(StatusCode::BAD_REQUEST);
             Ok((status, super::text::sentence(&error.to_string())))
         }

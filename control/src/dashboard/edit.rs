@@ -109,15 +109,23 @@ pub(crate) async fn publish(
         Ok(row) => return see(&format!("/stacks/{id}/versions/{}", row.number), "published"),
         Err(error) => error,
     };
+    let mut unresolved = None;
     let (status, failed) = match error {
         Error::Revision { .. } => (StatusCode::CONFLICT, "the draft was saved again meanwhile: look at what would be published now, then publish".to_owned()),
         Error::Document(_) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+        Error::Unresolved(problems) => {
+            unresolved = Some(problems);
+            (StatusCode::BAD_GATEWAY, "a branch or tag could not be resolved to a commit; each problem says why".to_owned())
+        }
         other => of_the_form(other)?,
     };
     let typed = Typed { reason: form.reason, failed: None, ..Typed::default() };
     let mut shown = draft_page(&face, &viewer, &id, typed, None).await?;
     // The form stays: after a repository that could not be asked, one tries again.
     shown.failed = Some(format!("not published: {failed}"));
+    if let Some(problems) = unresolved {
+        shown.blame(&problems);
+    }
     Ok(page(status, &shown))
 }
 

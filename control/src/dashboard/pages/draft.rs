@@ -82,6 +82,13 @@ impl Page {
     }
 }
 
+impl Page {
+    /// Problems that came up on publishing alone; the form to try again stays.
+    pub(crate) fn blame(&mut self, problems: &[DraftProblem]) {
+        self.problems = problems.iter().map(|problem| ProblemLine::of(problem, &self.text)).collect();
+    }
+}
+
 fn headline(problems: usize, is_same: Option<bool>, stack: &StackOverview, draft: &Draft) -> Headline {
     if problems > 0 {
         let count = u32::try_from(problems).unwrap_or(u32::MAX);

@@ -172,7 +172,9 @@ impl ServiceLine {
         let mut cells: Vec<Cell> = row.cells.iter().map(|cell| Cell::of(cell, now_ms)).collect();
         cells.sort_by(|a, b| b.status.tone.cmp(&a.status.tone).then_with(|| a.host_name.cmp(&b.host_name)));
         let published = row.published.as_ref();
-        let worst = cells.first().map(|cell| cell.status);
+        // What silent hosts said last is no news; where all are silent, that is what is known.
+        let reporting = cells.iter().find(|cell| cell.status.tone != Tone::Silent);
+        let worst = reporting.or(cells.first()).map(|cell| cell.status);
         let ready_hosts = cells.iter().filter(|cell| cell.status.tone == Tone::Good).count();
         let hosts = cells.len();
         let restarts = cells.iter().map(|cell| cell.restarts).sum();
