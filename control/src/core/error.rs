@@ -60,6 +60,8 @@ pub enum Error {
     BodyTooLarge { bytes_max: usize },
     #[error("at most {events_max} events and {bytes_max} bytes of them at once")]
     TooManyEvents { events_max: usize, bytes_max: usize },
+    #[error("that path is not called so")]
+    MethodNotAllowed,
     #[error("send {0}")]
     UnsupportedMedia(&'static str),
     #[error("this agent is too old for the server: update it")]
@@ -102,6 +104,7 @@ impl Error {
             Self::BodyTooLarge { .. } => Slug::BodyTooLarge,
             Self::TooManyEvents { .. } => Slug::TooManyEvents,
             Self::UnsupportedMedia(_) => Slug::UnsupportedMedia,
+            Self::MethodNotAllowed => Slug::MethodNotAllowed,
             Self::AgentTooOld => Slug::AgentTooOld,
             Self::Store(error) if error.is_busy() => Slug::Overloaded,
             Self::Store(_) | Self::Seal(_) => Slug::Internal,
