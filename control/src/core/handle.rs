@@ -115,16 +115,11 @@ impl Control {
     pub(super) async fn flush(&self) -> Result<(), Error> {
         let lives: Vec<_> = {
             let mut fleet = self.fleet();
-<<<<<<< HEAD
-            let taken = |host: &mut super::fleet::HostNow| std::mem::take(&mut host.is_dirty).then(|| host.live.clone());
-            fleet.hosts.values_mut().filter_map(taken).flatten().collect()
-=======
             let lives = fleet.hosts.values_mut().filter_map(|host| {
                 let is_dirty = std::mem::take(&mut host.is_dirty);
                 host.live.clone().filter(|_| is_dirty)
             });
             lives.collect()
->>>>>>> dark
         };
         if lives.is_empty() { Ok(()) } else { Ok(self.inner.store.touch(lives).await?) }
     }
