@@ -60,6 +60,12 @@ impl Line {
     fn command(&self, root: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(root).stdin(Stdio::null());
+        // Cargo tells us of our own crate; handed on, build scripts that look (ring's does) would be run anew each time
+        // somebody builds by the other way.
+        let ours = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for name in ours.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
         for (name, value) in &self.environment {
             match value {
                 Some(value) => command.env(name, value),
