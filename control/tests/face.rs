@@ -139,12 +139,18 @@ async fn pages_are_for_those_who_are_in() {
     }
     assert_eq!(site.post("/stacks", "", &[("name", "shop")]).await.status(), StatusCode::SEE_OTHER);
     assert!(site.control.stacks().await.unwrap().is_empty(), "nobody made a stack");
-    for path in ["/stacks/stk_abcdef", "/hosts/hst_abcdef", "/stacks/../../etc", "/nowhere", "/stacks/stk_abcdef/versions/x"] {
+    for path in
+        ["/stacks/stk_abcdef", "/hosts/hst_abcdef", "/stacks/../../etc", "/nowhere", "/stacks/stk_abcdef/versions/x"]
+    {
         assert_eq!(site.get(path, &own).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
     let forged = format!("agentd-plain={}", "A".repeat(43));
     assert_eq!(site.get("/", &forged).await.status(), StatusCode::SEE_OTHER);
-    assert_eq!(site.get("/", &format!("{own}; {own}")).await.status(), StatusCode::SEE_OTHER, "one of the two was planted");
+    assert_eq!(
+        site.get("/", &format!("{own}; {own}")).await.status(),
+        StatusCode::SEE_OTHER,
+        "one of the two was planted"
+    );
 }
 
 #[tokio::test]
@@ -179,7 +185,8 @@ async fn guessing_is_slowed_down_and_names_are_not_told() {
     site.set_up().await;
     let (known, unknown) = (site.login("owner", "wrong horse").await, site.login("nobody", "wrong horse").await);
     assert_eq!((known.status(), unknown.status()), (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED));
-    let strip = |text: String| text.replace("owner", "").replace("nobody", "").replace(|c: char| c.is_ascii_digit(), "");
+    let strip =
+        |text: String| text.replace("owner", "").replace("nobody", "").replace(|c: char| c.is_ascii_digit(), "");
     assert_eq!(strip(known.text().await.unwrap()), strip(unknown.text().await.unwrap()));
     let mut refused = None;
     for _ in 0..20 {
@@ -236,7 +243,11 @@ async fn every_answer_carries_the_headers() {
             let answer = site.get(path, "").await;
             let header = |name: &str| answer.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
             let csp = header("content-security-policy");
-            assert!(csp.starts_with("default-src 'none'; script-src 'self'; style-src 'self'") && csp.ends_with("frame-ancestors 'none'"), "{path}: {csp}");
+            assert!(
+                csp.starts_with("default-src 'none'; script-src 'self'; style-src 'self'")
+                    && csp.ends_with("frame-ancestors 'none'"),
+                "{path}: {csp}"
+            );
             assert!(!csp.contains("unsafe"), "{path}");
             assert_eq!(header("x-content-type-options"), "nosniff", "{path}");
             assert_eq!(header("referrer-policy"), "no-referrer", "{path}");
@@ -262,13 +273,16 @@ async fn api_tokens_open_what_they_may_and_no_pages() {
     };
     let (read, write) = (make(Scope::Read).await.unwrap(), make(Scope::Write).await.unwrap());
     assert!(read.token.starts_with("agp_"));
-    let call = |method: Method, token: &str| site.ask(method, "/api/v1/whoami").header("authorization", format!("Bearer {token}")).send();
+    let call = |method: Method, token: &str| {
+        site.ask(method, "/api/v1/whoami").header("authorization", format!("Bearer {token}")).send()
+    };
     assert_eq!(call(Method::GET, &read.token).await.unwrap().status(), StatusCode::OK);
     assert_eq!(call(Method::POST, &read.token).await.unwrap().status(), StatusCode::FORBIDDEN);
     let answer = call(Method::POST, &write.token).await.unwrap();
     assert_eq!(answer.text().await.unwrap(), format!("api token {} ci", write.row.id));
     assert_eq!(call(Method::GET, "agp_nonsense").await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    let page = site.ask(Method::GET, "/").header("authorization", format!("Bearer {}", write.token)).send().await.unwrap();
+    let page =
+        site.ask(Method::GET, "/").header("authorization", format!("Bearer {}", write.token)).send().await.unwrap();
     assert_eq!(page.status(), StatusCode::SEE_OTHER, "pages are for people");
     site.accounts.revoke_api_token(&local, &write.row.id).await.unwrap();
     assert_eq!(call(Method::GET, &write.token).await.unwrap().status(), StatusCode::UNAUTHORIZED);
@@ -295,7 +309,10 @@ async fn a_document_is_written_published_and_rolled_back_by_forms_alone() {
     let revision = site.control.draft(&stack).await.unwrap().revision.to_string();
     let text = DOCUMENT.replace('\n', "\r\n");
     let save = [("revision", revision.as_str()), ("format", "toml"), ("text", text.as_str())];
-    assert_eq!(site.post(&at("/draft"), &own, &save).await.headers()["location"].to_str().unwrap(), at("/draft?did=saved"));
+    assert_eq!(
+        site.post(&at("/draft"), &own, &save).await.headers()["location"].to_str().unwrap(),
+        at("/draft?did=saved")
+    );
     let behind = site.post(&at("/draft"), &own, &save).await;
     assert_eq!(behind.status(), StatusCode::CONFLICT);
     assert!(behind.text().await.unwrap().contains("what you typed stands below"));
@@ -305,14 +322,21 @@ async fn a_document_is_written_published_and_rolled_back_by_forms_alone() {
     let publish = [("revision", revision.as_str()), ("reason", "first"), ("key", "form-1")];
     let published = site.post(&at("/publish"), &own, &publish).await;
     assert_eq!(published.headers()["location"].to_str().unwrap(), at("/versions/1?did=published"));
-    assert_eq!(site.post(&at("/publish"), &own, &publish).await.headers()["location"].to_str().unwrap(), at("/versions/1?did=published"), "twice is once");
+    assert_eq!(
+        site.post(&at("/publish"), &own, &publish).await.headers()["location"].to_str().unwrap(),
+        at("/versions/1?did=published"),
+        "twice is once"
+    );
     let changed = site.control.draft(&stack).await.unwrap().text.replace("./api", "./api --new");
     let actor = Actor::Local { uid: 0 };
     let revision: u64 = revision.parse().unwrap();
     let draft = site.control.save_draft(&actor, &stack, revision, DraftFormat::Toml, changed).await.unwrap();
     site.control.publish(&actor, &stack, draft.revision, "second", None).await.unwrap();
     let shown = site.get(&at("/versions/1/rollback"), &own).await.text().await.unwrap();
-    assert!(shown.contains("./api --new") && shown.contains("data-testid=\"rollback\""), "the difference stands above the button");
+    assert!(
+        shown.contains("./api --new") && shown.contains("data-testid=\"rollback\""),
+        "the difference stands above the button"
+    );
     let stale = site.post(&at("/versions/1/rollback"), &own, &[("from", "1"), ("reason", "back")]).await;
     assert_eq!(stale.status(), StatusCode::CONFLICT, "another difference than the one that was shown");
     let back = site.post(&at("/versions/1/rollback"), &own, &[("from", "2"), ("reason", "back")]).await;
@@ -339,7 +363,11 @@ async fn names_that_are_attacks_are_shown_as_text() {
         let html = site.get(&format!("/stacks/{}", stack.id), &own).await.text().await.unwrap();
         assert!(!html.contains("<script>alert"), "{html}");
     }
-    for path in ["/events?kind=%3Cscript%3Ealert(1)%3C/script%3E&service=%22%3E%3Cscript%3E", "/login?next=%22%3E%3Cscript%3E", "/?did=%3Cscript%3E"] {
+    for path in [
+        "/events?kind=%3Cscript%3Ealert(1)%3C/script%3E&service=%22%3E%3Cscript%3E",
+        "/login?next=%22%3E%3Cscript%3E",
+        "/?did=%3Cscript%3E",
+    ] {
         let html = site.get(path, &own).await.text().await.unwrap();
         assert!(!html.contains("<script>alert") && !html.contains("\"><script>"), "{path}");
     }

@@ -195,7 +195,13 @@ fn broken_events() -> Vec<Value> {
     vec![
         event("build.started", "info", Some("api"), 402, "building commit b81e77a"),
         event("build.succeeded", "info", Some("api"), 371, "built commit b81e77a in 30.8 s"),
-        event("crash.exited", "warn", Some("worker"), 350, "crashed after 3 min 2 s: exit code 1; starts again at once"),
+        event(
+            "crash.exited",
+            "warn",
+            Some("worker"),
+            350,
+            "crashed after 3 min 2 s: exit code 1; starts again at once",
+        ),
         event("deploy.failed", "error", Some("api"), 301, failed),
         event("config.degraded", "error", None, 300, "version 2 is degraded: api: not ready within 60 s"),
     ]
@@ -266,9 +272,14 @@ fn broken() -> Value {
             },
         }],
     });
-    snapshot["services"][1] = service("api", 1, OLD, json!({
-        "state": "partial", "ready": 2, "wanted": 2, "since_unix_ms": ago(301), "last_error": cause, "last_error_unix_ms": ago(301), "url": "https://shop.example.com/api",
-    }));
+    snapshot["services"][1] = service(
+        "api",
+        1,
+        OLD,
+        json!({
+            "state": "partial", "ready": 2, "wanted": 2, "since_unix_ms": ago(301), "last_error": cause, "last_error_unix_ms": ago(301), "url": "https://shop.example.com/api",
+        }),
+    );
     snapshot["services"][2]["restarts"] = json!(4);
     snapshot
 }

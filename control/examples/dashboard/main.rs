@@ -75,7 +75,6 @@ async fn open(dir: &Path, url: &str, store: Store, key: Key) -> Result<Control> 
         known_hosts_file: dir.join("known_hosts"),
         settings_name: "controld.toml",
     })?;
-    let settings =
-        Settings { home: dir.to_owned(), public_url: url.to_owned(), packages_dir: dir.join("packages") };
+    let settings = Settings { home: dir.to_owned(), public_url: url.to_owned(), packages_dir: dir.join("packages") };
     Ok(Control::open(store, key, settings, git, CancellationToken::new()).await?)
 }

@@ -7,12 +7,12 @@ use agentd_protocol::digest::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::Error;
 use super::hashing::Hashing;
 use super::limit::{self, Limits, Source};
 use super::password::{self, PASSWORD_BYTES_MAX};
 use super::secret::Secret;
 use super::session::{self, Times, Verdict};
-use super::Error;
 use crate::clock::now_unix_ms;
 use crate::core::Actor;
 use crate::store::{self, Entry, Store};
@@ -68,6 +68,9 @@ pub(crate) struct Visitor {
 pub struct EntryLink {
     /// To be put behind the server's URL.
     pub path: String,
+    /// The whole, where the URL is known.
+    #[serde(default)]
+    pub url: String,
     pub expires_unix_ms: u64,
 }
 
@@ -155,7 +158,7 @@ impl Accounts {
         let expires_unix_ms = now.saturating_add(LINK_MS);
         let entry = entry(now, actor, "user.link", "owner", json!({ "expires_unix_ms": expires_unix_ms }));
         self.store.put_entry_link(secret.hash(), now, expires_unix_ms, entry).await?;
-        Ok(EntryLink { path: format!("/setup?link={}", secret.text()), expires_unix_ms })
+        Ok(EntryLink { path: format!("/setup?link={}", secret.text()), url: String::new(), expires_unix_ms })
     }
 
     /// What the page of a link that holds is to show: the name of the account there is, if there is one.
@@ -168,7 +171,13 @@ impl Accounts {
         Ok(self.store.users().await?.into_iter().next().map(|user| user.name))
     }
 
-    pub(crate) async fn enter_by_link(&self, link: &str, name: &str, password: String, from: Visitor) -> Result<Entered, Error> {
+    pub(crate) async fn enter_by_link(
+        &self,
+        link: &str,
+        name: &str,
+        password: String,
+        from: Visitor,
+    ) -> Result<Entered, Error> {
         let known = self.look_at_link(link, &from).await?;
         let name = known.unwrap_or_else(|| name.trim().to_owned());
         check_name(&name)?;
@@ -247,7 +256,13 @@ impl Accounts {
     }
 
     /// Ends every session but the one it was asked in.
-    pub(crate) async fn change_password(&self, user: &User, old: String, new: String, own: Digest) -> Result<(), Error> {
+    pub(crate) async fn change_password(
+        &self,
+        user: &User,
+        old: String,
+        new: String,
+        own: Digest,
+    ) -> Result<(), Error> {
         let account = Digest::of(user.name.as_bytes());
         self.tries().by_account.take(account, now_unix_ms()).map_err(limited)?;
         let stored = self.store.user_named(&user.name).await?.map(|user| user.password);

@@ -102,7 +102,10 @@ impl Gate {
     async fn program(&self, token: &str, method: &Method, peer: IpAddr) -> Result<Actor, Response> {
         let Some(row) = self.accounts.api_token(token).await.map_err(answer)? else {
             self.accounts.spend_bad_credential(peer).map_err(answer)?;
-            return Err(problem_response(&Slug::Unauthenticated.problem("this API token opens nothing (any more)"), None));
+            return Err(problem_response(
+                &Slug::Unauthenticated.problem("this API token opens nothing (any more)"),
+                None,
+            ));
         };
         if row.scope == Scope::Read && ![Method::GET, Method::HEAD].contains(method) {
             return Err(problem_response(&Slug::Forbidden.problem("this API token may only read"), None));
@@ -147,6 +150,7 @@ impl Error {
             Self::Busy => Slug::Overloaded,
             Self::Link => Slug::TokenInvalid,
             Self::Weak(_) | Self::Name | Self::Lifetime { .. } => Slug::BadRequest,
+            Self::OnlyHere | Self::OnlyPeople => Slug::Forbidden,
             Self::Missing { .. } => Slug::NotFound,
             Self::Store(error) if error.is_busy() => Slug::Overloaded,
             Self::Store(_) => Slug::Internal,
@@ -158,7 +162,8 @@ impl Error {
             Self::Limited { retry_s } => Some(*retry_s),
             Self::Busy => Some(1),
             Self::Store(error) if error.is_busy() => Some(2),
-            Self::Wrong | Self::Link | Self::Weak(_) | Self::Name | Self::Lifetime { .. } | Self::Missing { .. } => None,
+            Self::Wrong | Self::Link | Self::Weak(_) | Self::Name | Self::Lifetime { .. } => None,
+            Self::OnlyHere | Self::OnlyPeople | Self::Missing { .. } => None,
             Self::Store(_) => None,
         }
     }

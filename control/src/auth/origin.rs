@@ -91,7 +91,8 @@ mod tests {
         for good in ["localhost", "LOCALHOST:8480", "127.0.0.1:8480", "[::1]:8480", "[::1]", "ctl.example.com:443"] {
             assert!(is_ours(Some(good), &names), "{good}");
         }
-        for bad in ["evil.example", "localhost.evil.example:8480", "", "127.0.0.1.evil.example", "ctl.example.com.evil"] {
+        for bad in ["evil.example", "localhost.evil.example:8480", "", "127.0.0.1.evil.example", "ctl.example.com.evil"]
+        {
             assert!(!is_ours(Some(bad), &names), "{bad}");
         }
         assert!(!is_ours(None, &names));

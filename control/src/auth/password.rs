@@ -20,12 +20,29 @@ const PASSES: u32 = 2;
 const LANES: u32 = 1;
 const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
-const RUNS: [&str; 5] =
-    ["abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiopasdfghjklzxcvbnm", "qwertzuiopasdfghjklyxcvbnm", "azertyuiop"];
+const RUNS: [&str; 5] = [
+    "abcdefghijklmnopqrstuvwxyz",
+    "01234567890",
+    "qwertyuiopasdfghjklzxcvbnm",
+    "qwertzuiopasdfghjklyxcvbnm",
+    "azertyuiop",
+];
 /// Words that open every list of tried passwords; what is left beside them has to do.
 const WORDS: [&str; 14] = [
-    "password", "passwort", "passphrase", "letmein", "welcome", "iloveyou", "monkey", "dragon", "secret", "changeme",
-    "admin", "agentd", "controld", "login",
+    "password",
+    "passwort",
+    "passphrase",
+    "letmein",
+    "welcome",
+    "iloveyou",
+    "monkey",
+    "dragon",
+    "secret",
+    "changeme",
+    "admin",
+    "agentd",
+    "controld",
+    "login",
 ];
 
 /// Why a password is not taken.

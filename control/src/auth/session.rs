@@ -76,7 +76,9 @@ impl Transport {
         if cookies.len() > COOKIES_BYTES_MAX {
             return None;
         }
-        let named = |pair: &str| pair.trim().split_once('=').filter(|(name, _)| *name == self.cookie()).map(|(_, v)| v.to_owned());
+        let named = |pair: &str| {
+            pair.trim().split_once('=').filter(|(name, _)| *name == self.cookie()).map(|(_, v)| v.to_owned())
+        };
         let mut values = cookies.split(';').filter_map(named);
         match (values.next(), values.next()) {
             (Some(value), None) => Secret::read(&value),

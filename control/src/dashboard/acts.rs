@@ -137,7 +137,8 @@ pub(crate) async fn approve(
     Form(form): Form<ApproveForm>,
 ) -> Answer {
     let id: HostId = named(&host, "this host")?;
-    let back = form.back.parse::<StackId>().map_or_else(|_| format!("/hosts/{id}"), |stack| format!("/stacks/{stack}/join"));
+    let back =
+        form.back.parse::<StackId>().map_or_else(|_| format!("/hosts/{id}"), |stack| format!("/stacks/{stack}/join"));
     match face.control.approve_host(&viewer.actor(), &id, &form.code.trim().to_uppercase()).await {
         Ok(_) => see(&back, "approved"),
         Err(error) => refused_host(&face, &viewer, &id, error).await,

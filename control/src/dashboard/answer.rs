@@ -103,7 +103,8 @@ impl IntoResponse for Refused {
 pub(crate) fn failed(slug: Slug, detail: String, retry_after_s: Option<u64>) -> Response {
     let status = StatusCode::from_u16(slug.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let frame = Frame::new(slug.title(), Section::Outside, "", now_unix_ms());
-    let template = failure::Page { frame, status: slug.status(), title: slug.title(), detail: super::text::sentence(&detail) };
+    let template =
+        failure::Page { frame, status: slug.status(), title: slug.title(), detail: super::text::sentence(&detail) };
     let mut response = page(status, &template);
     if let Some(seconds) = retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -23,7 +23,11 @@ pub(crate) async fn file(Path(name): Path<String>, headers: HeaderMap) -> Respon
     };
     let etag = format!("\"{}\"", &Digest::of(bytes).to_string()[..32]);
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|sent| sent.as_bytes() == etag.as_bytes());
-    let head = [(header::ETAG, etag), (header::CACHE_CONTROL, "no-cache".to_owned()), (header::CONTENT_TYPE, (*media).to_owned())];
+    let head = [
+        (header::ETAG, etag),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::CONTENT_TYPE, (*media).to_owned()),
+    ];
     if known { (StatusCode::NOT_MODIFIED, head).into_response() } else { (head, *bytes).into_response() }
 }
 

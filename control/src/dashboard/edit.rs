@@ -74,12 +74,19 @@ fn refused(error: Error, text: String) -> Result<(StatusCode, Typed), Error> {
     let said = error.to_string();
     match error {
         Error::Revision { found } => {
-            let said = format!("somebody else saved revision {found} meanwhile; what you typed stands below and is not saved. Saving again replaces theirs");
+            let said = format!(
+                "somebody else saved revision {found} meanwhile; what you typed stands below and is not saved. Saving again replaces theirs"
+            );
             let typed = Typed { text: Some(text), failed: Some(said), ..Typed::default() };
             Ok((StatusCode::CONFLICT, typed))
         }
         Error::Document(problems) => {
-            let typed = Typed { text: Some(text), failed: Some(format!("not saved: {said}")), problems: Some(problems), ..Typed::default() };
+            let typed = Typed {
+                text: Some(text),
+                failed: Some(format!("not saved: {said}")),
+                problems: Some(problems),
+                ..Typed::default()
+            };
             Ok((StatusCode::UNPROCESSABLE_ENTITY, typed))
         }
         other => {
@@ -111,11 +118,17 @@ pub(crate) async fn publish(
     };
     let mut unresolved = None;
     let (status, failed) = match error {
-        Error::Revision { .. } => (StatusCode::CONFLICT, "the draft was saved again meanwhile: look at what would be published now, then publish".to_owned()),
+        Error::Revision { .. } => (
+            StatusCode::CONFLICT,
+            "the draft was saved again meanwhile: look at what would be published now, then publish".to_owned(),
+        ),
         Error::Document(_) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
         Error::Unresolved(problems) => {
             unresolved = Some(problems);
-            (StatusCode::BAD_GATEWAY, "a branch or tag could not be resolved to a commit; each problem says why".to_owned())
+            (
+                StatusCode::BAD_GATEWAY,
+                "a branch or tag could not be resolved to a commit; each problem says why".to_owned(),
+            )
         }
         other => of_the_form(other)?,
     };

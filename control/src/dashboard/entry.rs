@@ -38,9 +38,11 @@ pub(crate) async fn login_page(State(face): State<Face>, Query(query): Query<Nex
     if request.extensions().get::<Viewer>().is_some() {
         return see(&next, "");
     }
-    let failed = face.accounts.is_new().await?.then(|| {
-        "this server has no owner yet: open the link it printed when it started".to_owned()
-    });
+    let failed = face
+        .accounts
+        .is_new()
+        .await?
+        .then(|| "this server has no owner yet: open the link it printed when it started".to_owned());
     ok(&entry::Login { frame: outside("Log in"), name: String::new(), next, failed })
 }
 
@@ -154,7 +156,11 @@ pub(crate) struct PasswordForm {
     password: String,
 }
 
-pub(crate) async fn change_password(State(face): State<Face>, viewer: Viewer, Form(form): Form<PasswordForm>) -> Answer {
+pub(crate) async fn change_password(
+    State(face): State<Face>,
+    viewer: Viewer,
+    Form(form): Form<PasswordForm>,
+) -> Answer {
     let error = match face.accounts.change_password(&viewer.user, form.old, form.password, viewer.session).await {
         Ok(()) => return see("/account", "password"),
         Err(error) => error,
@@ -181,7 +187,11 @@ pub(crate) struct ApiTokenForm {
     days: u64,
 }
 
-pub(crate) async fn create_api_token(State(face): State<Face>, viewer: Viewer, Form(form): Form<ApiTokenForm>) -> Answer {
+pub(crate) async fn create_api_token(
+    State(face): State<Face>,
+    viewer: Viewer,
+    Form(form): Form<ApiTokenForm>,
+) -> Answer {
     let new = NewApiToken { name: form.name, scope: form.scope, days: form.days };
     match face.accounts.create_api_token(&viewer.actor(), new).await {
         Ok(made) => {

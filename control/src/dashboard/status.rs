@@ -60,7 +60,10 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (class, glyph, word) = (self.tone.class(), self.tone.glyph(), self.word);
-        write!(f, "<span class=\"status {class}\" data-testid=\"status\" data-status=\"{word}\"><span class=\"glyph\" aria-hidden=\"true\">{glyph}</span>{word}</span>")
+        write!(
+            f,
+            "<span class=\"status {class}\" data-testid=\"status\" data-status=\"{word}\"><span class=\"glyph\" aria-hidden=\"true\">{glyph}</span>{word}</span>"
+        )
     }
 }
 

@@ -98,7 +98,11 @@ pub(crate) fn bytes(count: u64) -> String {
         tenths /= 1_024;
         unit += 1;
     }
-    if tenths >= 1_000 || unit == 0 { format!("{} {}", tenths / 10, UNITS[unit]) } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
+    if tenths >= 1_000 || unit == 0 {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
 }
 
 /// Thousandths as a number with two digits behind the point.
@@ -135,6 +139,8 @@ pub(crate) enum Form {
     Relative,
     /// `12:04:31`, with the date where it is another day's.
     Clock,
+    /// Both: `12:04:31 (3 min ago)`; what follows the word "since".
+    Since,
 }
 
 impl Moment {
@@ -146,15 +152,19 @@ impl Moment {
         Self { at_ms, now_ms, form: Form::Clock }
     }
 
+    pub(crate) fn since(at_ms: u64, now_ms: u64) -> Self {
+        Self { at_ms, now_ms, form: Form::Since }
+    }
+
     fn words(&self) -> String {
         match self.form {
             Form::Relative if self.at_ms > self.now_ms + 1_000 => format!("in {}", span(self.at_ms - self.now_ms)),
             Form::Relative if self.now_ms.saturating_sub(self.at_ms) < 1_000 => "just now".to_owned(),
             Form::Relative => format!("{} ago", span(self.now_ms.saturating_sub(self.at_ms))),
-            Form::Clock if self.at_ms / 86_400_000 == self.now_ms / 86_400_000 => {
+            Form::Clock | Form::Since if self.at_ms / 86_400_000 == self.now_ms / 86_400_000 => {
                 stamp(self.at_ms).strftime("%H:%M:%S").to_string()
             }
-            Form::Clock => stamp(self.at_ms).strftime("%m-%d %H:%M:%S").to_string(),
+            Form::Clock | Form::Since => stamp(self.at_ms).strftime("%m-%d %H:%M:%S").to_string(),
         }
     }
 }
@@ -163,7 +173,11 @@ impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stamp = stamp(self.at_ms);
         let live = if self.form == Form::Relative { " data-ago" } else { "" };
-        write!(f, "<time datetime=\"{stamp}\" title=\"{} UTC\"{live}>{}</time>", utc(self.at_ms), self.words())
+        write!(f, "<time datetime=\"{stamp}\" title=\"{} UTC\"{live}>{}</time>", utc(self.at_ms), self.words())?;
+        match self.form {
+            Form::Since => write!(f, " ({})", Self { form: Form::Relative, ..*self }),
+            Form::Relative | Form::Clock => Ok(()),
+        }
     }
 }
 
@@ -199,12 +213,15 @@ mod tests {
         assert_eq!(Moment::relative(185_000, 1_000).words(), "in 3 min");
         assert_eq!(Moment::relative(5_000, 5_100).words(), "just now");
         let shown = Moment::clock(1_788_264_000_000, 1_788_264_100_000).to_string();
+        assert_eq!(shown, "<time datetime=\"2026-09-01T12:00:00Z\" title=\"2026-09-01 12:00:00 UTC\">12:00:00</time>");
         assert_eq!(
-            shown,
-            "<time datetime=\"2026-09-01T12:00:00Z\" title=\"2026-09-01 12:00:00 UTC\">12:00:00</time>"
+            (span(59_999), span(7_260_000), span(86_400_000)),
+            ("59 s".into(), "2 h 1 min".into(), "24 h".into())
         );
-        assert_eq!((span(59_999), span(7_260_000), span(86_400_000)), ("59 s".into(), "2 h 1 min".into(), "24 h".into()));
-        assert_eq!((bytes(999), bytes(1_536), bytes(5 << 30), bytes(200 << 20)), ("999 B".into(), "1.5 KiB".into(), "5.0 GiB".into(), "200 MiB".into()));
+        assert_eq!(
+            (bytes(999), bytes(1_536), bytes(5 << 30), bytes(200 << 20)),
+            ("999 B".into(), "1.5 KiB".into(), "5.0 GiB".into(), "200 MiB".into())
+        );
         assert_eq!(milli(1_234), "1.23");
     }
 

@@ -98,7 +98,12 @@ impl Store {
 
     /// Uses the link up and makes the user, or sets the password of the one there is and ends all sessions. `None`: the
     /// link does not hold.
-    pub async fn enter_by_link(&self, hash: Digest, new: StoredUser, entry: Entry) -> Result<Option<StoredUser>, Error> {
+    pub async fn enter_by_link(
+        &self,
+        hash: Digest,
+        new: StoredUser,
+        entry: Entry,
+    ) -> Result<Option<StoredUser>, Error> {
         let change = move |connection: &Connection| {
             let sql = "DELETE FROM entry_links WHERE hash = ?1 AND expires_at > ?2";
             if connection.execute(sql, (hash.as_bytes(), signed(new.created_at)))? == 0 {
@@ -173,7 +178,10 @@ impl Store {
 
     pub async fn touch_session(&self, hash: Digest, now: u64) -> Result<(), Error> {
         let change = move |connection: &Connection| {
-            connection.execute("UPDATE sessions SET seen_at = max(seen_at, ?2) WHERE hash = ?1", (hash.as_bytes(), signed(now)))?;
+            connection.execute(
+                "UPDATE sessions SET seen_at = max(seen_at, ?2) WHERE hash = ?1",
+                (hash.as_bytes(), signed(now)),
+            )?;
             Ok(())
         };
         self.control.write("touch a session", change).await
@@ -182,7 +190,10 @@ impl Store {
     /// Also those that are over anyway: nothing else takes them out.
     pub async fn end_session(&self, hash: Digest, over_before: u64, entry: Entry) -> Result<(), Error> {
         let change = move |connection: &Connection| {
-            connection.execute("DELETE FROM sessions WHERE hash = ?1 OR seen_at < ?2", (hash.as_bytes(), signed(over_before)))?;
+            connection.execute(
+                "DELETE FROM sessions WHERE hash = ?1 OR seen_at < ?2",
+                (hash.as_bytes(), signed(over_before)),
+            )?;
             append(connection, &entry)
         };
         self.control.write("end a session", change).await

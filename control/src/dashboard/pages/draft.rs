@@ -56,7 +56,13 @@ const ROWS_MIN: usize = 16;
 const ROWS_MAX: usize = 44;
 
 impl Page {
-    pub(crate) fn of(frame: Frame, stack: &StackOverview, draft: &Draft, typed: Typed, idempotency_key: String) -> Self {
+    pub(crate) fn of(
+        frame: Frame,
+        stack: &StackOverview,
+        draft: &Draft,
+        typed: Typed,
+        idempotency_key: String,
+    ) -> Self {
         let now_ms = frame.now_ms;
         let text = typed.text.unwrap_or_else(|| draft.text.clone());
         let problems = typed.problems.as_ref().unwrap_or(&draft.problems);
@@ -70,7 +76,7 @@ impl Page {
             problems: problems.iter().map(|problem| ProblemLine::of(problem, &text)).collect(),
             text,
             is_json: draft.format == DraftFormat::Json,
-            by: text::word(&draft.by),
+            by: super::parts::person(&draft.by),
             saved: (draft.saved_unix_ms > 0).then(|| Moment::relative(draft.saved_unix_ms, now_ms)),
             diff: diff.map(DiffView::of),
             can_publish,
@@ -92,10 +98,15 @@ impl Page {
 fn headline(problems: usize, is_same: Option<bool>, stack: &StackOverview, draft: &Draft) -> Headline {
     if problems > 0 {
         let count = u32::try_from(problems).unwrap_or(u32::MAX);
-        return Headline::new(Tone::Bad, format!("{} to mend before this can be published", text::many(count, "problem")));
+        return Headline::new(
+            Tone::Bad,
+            format!("{} to mend before this can be published", text::many(count, "problem")),
+        );
     }
     match is_same {
-        _ if draft.revision == 0 => Headline::new(Tone::Quiet, "Nothing saved yet. Write what the hosts of this stack should run."),
+        _ if draft.revision == 0 => {
+            Headline::new(Tone::Quiet, "Nothing saved yet. Write what the hosts of this stack should run.")
+        }
         Some(true) => Headline::new(Tone::Good, format!("The draft is what version {} says", stack.version)),
         Some(false) if stack.version.0 == 0 => Headline::new(Tone::Moving, "Ready to be published as version 1"),
         Some(false) => Headline::new(Tone::Moving, format!("The draft differs from version {}", stack.version)),

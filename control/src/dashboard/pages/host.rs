@@ -87,7 +87,7 @@ impl Page {
             os: text::word(&host.os),
             arch: text::word(&host.arch),
             enrolled: Moment::relative(host.enrolled_unix_ms, now_ms),
-            approved_by: host.approved_by.as_deref().map(text::word),
+            approved_by: host.approved_by.as_deref().map(super::parts::person),
             key_id: text::word(&host.key_id),
             conflict: host.conflict_unix_ms.map(|at_ms| Moment::relative(at_ms, now_ms)),
             taken: host.snapshot_unix_ms.map(|at_ms| Moment::relative(at_ms, now_ms)),
@@ -118,7 +118,12 @@ fn headline(line: &HostLine) -> Headline {
     let said = match (&line.problem, line.heard) {
         (Some(problem), _) => problem.clone(),
         (None, None) => "has not reported yet".to_owned(),
-        (None, Some(_)) => format!("{} {} services ready, on version {}", line.ready, format_args!("of {}", line.services), line.applied),
+        (None, Some(_)) => format!(
+            "{} {} services ready, on version {}",
+            line.ready,
+            format_args!("of {}", line.services),
+            line.applied
+        ),
     };
     Headline::new(if line.heard.is_none() { Tone::Quiet } else { worst }, format!("{name}: {said}"))
 }
@@ -133,7 +138,7 @@ impl ReportView {
             notice: security.and_then(|security| security.notice.as_deref().map(text::sentence)),
             tunnel: host.tunnel.as_ref().map(|tunnel| TunnelView {
                 status: status::tunnel(tunnel.state),
-                since: Moment::relative(tunnel.since_unix_ms, now_ms),
+                since: Moment::since(tunnel.since_unix_ms, now_ms),
                 connections: tunnel.connections,
                 cause: tunnel.cause.as_deref().map(text::sentence),
                 drift: tunnel.config_drift.as_deref().map(text::sentence),
@@ -151,7 +156,10 @@ impl ReportView {
                 format!("{one}, {five}, {fifteen} on {}", text::many(usage.cpus, "CPU"))
             }),
             memory: host.usage.as_ref().map(|usage| {
-                Meter::of(usage.memory_total_bytes.saturating_sub(usage.memory_available_bytes), usage.memory_total_bytes)
+                Meter::of(
+                    usage.memory_total_bytes.saturating_sub(usage.memory_available_bytes),
+                    usage.memory_total_bytes,
+                )
             }),
             disk: host.usage.as_ref().and_then(|usage| {
                 let (total, free) = (usage.disk_total_bytes?, usage.disk_free_bytes?);

@@ -33,17 +33,25 @@ fn rank(line: &HostLine) -> (bool, Tone) {
 }
 
 fn headline(lines: &[HostLine]) -> Headline {
-    let count = |keep: &dyn Fn(&HostLine) -> bool| u32::try_from(lines.iter().filter(|line| keep(line)).count()).unwrap_or(u32::MAX);
+    let count = |keep: &dyn Fn(&HostLine) -> bool| {
+        u32::try_from(lines.iter().filter(|line| keep(line)).count()).unwrap_or(u32::MAX)
+    };
     let active = count(&|line| line.is_active());
     let parts = [
-        (count(&|line| line.is_active() && line.verdict.is_some_and(|verdict| verdict.tone == Tone::Bad)), "degraded", Tone::Bad),
+        (
+            count(&|line| line.is_active() && line.verdict.is_some_and(|verdict| verdict.tone == Tone::Bad)),
+            "degraded",
+            Tone::Bad,
+        ),
         (count(&|line| line.is_active() && line.refused.is_some()), "refusing the newest version", Tone::Bad),
         (count(&|line| line.is_active() && line.silent), "silent", Tone::Silent),
         (count(&|line| line.code.is_some()), "asking to join", Tone::Warning),
     ];
     let wrong: Vec<&(u32, &str, Tone)> = parts.iter().filter(|(count, ..)| *count > 0).collect();
     match wrong.first() {
-        None if active == 0 => Headline::new(Tone::Quiet, "No host yet. A stack's page `Join` has the command to paste."),
+        None if active == 0 => {
+            Headline::new(Tone::Quiet, "No host yet. A stack's page `Join` has the command to paste.")
+        }
         None => Headline::new(Tone::Good, format!("{} connected, nothing wrong", text::many(active, "host"))),
         Some((_, _, tone)) => {
             let words: Vec<String> = wrong.iter().map(|(count, word, _)| format!("{count} {word}")).collect();

@@ -66,22 +66,42 @@ fn host_row(say: Say, id: &str, name: &str, fields: Value) -> Value {
 fn host_rows(say: Say) -> Vec<Value> {
     vec![
         host_row(say, "web1aaaa", "web-1", json!({})),
-        host_row(say, "web2aaaa", "web-2", json!({
-            "rollout": {"is": "behind"}, "applied": 57, "verdict": "degraded", "services_ready": 3,
-            "problem": say("api: not ready within 60 s, HTTP 500 from /healthz"),
-        })),
-        host_row(say, "web3aaaa", "web-3", json!({
-            "presence": {"is": "silent", "since_unix_ms": ago(46)}, "rollout": {"is": "behind"}, "seen": 57, "applied": 57,
-        })),
+        host_row(
+            say,
+            "web2aaaa",
+            "web-2",
+            json!({
+                "rollout": {"is": "behind"}, "applied": 57, "verdict": "degraded", "services_ready": 3,
+                "problem": say("api: not ready within 60 s, HTTP 500 from /healthz"),
+            }),
+        ),
+        host_row(
+            say,
+            "web3aaaa",
+            "web-3",
+            json!({
+                "presence": {"is": "silent", "since_unix_ms": ago(46)}, "rollout": {"is": "behind"}, "seen": 57, "applied": 57,
+            }),
+        ),
         host_row(say, "edge1aaa", "edge-1", json!({"security_mode": "daemon-port", "exposure": "daemon-port"})),
-        host_row(say, "new1aaaa", "web-4", json!({
-            "standing": {"is": "pending", "code": say("WXQR-4821")}, "presence": {"is": "never-reported"},
-            "rollout": {"is": "nothing-published"}, "seen": 0, "applied": 0, "verdict": null,
-        })),
-        host_row(say, "old1aaaa", "old-1", json!({
-            "standing": {"is": "revoked", "at_unix_ms": ago(9_000), "reason": say("sold")},
-            "presence": {"is": "silent", "since_unix_ms": ago(9_100)}, "rollout": {"is": "behind"}, "applied": 31, "seen": 31,
-        })),
+        host_row(
+            say,
+            "new1aaaa",
+            "web-4",
+            json!({
+                "standing": {"is": "pending", "code": say("WXQR-4821")}, "presence": {"is": "never-reported"},
+                "rollout": {"is": "nothing-published"}, "seen": 0, "applied": 0, "verdict": null,
+            }),
+        ),
+        host_row(
+            say,
+            "old1aaaa",
+            "old-1",
+            json!({
+                "standing": {"is": "revoked", "at_unix_ms": ago(9_000), "reason": say("sold")},
+                "presence": {"is": "silent", "since_unix_ms": ago(9_100)}, "rollout": {"is": "behind"}, "applied": 31, "seen": 31,
+            }),
+        ),
     ]
 }
 
@@ -98,22 +118,29 @@ fn service_report(say: Say, name: &str, fields: Value) -> Value {
 }
 
 fn broken_api(say: Say) -> Value {
-    service_report(say, "api", json!({
-        "state": "partial", "release": 11, "commit": COMMIT_OLD, "ready": 1, "restarts": 4, "since_unix_ms": ago(5),
-        "last_error": say("not ready within 60 s: HTTP 500 from /healthz"), "last_error_unix_ms": ago(5),
-        "warnings": [say("run.public-bind: listens on 0.0.0.0:3000")],
-    }))
+    service_report(
+        say,
+        "api",
+        json!({
+            "state": "partial", "release": 11, "commit": COMMIT_OLD, "ready": 1, "restarts": 4, "since_unix_ms": ago(5),
+            "last_error": say("not ready within 60 s: HTTP 500 from /healthz"), "last_error_unix_ms": ago(5),
+            "warnings": [say("run.public-bind: listens on 0.0.0.0:3000")],
+        }),
+    )
 }
 
 fn cells(say: Say, name: &str) -> Vec<Value> {
     let report = |fields: Value| service_report(say, name, fields);
-    let cell = |id: &str, host: &str, silent: bool, report: Value| {
-        json!({"host": format!("hst_{id}"), "host_name": say(host), "silent": silent, "report": report})
-    };
+    let cell = |id: &str, host: &str, silent: bool, report: Value| json!({"host": format!("hst_{id}"), "host_name": say(host), "silent": silent, "report": report});
     vec![
         cell("web1aaaa", "web-1", false, report(json!({}))),
         cell("web2aaaa", "web-2", false, if name == "api" { broken_api(say) } else { report(json!({})) }),
-        cell("web3aaaa", "web-3", true, report(json!({"release": 11, "commit": COMMIT_OLD, "since_unix_ms": ago(4_000)}))),
+        cell(
+            "web3aaaa",
+            "web-3",
+            true,
+            report(json!({"release": 11, "commit": COMMIT_OLD, "since_unix_ms": ago(4_000)})),
+        ),
         cell("edge1aaa", "edge-1", false, report(json!({"restarts": 1}))),
     ]
 }
@@ -204,11 +231,43 @@ pub(crate) fn events(say: Say) -> Vec<EventRow> {
         })
     };
     vec![
-        read(event(9, "hst_web2aaaa", 300, "config.degraded", "error", Value::Null, "version 58 is degraded: api is not ready")),
-        read(event(8, "hst_web2aaaa", 301, "deploy.failed", "error", json!("api"), "deploy failed in health after 60.0 s: HTTP 500 from /healthz; release 11 serves on")),
+        read(event(
+            9,
+            "hst_web2aaaa",
+            300,
+            "config.degraded",
+            "error",
+            Value::Null,
+            "version 58 is degraded: api is not ready",
+        )),
+        read(event(
+            8,
+            "hst_web2aaaa",
+            301,
+            "deploy.failed",
+            "error",
+            json!("api"),
+            "deploy failed in health after 60.0 s: HTTP 500 from /healthz; release 11 serves on",
+        )),
         read(event(7, "hst_web1aaaa", 371, "config.applied", "info", Value::Null, "version 58 is applied")),
-        read(event(6, "hst_web1aaaa", 380, "deploy.done", "info", json!("api"), "deployed in 4.1 s, instead of release 11")),
-        read(event(5, "hst_web2aaaa", 420, "crash.exited", "warn", json!("worker"), "crashed after 3 min 2 s: exit code 1; starts again at once")),
+        read(event(
+            6,
+            "hst_web1aaaa",
+            380,
+            "deploy.done",
+            "info",
+            json!("api"),
+            "deployed in 4.1 s, instead of release 11",
+        )),
+        read(event(
+            5,
+            "hst_web2aaaa",
+            420,
+            "crash.exited",
+            "warn",
+            json!("worker"),
+            "crashed after 3 min 2 s: exit code 1; starts again at once",
+        )),
     ]
 }
 
@@ -237,9 +296,7 @@ pub(crate) fn version(say: Say) -> VersionDetail {
 }
 
 pub(crate) fn tokens(say: Say) -> Vec<TokenRow> {
-    let token = |id: &str, state: Value| {
-        json!({"id": id, "stack": STACK, "note": say("rack 3"), "labels": {say("role"): say("web")}, "approval": "person", "state": state, "by": say("martha"), "created_unix_ms": ago(10), "expires_unix_ms": NOW_MS + 3_000_000})
-    };
+    let token = |id: &str, state: Value| json!({"id": id, "stack": STACK, "note": say("rack 3"), "labels": {say("role"): say("web")}, "approval": "person", "state": state, "by": say("martha"), "created_unix_ms": ago(10), "expires_unix_ms": NOW_MS + 3_000_000});
     vec![
         read(token("adt_openaaaa", json!({"is": "open"}))),
         read(token("adt_usedaaaa", json!({"is": "used", "by": "hst_web2aaaa", "at_unix_ms": ago(9)}))),

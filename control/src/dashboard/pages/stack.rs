@@ -6,7 +6,9 @@ use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::{self, Status, Tone};
 use super::super::text::{self, Moment};
 use super::parts::{EventLine, HostLine, LastChange, ProblemView};
-use crate::model::{EventRow, Health, HostDetail, Presence, ServiceCell, ServiceRow, StackDetail, StackOverview, Standing};
+use crate::model::{
+    EventRow, Health, HostDetail, Presence, ServiceCell, ServiceRow, StackDetail, StackOverview, Standing,
+};
 
 /// Hosts named in a service's line; the others are counted. Those in trouble come first.
 const CELLS_MAX: usize = 12;
@@ -129,7 +131,12 @@ impl Page {
             problems: problems(troubled, now_ms),
             services: stack.services.iter().map(|row| ServiceLine::of(row, now_ms)).collect(),
             lagging: stack.hosts.iter().filter(lagging).map(|row| HostLine::of(row, now_ms)).collect(),
-            pending: stack.hosts.iter().filter(|row| matches!(row.standing, Standing::Pending { .. })).map(|row| HostLine::of(row, now_ms)).collect(),
+            pending: stack
+                .hosts
+                .iter()
+                .filter(|row| matches!(row.standing, Standing::Pending { .. }))
+                .map(|row| HostLine::of(row, now_ms))
+                .collect(),
             progress: (overview.version.0 > 0 && overview.hosts.active > 0).then_some(Progress {
                 version: overview.version.0,
                 done: overview.hosts.applied,
@@ -210,7 +217,7 @@ impl Cell {
             restarts: report.restarts,
             since: Moment::relative(report.since_unix_ms, now_ms),
             error: report.last_error.as_deref().map(text::sentence),
-            error_since: report.last_error_unix_ms.map(|at_ms| Moment::relative(at_ms, now_ms)),
+            error_since: report.last_error_unix_ms.map(|at_ms| Moment::since(at_ms, now_ms)),
             cpu: report.cpu_millicores.map(|cores| format!("{} CPU", text::milli(u64::from(cores)))),
             memory: report.memory_bytes.map(text::bytes),
             pinned: report.pinned.map(|release| release.0),

@@ -79,7 +79,11 @@ fn headline(stacks: &[StackOverview]) -> Headline {
 /// `11 of 12 hosts on version 58, 1 silent`
 pub(crate) fn hosts_in_words(counts: HostCounts, version: u64) -> String {
     if counts.active == 0 {
-        return if counts.pending > 0 { format!("{} to join", text::many(counts.pending, "host wants")) } else { "no host".to_owned() };
+        return if counts.pending > 0 {
+            format!("{} to join", text::many(counts.pending, "host wants"))
+        } else {
+            "no host".to_owned()
+        };
     }
     let mut words = if version == 0 {
         text::many(counts.active, "host")

@@ -9,7 +9,8 @@ use crate::dashboard::text;
 use crate::model::{EventFilter, EventPage};
 
 fn frame(say: Say) -> Frame {
-    Frame::new(text::word(&say("shop")), Section::Stacks, &text::word(&say("owner")), NOW_MS).live("/stacks/stk_shopaaaa")
+    Frame::new(text::word(&say("shop")), Section::Stacks, &text::word(&say("owner")), NOW_MS)
+        .live("/stacks/stk_shopaaaa")
 }
 
 fn every_page(say: Say) -> Vec<(&'static str, String)> {
@@ -30,18 +31,28 @@ fn every_page(say: Say) -> Vec<(&'static str, String)> {
         events::Page::of(frame(say), filter, &asked, &EventPage { events: events.clone(), newest: 9, more: true });
     events_page.stacks = vec![(sample::STACK.into(), text::word(&say("shop")))];
     events_page.failed = Some(text::sentence(&say("not understood")));
-    let typed = draft::Typed { failed: Some(text::sentence(&say("not saved"))), reason: say("why"), ..draft::Typed::default() };
+    let typed =
+        draft::Typed { failed: Some(text::sentence(&say("not saved"))), reason: say("why"), ..draft::Typed::default() };
     let mut clean_draft = sample::draft(say);
     clean_draft.problems.clear();
     clean_draft.diff = Some(sample::diff(say));
     let (version, tokens) = (sample::version(say), sample::tokens(say));
     let key = || "key".to_owned();
-    let login = entry::Login { frame: frame(say), name: text::word(&say("owner")), next: "/".into(), failed: Some(text::sentence(&say("wrong"))) };
+    let login = entry::Login {
+        frame: frame(say),
+        name: text::word(&say("owner")),
+        next: "/".into(),
+        failed: Some(text::sentence(&say("wrong"))),
+    };
     let pages: Vec<(&'static str, askama::Result<String>)> = vec![
         ("stacks", stacks::Page::of(frame(say), vec![overview.clone()], Some(text::sentence(&say("taken")))).render()),
         ("stack", stack::Page::of(frame(say), &stack, troubled, &events).render()),
         ("service", service::Page::of(frame(say), overview, &sample::service(say), troubled).render()),
-        ("hosts", hosts::Page::of(frame(say), &stack.hosts, vec![(sample::STACK.into(), text::word(&say("shop")))], key()).render()),
+        (
+            "hosts",
+            hosts::Page::of(frame(say), &stack.hosts, vec![(sample::STACK.into(), text::word(&say("shop")))], key())
+                .render(),
+        ),
         ("host", host::Page::of(frame(say), &host, &events, Some(text::sentence(&say("no")))).render()),
         ("events", events_page.render()),
         ("draft-problems", draft::Page::of(frame(say), overview, &sample::draft(say), typed, key()).render()),
@@ -117,7 +128,10 @@ fn no_text_of_a_host_or_a_person_becomes_markup() {
             let word = tag.split([' ', '\n']).next().unwrap_or_default().to_owned();
             assert!(word != "img" && word != "style" && word != "iframe", "{name}: <{tag}>");
             assert!(!tag.contains(" onerror=") || tag.contains("&#"), "{name}: <{tag}>");
-            assert!(!tag.contains(" style=") && !tag.contains(" onclick="), "{name}: inline style or script in <{tag}>");
+            assert!(
+                !tag.contains(" style=") && !tag.contains(" onclick="),
+                "{name}: inline style or script in <{tag}>"
+            );
             if own.contains(&word.as_str()) {
                 assert!(!tag.contains("href=\"javascript:") && !tag.contains("src=\"http"), "{name}: <{tag}>");
             }
@@ -142,7 +156,7 @@ fn ids_in_a_page_are_unique_and_every_field_has_a_name() {
                 assert!(ids.insert(id.to_owned()), "{name}: the id {id} stands twice");
             }
             let is_field = ["input ", "select ", "textarea ", "button"].iter().any(|word| tag.starts_with(word));
-            let is_plain = tag.contains("type=\"hidden\"") || tag.contains("id=\"pause\"") ;
+            let is_plain = tag.contains("type=\"hidden\"") || tag.contains("id=\"pause\"");
             assert!(!is_field || is_plain || tag.contains("data-testid="), "{name}: no test id: <{tag}>");
         }
     }

@@ -59,20 +59,23 @@ impl One {
         let is_newest = version.row.number == stack.version;
         let mut hosts: Vec<HostLine> = version.hosts.iter().map(|row| HostLine::of(row, now_ms)).collect();
         hosts.sort_by(|a, b| b.rollout.tone.cmp(&a.rollout.tone).then_with(|| a.name.cmp(&b.name)));
-        let progress =
-            Progress { version: version.row.number.0, done: stack.hosts.applied, of: stack.hosts.active };
+        let progress = Progress { version: version.row.number.0, done: stack.hosts.applied, of: stack.hosts.active };
         let document = serde_json::to_string_pretty(&version.document).unwrap_or_default();
         let document: Vec<String> = document.lines().map(|line| text::clean(line, text::LINE_CHARS_MAX)).collect();
         Self {
             head: StackHead::of(stack, Tab::Versions, now_ms),
             headline: headline(stack, version, is_newest),
             row: LastChange::of(&version.row, now_ms),
-            services: version.services.iter().map(|service| ServiceAt {
-                name: service.name.to_string(),
-                repo: text::word(&service.repo),
-                from: service.from.as_deref().map(text::word),
-                commit: service.commit.short().to_owned(),
-            }).collect(),
+            services: version
+                .services
+                .iter()
+                .map(|service| ServiceAt {
+                    name: service.name.to_string(),
+                    repo: text::word(&service.repo),
+                    from: service.from.as_deref().map(text::word),
+                    commit: service.commit.short().to_owned(),
+                })
+                .collect(),
             hosts: if is_newest { hosts } else { Vec::new() },
             progress: (is_newest && progress.of > 0).then_some(progress),
             diff: DiffView::of(diff),
@@ -91,7 +94,13 @@ fn headline(stack: &StackOverview, version: &VersionDetail, is_newest: bool) -> 
     let (done, of) = (stack.hosts.applied, stack.hosts.active);
     match stack.health {
         _ if of == 0 => Headline::new(Tone::Quiet, format!("Version {number} waits for its first host")),
-        Health::Broken => Headline::new(Tone::Bad, format!("Version {number} is broken: {}", stack.problem.as_deref().map_or_else(|| "a service is not as it should be".to_owned(), text::sentence))),
+        Health::Broken => Headline::new(
+            Tone::Bad,
+            format!(
+                "Version {number} is broken: {}",
+                stack.problem.as_deref().map_or_else(|| "a service is not as it should be".to_owned(), text::sentence)
+            ),
+        ),
         Health::Good | Health::Moving | Health::Warning | Health::Unknown if done == of => {
             Headline::new(Tone::Good, format!("Version {number} is applied on {}", text::many(of, "host")))
         }
@@ -117,7 +126,13 @@ pub(crate) struct Rollback {
 }
 
 impl Rollback {
-    pub(crate) fn of(frame: Frame, stack: &StackOverview, to: &VersionRow, diff: &Diff, idempotency_key: String) -> Self {
+    pub(crate) fn of(
+        frame: Frame,
+        stack: &StackOverview,
+        to: &VersionRow,
+        diff: &Diff,
+        idempotency_key: String,
+    ) -> Self {
         let now_ms = frame.now_ms;
         Self {
             head: StackHead::of(stack, Tab::Versions, now_ms),
