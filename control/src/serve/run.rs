@@ -15,6 +15,7 @@ use super::{Error, Home, router, socket};
 use crate::auth::{Accounts, Listener, Transport};
 use crate::core::{Actor, Control, Settings};
 use crate::lifecycle;
+use crate::seal::Key;
 use crate::store::Store;
 
 const PORT: u16 = 9440;
@@ -58,9 +59,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let public_url = public_url.unwrap_or_else(|| format!("{scheme}://{address}")).trim_end_matches('/').to_owned();
     let settings = Settings { home: home.dir.clone(), public_url, packages_dir: home.packages_dir() };
     let (cancel, draining) = (CancellationToken::new(), CancellationToken::new());
+    // Before the database, which is never made without its key.
+    let key = home.key(options.key_file.as_deref())?;
     let store = Store::open(&home.dir)?;
     let accounts = Accounts::new(store.clone());
-    let control = open(&home, &options, store, settings, draining.clone()).await?;
+    let control = open(&home, store, key, settings, draining.clone()).await?;
     control.start(&cancel);
     let local = socket::bind(&home.dir)?;
     let listener_facts = listener_facts(tls.is_some(), &control.settings().public_url);
@@ -91,12 +94,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
 async fn open(
     home: &Home,
-    options: &Options,
     store: Store,
+    key: Key,
     settings: Settings,
     draining: CancellationToken,
 ) -> Result<Control, Error> {
-    let key = home.key(options.key_file.as_deref())?;
     let git = Asker::new(agentd_git::Config {
         git_program: "git".into(),
         state_dir: home.dir.join("git"),
