@@ -13,6 +13,7 @@ const PASSWORD = "correct horse battery staple";
 const WIDE = { width: 1280, height: 860 };
 const PHONE = { width: 390, height: 844 };
 const passed = [];
+rmSync(dir, { recursive: true, force: true });
 
 const server = spawn(program, [dir], { stdio: ["pipe", "pipe", "inherit"] });
 const lines = createInterface({ input: server.stdout })[Symbol.asyncIterator]();
@@ -225,7 +226,7 @@ try {
         const made = await context({ colorScheme, storageState: state });
         const page = await made.newPage();
         for (const [name, path] of screens().filter(([name]) => ["stacks", "stack", "service", "hosts", "host", "events", "draft", "join"].includes(name))) {
-          for (const [size, viewport] of [["wide", WIDE], ["phone", PHONE]]) {
+          for (const [size, viewport] of [["wide", { width: 1200, height: 760 }], ["phone", PHONE]]) {
             if (size === "phone" && !["stacks", "stack", "hosts"].includes(name)) continue;
             await page.setViewportSize(viewport);
             await page.goto(url(path));
