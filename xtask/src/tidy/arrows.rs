@@ -132,7 +132,16 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tokio", &["agent/", "agentctl/", "git/", "tests/"]),
     (
         "anyhow",
-        &["agent/src/main.rs", "agent/src/app.rs", "agent/src/app/", "agent/build.rs", "agentctl/", "tests/", "xtask/"],
+        &[
+            "agent/src/main.rs",
+            "agent/src/app.rs",
+            "agent/src/app/",
+            "agent/build.rs",
+            "agentctl/",
+            "control/examples/",
+            "tests/",
+            "xtask/",
+        ],
     ),
 ];
 
