@@ -1,5 +1,4 @@
 //! A server in a folder of its own, its command line, and a host that does what the protocol says and nothing else.
-#![expect(dead_code, reason = "each suite uses its part")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -210,6 +209,27 @@ pub(crate) async fn send(
     signers: &[Signer<'_>],
     headers: &[(&str, &str)],
 ) -> (StatusCode, Vec<u8>) {
+    let answer = prepared(http, url, signed, signers, headers).send().await.unwrap();
+    (answer.status(), answer.bytes().await.unwrap().to_vec())
+}
+
+/// `None`: the server has gone before it answered.
+pub(crate) async fn try_send(
+    http: &reqwest::Client,
+    url: &str,
+    signed: Signed<'_>,
+    signers: &[Signer<'_>],
+) -> Option<StatusCode> {
+    prepared(http, url, signed, signers, &[]).send().await.ok().map(|answer| answer.status())
+}
+
+fn prepared(
+    http: &reqwest::Client,
+    url: &str,
+    signed: Signed<'_>,
+    signers: &[Signer<'_>],
+    headers: &[(&str, &str)],
+) -> reqwest::RequestBuilder {
     let digest = request::content_digest(&signed.body);
     let parts = Parts { method: signed.method.as_str(), path: signed.path, query: "", content_digest: &digest };
     let created = secs().checked_add_signed(signed.later_s).unwrap();
@@ -223,8 +243,7 @@ pub(crate) async fn send(
     for (name, value) in headers {
         call = call.header(*name, *value);
     }
-    let answer = call.send().await.unwrap();
-    (answer.status(), answer.bytes().await.unwrap().to_vec())
+    call
 }
 
 pub(crate) async fn enroll(url: &str, join: &JoinString, key: &SecretKey, machine: &str) -> (StatusCode, Vec<u8>) {

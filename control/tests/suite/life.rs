@@ -1,13 +1,11 @@
 //! The life of a stack, from an empty folder, through the server's own doors.
 
-mod server;
-
 use std::time::{Duration, Instant};
 
+use crate::server::{Host, Server, document, problem, slug};
 use agentd_protocol::control::trust::Decision;
 use agentd_protocol::published::join_salted;
 use reqwest::StatusCode;
-use server::{Host, Server, document, problem, slug};
 
 #[tokio::test]
 async fn a_host_gets_what_was_published_and_believes_it() {
@@ -77,8 +75,8 @@ async fn a_held_report_is_answered_by_news_and_by_the_end() {
         let home = server.home.clone();
         tokio::time::sleep(Duration::from_millis(1_500)).await; // poll: the report has to be held for some time first
         let text = document(&[("api", '2', "")]);
-        tokio::task::block_in_place(|| server::cli(&home, &["stack", "draft", "shop", "-"], &text));
-        tokio::task::block_in_place(|| server::cli(&home, &["stack", "publish", "shop"], ""));
+        tokio::task::block_in_place(|| crate::server::cli(&home, &["stack", "draft", "shop", "-"], &text));
+        tokio::task::block_in_place(|| crate::server::cli(&home, &["stack", "publish", "shop"], ""));
         Instant::now()
     };
     let ((status, body), published) = tokio::join!(async { (held.await, Instant::now()) }, publish);
@@ -121,7 +119,7 @@ async fn drafts_are_saved_by_revision_and_published_whole() {
     assert_eq!(code, 3, "{text}");
     // The operator API over the network wants to know who asks.
     let url = format!("{}/api/v1/stacks/{id}/draft", server.url);
-    let answer = server::http().get(&url).send().await.unwrap();
+    let answer = crate::server::http().get(&url).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
     server.publish("shop", &document(&[("api", '1', "KEY = \"hunter2\", GONE = \"x\"")]));
