@@ -38,7 +38,8 @@
     const at = document.activeElement;
     const typing = at && at.closest("#live") && at.matches("input, textarea, select");
     const selection = getSelection();
-    return typing || (selection && !selection.isCollapsed && document.getElementById("live").contains(selection.anchorNode));
+    const kept = [...document.querySelectorAll("#live input")].some((one) => one.value !== one.defaultValue);
+    return typing || kept || (selection && !selection.isCollapsed && document.getElementById("live").contains(selection.anchorNode));
   };
   const look = () => {
     if (stopped || document.hidden || busy()) {

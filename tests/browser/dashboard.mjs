@@ -13,6 +13,7 @@ const PASSWORD = "correct horse battery staple";
 const WIDE = { width: 1280, height: 860 };
 const PHONE = { width: 390, height: 844 };
 const passed = [];
+rmSync(dir, { recursive: true, force: true });
 
 const server = spawn(program, [dir], { stdio: ["pipe", "pipe", "inherit"] });
 const lines = createInterface({ input: server.stdout })[Symbol.asyncIterator]();
@@ -144,9 +145,10 @@ try {
     assert.match(await page.textContent(id("stack-problem")), /api.*web-2|web-2.*api/);
     await page.click(`[data-stack="${site.stack}"] a.strong`);
     const text = await page.textContent("main");
-    for (const words of ["HTTP 500 from /healthz", "5 min ago", "ECONNREFUSED 10.0.0.9:5432", "b81e77a use the new payment provider", "PAYMENT_KEY added", "martha", "checkout: new payment provider"]) {
+    for (const words of ["HTTP 500 from /healthz", "ECONNREFUSED 10.0.0.9:5432", "b81e77a use the new payment provider", "PAYMENT_KEY added", "martha", "checkout: new payment provider"]) {
       assert.ok(text.includes(words), words);
     }
+    assert.match(text, /since [\d: -]+ \(\d+ min ago\)/);
     for (const secret of ["s3cr3t-in-the-draft", "pk-live-never-shown"]) {
       for (const [, path] of screens()) {
         await page.goto(url(path));
@@ -154,7 +156,7 @@ try {
       }
     }
     await page.goto(url(`/hosts/${hosts["web-3"]}`));
-    assert.match(await page.textContent(id("host-connection")), /silent since 4[67] min ago/);
+    assert.match(await page.textContent(id("host-connection")), /silent since [\d: -]+ \(\d+ min ago\)/);
     assert.ok(!(await page.textContent("main")).includes("stopped"));
     await wide.close();
   });
@@ -225,7 +227,7 @@ try {
         const made = await context({ colorScheme, storageState: state });
         const page = await made.newPage();
         for (const [name, path] of screens().filter(([name]) => ["stacks", "stack", "service", "hosts", "host", "events", "draft", "join"].includes(name))) {
-          for (const [size, viewport] of [["wide", WIDE], ["phone", PHONE]]) {
+          for (const [size, viewport] of [["wide", { width: 1200, height: 720 }], ["phone", PHONE]]) {
             if (size === "phone" && !["stacks", "stack", "hosts"].includes(name)) continue;
             await page.setViewportSize(viewport);
             await page.goto(url(path));

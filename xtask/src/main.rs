@@ -1,6 +1,7 @@
 //! The one door to building and checking: `cargo xtask VERB`. Depends on next to nothing, as it is what a fresh machine
 //! builds first.
 
+mod browser;
 mod ci;
 mod command;
 mod console;
@@ -25,6 +26,7 @@ usage: cargo xtask VERB
   ci         everything a change has to pass: format, tidy, lints, build, licences, docs, both test doors
   test       every test that needs no root
   test-root  every test that needs root; refuses to start without it
+  browser    walks controld's dashboard in Chromium: axe, keyboard, phone, no JavaScript; takes 2 min after the build
   demo       runs the three applications of examples/ until Ctrl-C; `cargo xtask demo --help` tells more
   figures    measures memory, idle CPU, restarts, adoption and redeploys under load on this machine; takes 4 min
   figures --control [--release] [--hosts N] [--rounds N]
@@ -53,6 +55,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match (verb, rest) {
         (Some("test"), filters) => doors::rootless(&root, filters).map(drop),
         (Some("test-root"), filters) => doors::root(&root, filters).map(drop),
+        (Some("browser"), options) => browser::run(&root, options),
         (Some("demo"), options) => demo::run(&root, options),
         (Some("package"), options) => package::run(&root, options),
         (Some("ci"), []) => ci::run(&root),

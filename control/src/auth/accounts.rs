@@ -68,6 +68,9 @@ pub(crate) struct Visitor {
 pub struct EntryLink {
     /// To be put behind the server's URL.
     pub path: String,
+    /// The whole, where the URL is known.
+    #[serde(default)]
+    pub url: String,
     pub expires_unix_ms: u64,
 }
 
@@ -155,7 +158,7 @@ impl Accounts {
         let expires_unix_ms = now.saturating_add(LINK_MS);
         let entry = entry(now, actor, "user.link", "owner", json!({ "expires_unix_ms": expires_unix_ms }));
         self.store.put_entry_link(secret.hash(), now, expires_unix_ms, entry).await?;
-        Ok(EntryLink { path: format!("/setup?link={}", secret.text()), expires_unix_ms })
+        Ok(EntryLink { path: format!("/setup?link={}", secret.text()), url: String::new(), expires_unix_ms })
     }
 
     /// What the page of a link that holds is to show: the name of the account there is, if there is one.

@@ -58,7 +58,7 @@ impl Gate {
         router.layer(from_fn_with_state(self, pass))
     }
 
-    async fn admit(&self, request: &mut Request) -> Result<(), Response> {
+    async fn admit(&self, request: &mut Request) -> Result<(), Turned> {
         // Over the Unix socket the kernel has said who it is; no browser speaks there.
         if request.extensions().get::<Actor>().is_some() {
             return Ok(());
@@ -76,41 +76,66 @@ impl Gate {
         };
         let session = secret.hash();
         let touch = !request.headers().contains_key(BY_ITSELF_HEADER);
-        match self.accounts.who(session, touch).await.map_err(answer)? {
+        match self.accounts.who(session, touch).await? {
             Some(user) => {
                 let viewer = Viewer { user, session };
                 request.extensions_mut().insert(viewer.actor());
                 request.extensions_mut().insert(viewer);
             }
-            // A cookie of a session that is over is everyday; one that never was is somebody trying.
-            None => self.accounts.spend_bad_credential(peer).map_err(answer)?,
+            // A cookie of a session that is over is everyday; many that never were are somebody trying.
+            None => self.accounts.spend_bad_credential(peer)?,
         }
         Ok(())
     }
 
-    fn check_call(&self, request: &Request) -> Result<(), Response> {
+    fn check_call(&self, request: &Request) -> Result<(), Turned> {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         if self.listener.transport == Transport::Plain && !origin::is_ours(host, &self.listener.names) {
-            let why = "this server does not go by that name; call it by its address, or name it in controld.toml";
-            return Err(problem_response(&Slug::Forbidden.problem(why), None));
+            return Err(Turned::Name);
         }
-        origin::check(request.method(), request.headers()).map_err(|_| {
-            problem_response(&Slug::Forbidden.problem("the request comes from another site; nothing was done"), None)
-        })
+        origin::check(request.method(), request.headers()).map_err(|_| Turned::Site)
     }
 
-    async fn program(&self, token: &str, method: &Method, peer: IpAddr) -> Result<Actor, Response> {
-        let Some(row) = self.accounts.api_token(token).await.map_err(answer)? else {
-            self.accounts.spend_bad_credential(peer).map_err(answer)?;
-            return Err(problem_response(
-                &Slug::Unauthenticated.problem("this API token opens nothing (any more)"),
-                None,
-            ));
+    async fn program(&self, token: &str, method: &Method, peer: IpAddr) -> Result<Actor, Turned> {
+        let Some(row) = self.accounts.api_token(token).await? else {
+            self.accounts.spend_bad_credential(peer)?;
+            return Err(Turned::Token);
         };
         if row.scope == Scope::Read && ![Method::GET, Method::HEAD].contains(method) {
-            return Err(problem_response(&Slug::Forbidden.problem("this API token may only read"), None));
+            return Err(Turned::ReadOnly);
         }
         Ok(Actor::ApiToken { id: row.id, name: row.name })
+    }
+}
+
+/// Why a request goes no further.
+enum Turned {
+    Name,
+    Site,
+    Token,
+    ReadOnly,
+    Account(Error),
+}
+
+impl From<Error> for Turned {
+    fn from(error: Error) -> Self {
+        Self::Account(error)
+    }
+}
+
+impl IntoResponse for Turned {
+    fn into_response(self) -> Response {
+        let (slug, why) = match self {
+            Self::Account(error) => return error.into_response(),
+            Self::Name => {
+                let why = "this server does not go by that name: call it by its address, or make that its public URL";
+                (Slug::Forbidden, why)
+            }
+            Self::Site => (Slug::Forbidden, "the request comes from another site; nothing was done"),
+            Self::Token => (Slug::Unauthenticated, "this API token opens nothing, or nothing any more"),
+            Self::ReadOnly => (Slug::Forbidden, "this API token may only read"),
+        };
+        problem_response(&slug.problem(why), None)
     }
 }
 
@@ -118,7 +143,7 @@ async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Res
     let transport = gate.listener.transport;
     let mut response = match gate.admit(&mut request).await {
         Ok(()) => next.run(request).await,
-        Err(refused) => refused,
+        Err(turned) => turned.into_response(),
     };
     headers::secure(response.headers_mut(), transport);
     response
@@ -138,10 +163,6 @@ pub(crate) fn cookies(headers: &HeaderMap) -> Option<&str> {
     }
 }
 
-fn answer(error: Error) -> Response {
-    error.into_response()
-}
-
 impl Error {
     pub(crate) fn slug(&self) -> Slug {
         match self {
@@ -150,6 +171,7 @@ impl Error {
             Self::Busy => Slug::Overloaded,
             Self::Link => Slug::TokenInvalid,
             Self::Weak(_) | Self::Name | Self::Lifetime { .. } => Slug::BadRequest,
+            Self::OnlyHere | Self::OnlyPeople => Slug::Forbidden,
             Self::Missing { .. } => Slug::NotFound,
             Self::Store(error) if error.is_busy() => Slug::Overloaded,
             Self::Store(_) => Slug::Internal,
@@ -161,9 +183,8 @@ impl Error {
             Self::Limited { retry_s } => Some(*retry_s),
             Self::Busy => Some(1),
             Self::Store(error) if error.is_busy() => Some(2),
-            Self::Wrong | Self::Link | Self::Weak(_) | Self::Name | Self::Lifetime { .. } | Self::Missing { .. } => {
-                None
-            }
+            Self::Wrong | Self::Link | Self::Weak(_) | Self::Name | Self::Lifetime { .. } => None,
+            Self::OnlyHere | Self::OnlyPeople | Self::Missing { .. } => None,
             Self::Store(_) => None,
         }
     }

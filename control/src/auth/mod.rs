@@ -8,6 +8,7 @@
 //! Survives a restart: everything but the counts of tries, which begin anew.
 
 mod accounts;
+mod api;
 mod gate;
 mod hashing;
 mod headers;
@@ -19,6 +20,7 @@ mod session;
 
 pub(crate) use accounts::Visitor;
 pub use accounts::{Accounts, ApiTokenMade, ApiTokenRow, Entered, EntryLink, NewApiToken, Scope, SessionRow, User};
+pub use api::api;
 pub(crate) use gate::peer;
 pub use gate::{Gate, Listener, Viewer};
 pub(crate) use password::PASSWORD_CHARS_MIN;
@@ -45,6 +47,10 @@ pub enum Error {
     Name,
     #[error("an API token lasts 1 to {days_max} days")]
     Lifetime { days_max: u64 },
+    #[error("this is done on the machine of the server: `controld user`")]
+    OnlyHere,
+    #[error("an API token may not do this; log in, or use `controld user` on the machine of the server")]
+    OnlyPeople,
     #[error("no such {what}")]
     Missing { what: &'static str },
     #[error(transparent)]

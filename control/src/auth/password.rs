@@ -88,12 +88,12 @@ pub(crate) fn weaknesses(password: &str, name: &str) -> Vec<Weakness> {
     found
 }
 
-/// Characters that are left when what a guesser tries first counts as one each.
+/// Characters that are left without what a guesser tries first; a sequence counts as one.
 fn unpredictable(password: &str, name: &str) -> usize {
     let mut text = password.to_lowercase();
     let name = name.to_lowercase();
     for word in WORDS.into_iter().chain((name.chars().count() >= 3).then_some(name.as_str())) {
-        text = text.replace(word, "\u{0}");
+        text = text.replace(word, "");
     }
     let chars: Vec<char> = text.chars().collect();
     let (mut count, mut at) = (0, 0);

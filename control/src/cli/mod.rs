@@ -12,6 +12,7 @@ mod out;
 mod serve;
 mod stack;
 mod token;
+mod user;
 
 pub use options::Cli;
 
@@ -126,6 +127,7 @@ async fn act(cli: Cli, out: &mut Out) -> Result<Exit, Error> {
         Verb::Stack(verb) => stack::stack(&Client::new(&at)?, verb, out).await,
         Verb::Token(verb) => token::token(&Client::new(&at)?, verb, out).await,
         Verb::Host(verb) => host::host(&Client::new(&at)?, verb, out).await,
+        Verb::User(verb) => user::user(&Client::new(&at)?, verb, out).await,
         Verb::Events(options) => events::events(&Client::new(&at)?, options, out).await,
         Verb::Audit(options) => events::audit(&Client::new(&at)?, options, out).await,
         Verb::Backup { file } => keep::backup(&Client::new(&at)?, &file, out).await,

@@ -57,6 +57,9 @@ pub enum Verb {
     /// Hosts that have joined, or want to
     #[command(subcommand)]
     Host(HostVerb),
+    /// Accounts: the owner's link and password, and API tokens
+    #[command(subcommand)]
+    User(UserVerb),
     /// What happened on hosts
     #[command(after_help = "Example:\n  controld events --stack shop --severity warn --limit 20")]
     Events(Events),
@@ -247,4 +250,43 @@ pub struct Restore {
     /// Key to try its secrets with [default: <home>/controld.key]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UserVerb {
+    /// Prints a link that makes the owner or, where there is one, sets another password; it works once
+    #[command(after_help = "Example:\n  controld user create-link")]
+    CreateLink,
+    /// Lists the accounts
+    #[command(after_help = "Example:\n  controld user list")]
+    List,
+    /// Sets a password, read from standard input; ends every session
+    #[command(after_help = "Example:\n  controld user passwd martha < password.txt")]
+    Passwd { name: String },
+    /// Ends every session of everybody
+    #[command(after_help = "Example:\n  controld user logout-all")]
+    LogoutAll,
+    /// API tokens, for programs
+    #[command(subcommand)]
+    Token(ApiTokenVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ApiTokenVerb {
+    /// Makes one and shows it, once
+    #[command(after_help = "Example:\n  controld user token create ci --write --days 30 > ci.token")]
+    Create {
+        name: String,
+        /// It may also change things
+        #[arg(long)]
+        write: bool,
+        #[arg(long, default_value_t = 90)]
+        days: u64,
+    },
+    /// Lists them, without what opens the server
+    #[command(after_help = "Example:\n  controld user token list")]
+    List,
+    /// Revokes one
+    #[command(after_help = "Example:\n  controld user token revoke apt_0123456789ab")]
+    Revoke { id: String },
 }

@@ -33,6 +33,8 @@ struct Content {
     /// Branch or tag of services that follow one.
     from: BTreeMap<ServiceName, String>,
     draft_revision: Option<u64>,
+    /// The version whose objects come back, salt and all.
+    again: Option<StoredVersion>,
 }
 
 impl Control {
@@ -58,7 +60,8 @@ impl Control {
         }
         let mut content = self.open_draft(stack, &draft)?;
         let from = self.resolve(&mut content).await?;
-        let content = Content { stack: content, kind: VersionKind::Deploy, from, draft_revision: Some(revision) };
+        let content =
+            Content { stack: content, kind: VersionKind::Deploy, from, draft_revision: Some(revision), again: None };
         self.put_version(actor, &stored, content, names::reason(reason)?, memory).await
     }
 
@@ -86,6 +89,7 @@ impl Control {
             kind: VersionKind::Rollback { of: to },
             from: from.collect(),
             draft_revision: None,
+            again: Some(old.clone()),
         };
         self.put_version(actor, &stored, content, names::reason(reason)?, memory).await
     }
@@ -144,7 +148,7 @@ impl Control {
     ) -> Result<NewVersion, Error> {
         let (id, now) = (&stored.id, clock::now());
         let number = Version(stored.last_version.max(self.fleet().newest_seen(stored)).0 + 1);
-        let salt = self.salt_for(id, &content.stack, before).await?;
+        let salt = self.salt_for(id, content, before).await?;
         let published = split_salted(&content.stack, &salt);
         check_sizes(&published.document, &published.env)?;
         let state = Digest::of(published.document.as_bytes());
@@ -206,7 +210,7 @@ impl Control {
     async fn salt_for(
         &self,
         id: &StackId,
-        new: &Stack,
+        content: &Content,
         before: Option<&(StoredVersion, Stack)>,
     ) -> Result<String, Error> {
         #[derive(serde::Deserialize)]
@@ -217,8 +221,8 @@ impl Control {
             let valued = stack.service.iter().filter(|service| !service.env.is_empty());
             valued.map(|service| (service.name.clone(), service.env.clone())).collect()
         };
-        if let Some((version, old)) = before
-            && values(old) == values(new)
+        let unchanged = before.filter(|(_, old)| values(old) == values(&content.stack)).map(|(version, _)| version);
+        if let Some(version) = content.again.as_ref().or(unchanged)
             && let Some((_, env)) = self.object(id, &version.env).await?
         {
             let kept: Salt = serde_json::from_slice(&env).map_err(|_| crate::seal::Error::Sealed)?;

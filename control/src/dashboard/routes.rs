@@ -5,7 +5,9 @@ use std::sync::Arc;
 use agentd_protocol::control::problem::Slug;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 
 use super::{acts, answer, assets, edit, entry, live, looks};
@@ -73,6 +75,16 @@ pub fn routes(face: Face) -> Router {
         .route("/assets/{name}", get(assets::file))
         .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
         .route("/stacks/{stack}/draft", draft)
-        .fallback(|| async { answer::failed(Slug::NotFound, "there is no such page".to_owned(), None) })
+        .fallback(nothing)
         .with_state(face)
+}
+
+/// People get a page, programs a problem.
+async fn nothing(headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accepts.contains("text/html") {
+        answer::failed(Slug::NotFound, "there is no such page".to_owned(), None)
+    } else {
+        crate::core::Error::not_found("that path").into_response()
+    }
 }

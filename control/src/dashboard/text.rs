@@ -139,6 +139,8 @@ pub(crate) enum Form {
     Relative,
     /// `12:04:31`, with the date where it is another day's.
     Clock,
+    /// Both: `12:04:31 (3 min ago)`; what follows the word "since".
+    Since,
 }
 
 impl Moment {
@@ -150,15 +152,19 @@ impl Moment {
         Self { at_ms, now_ms, form: Form::Clock }
     }
 
+    pub(crate) fn since(at_ms: u64, now_ms: u64) -> Self {
+        Self { at_ms, now_ms, form: Form::Since }
+    }
+
     fn words(&self) -> String {
         match self.form {
             Form::Relative if self.at_ms > self.now_ms + 1_000 => format!("in {}", span(self.at_ms - self.now_ms)),
             Form::Relative if self.now_ms.saturating_sub(self.at_ms) < 1_000 => "just now".to_owned(),
             Form::Relative => format!("{} ago", span(self.now_ms.saturating_sub(self.at_ms))),
-            Form::Clock if self.at_ms / 86_400_000 == self.now_ms / 86_400_000 => {
+            Form::Clock | Form::Since if self.at_ms / 86_400_000 == self.now_ms / 86_400_000 => {
                 stamp(self.at_ms).strftime("%H:%M:%S").to_string()
             }
-            Form::Clock => stamp(self.at_ms).strftime("%m-%d %H:%M:%S").to_string(),
+            Form::Clock | Form::Since => stamp(self.at_ms).strftime("%m-%d %H:%M:%S").to_string(),
         }
     }
 }
@@ -167,7 +173,11 @@ impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stamp = stamp(self.at_ms);
         let live = if self.form == Form::Relative { " data-ago" } else { "" };
-        write!(f, "<time datetime=\"{stamp}\" title=\"{} UTC\"{live}>{}</time>", utc(self.at_ms), self.words())
+        write!(f, "<time datetime=\"{stamp}\" title=\"{} UTC\"{live}>{}</time>", utc(self.at_ms), self.words())?;
+        match self.form {
+            Form::Since => write!(f, " ({})", Self { form: Form::Relative, ..*self }),
+            Form::Relative | Form::Clock => Ok(()),
+        }
     }
 }
 

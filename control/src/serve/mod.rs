@@ -56,6 +56,8 @@ pub enum Error {
     #[error("certificate and key do not make a TLS server")]
     Tls(#[source] rustls::Error),
     #[error(transparent)]
+    Accounts(#[from] crate::auth::Error),
+    #[error(transparent)]
     Config(#[from] crate::config::Error),
     #[error(transparent)]
     Store(#[from] crate::store::Error),

@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::connections::Connections;
 use super::tls::Tls;
 use super::{Error, Home, router, socket};
-use crate::core::{Control, Settings};
+use crate::auth::{Accounts, Listener, Transport};
+use crate::core::{Actor, Control, Settings};
 use crate::lifecycle;
+use crate::seal::Key;
 use crate::store::Store;
 
 const PORT: u16 = 9440;
@@ -57,11 +59,16 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let public_url = public_url.unwrap_or_else(|| format!("{scheme}://{address}")).trim_end_matches('/').to_owned();
     let settings = Settings { home: home.dir.clone(), public_url, packages_dir: home.packages_dir() };
     let (cancel, draining) = (CancellationToken::new(), CancellationToken::new());
-    let control = open(&home, &options, settings, draining.clone()).await?;
+    // Before the database, which is never made without its key.
+    let key = home.key(options.key_file.as_deref())?;
+    let store = Store::open(&home.dir)?;
+    let accounts = Accounts::new(store.clone());
+    let control = open(&home, store, key, settings, draining.clone()).await?;
     control.start(&cancel);
     let local = socket::bind(&home.dir)?;
-    let public = Connections::new(router::public(&control), draining.clone());
-    let own = Connections::new(router::local(&control), draining.clone());
+    let listener_facts = listener_facts(tls.is_some(), &control.settings().public_url);
+    let public = Connections::new(router::public(&control, &accounts, listener_facts), draining.clone());
+    let own = Connections::new(router::local(&control, &accounts), draining.clone());
     let accepting = CancellationToken::new();
     if let Some(tls) = tls.clone() {
         lifecycle::spawn_essential("certificates", cancel.clone(), tls.keep_current(cancel.clone()));
@@ -71,6 +78,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let serving = socket::serve(local, own.clone(), accepting.clone());
     lifecycle::spawn_essential("local listener", accepting.clone(), serving);
     tracing::info!(url = control.settings().public_url, %address, home = %home.dir.display(), "serves");
+    greet(&control, &accounts).await?;
     lifecycle::service::ready();
     let signal = lifecycle::termination().await;
     tracing::info!(signal, "ends; held reports are answered");
@@ -86,12 +94,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
 async fn open(
     home: &Home,
-    options: &Options,
+    store: Store,
+    key: Key,
     settings: Settings,
     draining: CancellationToken,
 ) -> Result<Control, Error> {
-    let key = home.key(options.key_file.as_deref())?;
-    let store = Store::open(&home.dir)?;
     let git = Asker::new(agentd_git::Config {
         git_program: "git".into(),
         state_dir: home.dir.join("git"),
@@ -100,6 +107,26 @@ async fn open(
         settings_name: crate::config::FILE_NAME,
     })?;
     Ok(Control::open(store, key, settings, git, draining).await?)
+}
+
+/// A browser that comes by a proxy with TLS speaks TLS, though we do not.
+fn listener_facts(has_tls: bool, public_url: &str) -> Listener {
+    let (scheme, rest) = public_url.split_once("://").unwrap_or(("http", public_url));
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let name =
+        authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(authority, |(name, _)| name);
+    let transport = if has_tls || scheme == "https" { Transport::Tls } else { Transport::Plain };
+    Listener { transport, names: vec![name.to_owned()] }
+}
+
+/// While nobody has an account, each start says how to make one.
+async fn greet(control: &Control, accounts: &Accounts) -> Result<(), Error> {
+    if accounts.is_new().await? {
+        let link = accounts.create_link(&Actor::Server).await?;
+        let url = format!("{}{}", control.settings().public_url, link.path);
+        tracing::info!("no owner yet; this link makes one, once, within a day: {url}");
+    }
+    Ok(())
 }
 
 async fn serve(listener: TcpListener, tls: Option<Tls>, connections: Connections, cancel: CancellationToken) {

@@ -131,10 +131,10 @@ const TABLE: &[Row] = &[
 
 /// Libraries that one place alone may name, so that replacing them stays the work of one room.
 const OWNED: &[(&str, &[&str])] = &[
-    ("rusqlite", &["agent/src/store/", "tests/"]),
+    ("rusqlite", &["agent/src/store/", "control/src/store/", "control/tests/", "tests/"]),
     ("pingora", &["agent/src/proxy/"]),
     ("hickory", &["agent/src/dns/wire.rs", "agentctl/", "tests/"]),
-    ("tokio", &["agent/", "agentctl/", "benches/", "git/", "tests/"]),
+    ("tokio", &["agent/", "agentctl/", "benches/", "control/", "git/", "tests/"]),
     (
         "anyhow",
         &[
@@ -144,6 +144,7 @@ const OWNED: &[(&str, &[&str])] = &[
             "agent/build.rs",
             "agentctl/",
             "benches/",
+            "control/examples/",
             "tests/",
             "xtask/",
         ],

@@ -76,7 +76,7 @@ impl Page {
             problems: problems.iter().map(|problem| ProblemLine::of(problem, &text)).collect(),
             text,
             is_json: draft.format == DraftFormat::Json,
-            by: text::word(&draft.by),
+            by: super::parts::person(&draft.by),
             saved: (draft.saved_unix_ms > 0).then(|| Moment::relative(draft.saved_unix_ms, now_ms)),
             diff: diff.map(DiffView::of),
             can_publish,

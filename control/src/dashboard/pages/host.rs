@@ -87,7 +87,7 @@ impl Page {
             os: text::word(&host.os),
             arch: text::word(&host.arch),
             enrolled: Moment::relative(host.enrolled_unix_ms, now_ms),
-            approved_by: host.approved_by.as_deref().map(text::word),
+            approved_by: host.approved_by.as_deref().map(super::parts::person),
             key_id: text::word(&host.key_id),
             conflict: host.conflict_unix_ms.map(|at_ms| Moment::relative(at_ms, now_ms)),
             taken: host.snapshot_unix_ms.map(|at_ms| Moment::relative(at_ms, now_ms)),
@@ -138,7 +138,7 @@ impl ReportView {
             notice: security.and_then(|security| security.notice.as_deref().map(text::sentence)),
             tunnel: host.tunnel.as_ref().map(|tunnel| TunnelView {
                 status: status::tunnel(tunnel.state),
-                since: Moment::relative(tunnel.since_unix_ms, now_ms),
+                since: Moment::since(tunnel.since_unix_ms, now_ms),
                 connections: tunnel.connections,
                 cause: tunnel.cause.as_deref().map(text::sentence),
                 drift: tunnel.config_drift.as_deref().map(text::sentence),

@@ -90,7 +90,7 @@ impl TokenLine {
                 TokenState::Open | TokenState::Expired | TokenState::Revoked { .. } => None,
             },
             approval: row.approval == Approval::Person,
-            by: text::word(&row.by),
+            by: super::parts::person(&row.by),
             created: Moment::relative(row.created_unix_ms, now_ms),
             expires: Moment::relative(row.expires_unix_ms, now_ms),
         }

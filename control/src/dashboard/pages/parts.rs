@@ -30,13 +30,18 @@ impl LastChange {
                 VersionKind::Deploy => "deploy".to_owned(),
                 VersionKind::Rollback { of } => format!("rollback to {of}"),
             },
-            by: text::word(&row.by),
+            by: person(&row.by),
             at: Moment::relative(row.created_unix_ms, now_ms),
             reason: text::sentence(&row.reason),
             summary: row.summary.iter().take(LIST_MAX).map(|line| text::sentence(line)).collect(),
             sha256: row.sha256.to_string(),
         }
     }
+}
+
+/// A person is called by the name alone; programs and the machine keep their kind.
+pub(crate) fn person(actor: &str) -> String {
+    text::word(actor.strip_prefix("user ").unwrap_or(actor))
 }
 
 #[derive(Debug)]
@@ -79,7 +84,8 @@ impl HostLine {
             stack: row.stack.to_string(),
             stack_name: text::word(&row.stack_name),
             status: status::host(&row.standing, row.presence),
-            heard: heard.map(|at_ms| Moment::relative(at_ms, now_ms)),
+            heard: heard
+                .map(|at_ms| if silent { Moment::since(at_ms, now_ms) } else { Moment::relative(at_ms, now_ms) }),
             silent,
             code: match &row.standing {
                 Standing::Pending { code } => Some(text::word(code)),
@@ -128,7 +134,7 @@ impl RefusalView {
             kind: text::word(&refusal.kind),
             version: refusal.version.map(|version| version.0),
             reasons: refusal.reasons.iter().take(LIST_MAX).map(|reason| text::sentence(reason)).collect(),
-            since: Moment::relative(refusal.since_unix_ms, now_ms),
+            since: Moment::since(refusal.since_unix_ms, now_ms),
         }
     }
 }
@@ -182,7 +188,7 @@ impl ProblemView {
             cause: text::sentence(&problem.cause),
             meaning: why.meaning.as_deref().map(text::sentence),
             exit: why.exit.as_ref().map(exit),
-            since: Moment::relative(problem.since_unix_ms, now_ms),
+            since: Moment::since(problem.since_unix_ms, now_ms),
             release: problem.release.map(|release| release.0),
             commit: problem.commit.as_ref().map(|commit| commit.short().to_owned()),
             probes: problem

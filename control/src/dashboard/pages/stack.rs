@@ -217,7 +217,7 @@ impl Cell {
             restarts: report.restarts,
             since: Moment::relative(report.since_unix_ms, now_ms),
             error: report.last_error.as_deref().map(text::sentence),
-            error_since: report.last_error_unix_ms.map(|at_ms| Moment::relative(at_ms, now_ms)),
+            error_since: report.last_error_unix_ms.map(|at_ms| Moment::since(at_ms, now_ms)),
             cpu: report.cpu_millicores.map(|cores| format!("{} CPU", text::milli(u64::from(cores)))),
             memory: report.memory_bytes.map(text::bytes),
             pinned: report.pinned.map(|release| release.0),
