@@ -314,7 +314,13 @@ impl App {
         let (hosts, users, shared) = private_views(&home, &shim, &run_as).await?;
         let supervisor = supervise(&home, &settings, &store, shim, &cancel).await?;
         let edge_user = run_as.own(Holder::Edge, &store).await?;
-        let place = EdgePlace::new(&home, following::port(stack.as_ref(), &settings), outside::wanted(options, &home), &settings, edge_user);
+        let place = EdgePlace::new(
+            &home,
+            following::port(stack.as_ref(), &settings),
+            outside::wanted(options, &home),
+            &settings,
+            edge_user,
+        );
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
@@ -357,10 +363,12 @@ impl App {
         let tunnel = tunnel.run(&supervisor, &home, tunnel_user, &reconcile, &cancel);
         let refs = Arc::new(GitRefs(source));
         news.into_iter().for_each(|news| reconcile.note_host(news));
-        let firewall = firewall_launch::start(options, &home, external, &reconcile, follow::answers(&following), &cancel)?;
+        let firewall =
+            firewall_launch::start(options, &home, external, &reconcile, follow::answers(&following), &cancel)?;
         lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
         let told = follow::Told { document, firewall: firewall.clone(), reconcile: reconcile.clone(), control, anew };
-        let ports = follow::Ports { listened: external.port(), owners: settings.proxy_port(), is_provisional: stack.is_none() };
+        let ports =
+            follow::Ports { listened: external.port(), owners: settings.proxy_port(), is_provisional: stack.is_none() };
         follow::start(following, store, Arc::clone(&refs), judge, ports, told, &cancel).await?;
         let down = CancellationToken::new();
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));

@@ -57,7 +57,9 @@ pub enum Error {
     HasFile { path: PathBuf },
     #[error("nothing to leave: this host follows no stack and has joined no control server")]
     NothingToLeave,
-    #[error("agentd runs and follows the stack file: end it (`systemctl stop agentd`, or Ctrl-C), then `agentd leave`; services run on")]
+    #[error(
+        "agentd runs and follows the stack file: end it (`systemctl stop agentd`, or Ctrl-C), then `agentd leave`; services run on"
+    )]
     Runs,
     #[error("{path} cannot be set aside; rename it, then try again")]
     SetAside {
@@ -181,7 +183,10 @@ pub fn run_join(args: &JoinArgs) -> Result<(), Error> {
     let identity = runtime.block_on(join(&joining, reach, key, applicant, show))?;
     identity.store(&home.state_dir)?;
     drop_pending(&home.state_dir);
-    say(&format!("joined {} as {} (stack {}, {})", identity.reach.url, identity.name, identity.stack_name, identity.host));
+    say(&format!(
+        "joined {} as {} (stack {}, {})",
+        identity.reach.url, identity.name, identity.stack_name, identity.host
+    ));
     say(&next(&home));
     Ok(())
 }
@@ -267,7 +272,8 @@ fn confirm(args: &LeaveArgs, what: &str) -> Result<(), Error> {
 
 fn join_string(args: &JoinArgs) -> Result<Zeroizing<String>, Error> {
     if let Some(path) = &args.token_file {
-        let mode = std::fs::metadata(path).map_err(|source| Error::Read { path: path.clone(), source })?.permissions().mode();
+        let mode =
+            std::fs::metadata(path).map_err(|source| Error::Read { path: path.clone(), source })?.permissions().mode();
         if mode & 0o077 != 0 {
             return Err(Error::Open { path: path.clone() });
         }
@@ -336,7 +342,9 @@ fn host_name() -> String {
 fn show(progress: Progress) {
     say(&match progress {
         Progress::Code(code) => {
-            format!("waiting for approval: somebody has to say yes on the control server, to code {code} (Ctrl-C ends this; the same command waits on)")
+            format!(
+                "waiting for approval: somebody has to say yes on the control server, to code {code} (Ctrl-C ends this; the same command waits on)"
+            )
         }
         Progress::Later { cause, after } => {
             format!("the control server is busy ({cause}); trying again in {} s", after.as_secs())

@@ -116,12 +116,17 @@ impl Policy {
     pub fn judge(&self, stack: &Stack, in_force: Option<&Security>) -> Result<(), Vec<String>> {
         let mut breaches = Vec::new();
         let count = stack.service.len();
-        breaches.extend(self.services.max.filter(|max| count > *max).map(|max| {
-            format!("service: {count} of them, and `services.max` of policy.toml lets in {max}")
-        }));
-        breaches.extend(outside(&self.ports.proxy, stack.proxy.port).map(|allowed| {
-            format!("proxy.port {}: `ports.proxy` of policy.toml lets in {allowed}", stack.proxy.port)
-        }));
+        breaches.extend(
+            self.services
+                .max
+                .filter(|max| count > *max)
+                .map(|max| format!("service: {count} of them, and `services.max` of policy.toml lets in {max}")),
+        );
+        breaches.extend(
+            outside(&self.ports.proxy, stack.proxy.port).map(|allowed| {
+                format!("proxy.port {}: `ports.proxy` of policy.toml lets in {allowed}", stack.proxy.port)
+            }),
+        );
         for service in &stack.service {
             let fixed = service.port.and_then(|port| Some((port, outside(&self.ports.fixed, port)?)));
             breaches.extend(fixed.map(|(port, allowed)| {
@@ -207,7 +212,8 @@ mod tests {
 
     fn stack() -> Stack {
         let entry = |name: &str, repo: &str, port: Option<u16>| {
-            let mut entry = json!({ "name": name, "repo": repo, "commit": "1".repeat(40), "run": "x", "path": format!("/{name}") });
+            let mut entry =
+                json!({ "name": name, "repo": repo, "commit": "1".repeat(40), "run": "x", "path": format!("/{name}") });
             if let Some(port) = port {
                 entry["port"] = json!(port);
             }
@@ -237,7 +243,10 @@ mod tests {
 
     #[test]
     fn every_breach_is_a_sentence_with_its_key() {
-        assert_eq!(breaches("[services]\nmax = 2\n"), ["service: 3 of them, and `services.max` of policy.toml lets in 2"]);
+        assert_eq!(
+            breaches("[services]\nmax = 2\n"),
+            ["service: 3 of them, and `services.max` of policy.toml lets in 2"]
+        );
         assert_eq!(
             breaches("[ports]\nproxy = [80, \"8000-8999\"]\nfixed = [\"4000-4001\"]\n"),
             [
@@ -275,7 +284,8 @@ mod tests {
 
     #[test]
     fn a_weaker_mode_is_refused_where_the_owner_says_so() {
-        let security = |mode, ssh: &[&str]| Security { mode, ssh: ssh.iter().map(|net| net.parse().unwrap()).collect() };
+        let security =
+            |mode, ssh: &[&str]| Security { mode, ssh: ssh.iter().map(|net| net.parse().unwrap()).collect() };
         let strict = policy("[security]\nallow_weaken = false\n").unwrap();
         let judged = |in_force: &Security| strict.judge(&stack(), Some(in_force)).err().unwrap_or_default();
         assert_eq!(judged(&security(Mode::Tunnel, &[])).len(), 1);

@@ -394,7 +394,8 @@ async fn answer(
         Some(Fault::Problem(slug, key, value)) => return problem(slug, key, value),
         Some(Fault::Silent) => std::future::pending().await,
         Some(Fault::Endless) => {
-            let zeros = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 8_192])));
+            let zeros =
+                futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 8_192])));
             return Body::from_stream(zeros).into_response();
         }
         Some(Fault::Flip(_) | Fault::Truncated | Fault::Drip) | None => {}
@@ -466,7 +467,8 @@ async fn report(fake: &FakeControl, headers: &HeaderMap, body: &[u8]) -> Respons
         let mut inner = fake.lock();
         (inner.report(body), inner.holds)
     };
-    let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).and_then(|text| text.strip_prefix("wait="));
+    let prefer =
+        headers.get("prefer").and_then(|value| value.to_str().ok()).and_then(|text| text.strip_prefix("wait="));
     let wait = prefer.filter(|_| holds).and_then(|secs| secs.parse().ok()).map(Duration::from_secs);
     let Some(wait) = wait else { return json(StatusCode::OK, &fake.lock().reported()) };
     if is_current {

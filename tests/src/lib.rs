@@ -4,9 +4,9 @@
 //! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
 
 pub mod dns;
+pub mod fake_control;
 pub mod host;
 pub mod net;
-pub mod fake_control;
 mod repo;
 mod terminal;
 pub mod ufw;

@@ -14,8 +14,7 @@ use serde_json::json;
 fn agentd(world: &World, arguments: &[&str], stdin: &str) -> Ran {
     let mut command = Command::new(program("agentd"));
     command.args(arguments).arg("--home").arg(&world.home);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     Ran {
@@ -173,11 +172,8 @@ fn a_host_with_a_stack_file_is_not_taken_over() {
 fn joining_that_fails_says_what_to_do() {
     let (world, fake) = (World::new(), FakeControl::start());
     world.settle();
-    for (text, code, part) in [
-        ("hello", 2, "agj1_"),
-        (&fake.join_string()[..60], 2, "copy it again"),
-        ("", 2, "agj1_"),
-    ] {
+    for (text, code, part) in [("hello", 2, "agj1_"), (&fake.join_string()[..60], 2, "copy it again"), ("", 2, "agj1_")]
+    {
         let ran = agentd(&world, &["join", "-"], text);
         assert!(ran.code == code && ran.stderr.contains(part), "{ran:?}");
     }

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::following::{Anew, Following, Joined};
 use super::{Error, GitRefs, read};
 use crate::config::{self, Home};
+use crate::firewall;
 use crate::firewall::checks::Answers;
 use crate::firewall::files::Files;
-use crate::firewall;
 use crate::lifecycle;
 use crate::policy::Policy;
 use crate::reconcile::{self, DocumentProblems, FileProblem};
@@ -86,7 +86,11 @@ pub(super) async fn start(
             Publisher::File(sync::FilePublisher::start(config, refs, store.clone(), versions, cancel.clone())?)
         }
         Following::Control(joined) => {
-            tracing::info!(url = joined.identity.reach.url, stack = joined.identity.stack_name, "following the control server");
+            tracing::info!(
+                url = joined.identity.reach.url,
+                stack = joined.identity.stack_name,
+                "following the control server"
+            );
             start_control(*joined, &store, latest.as_ref(), judge, versions, &told, cancel)?;
             Publisher::elsewhere(latest.filter(|latest| latest.is_current).map(|latest| latest.version))
         }
@@ -230,8 +234,8 @@ impl Bridge {
                 return Taken::ToApply(None);
             }
         };
-        let asked = Some(stored.stack.proxy.port)
-            .filter(|port| *port != self.ports.listened && self.ports.owners.is_none());
+        let asked =
+            Some(stored.stack.proxy.port).filter(|port| *port != self.ports.listened && self.ports.owners.is_none());
         if asked.is_some() && self.ports.is_provisional {
             tracing::info!(port = asked, "the first version asks for another port");
             self.told.anew.send_replace(Some(Anew::Port));

@@ -91,7 +91,12 @@ pub fn start(setup: Setup) -> Handle {
         .inspect_err(|error| tracing::warn!(%error, "changes of nftables are noticed every 10 s only"))
         .ok();
     let scales = Scales {
-        targets: Targets { resolv_conf: setup.resolv_conf, proxy: setup.proxy, outbound: Vec::new(), control: setup.control },
+        targets: Targets {
+            resolv_conf: setup.resolv_conf,
+            proxy: setup.proxy,
+            outbound: Vec::new(),
+            control: setup.control,
+        },
         core: setup.transactions,
         surroundings: setup.surroundings,
         owner: setup.owner,

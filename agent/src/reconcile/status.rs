@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
 
 use agentd_protocol::api::{
-    Agent, ControlStatus, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status, TunnelStatus,
-    Verdict,
+    Agent, ControlStatus, Edge, InstanceStatus, Problem, ServiceState, ServiceStatus, StackStatus, Status,
+    TunnelStatus, Verdict,
 };
 use agentd_protocol::ids::Version;
 use agentd_protocol::shim::state::Phase;
@@ -189,7 +189,10 @@ fn since(
         Verdict::Degraded => {
             let file = document.file.as_ref().map(|file| file.since_unix_ms);
             let told = problems.iter().map(|problem| problem.since_unix_ms);
-            told.chain(services.iter().filter_map(|service| service.last_error_unix_ms)).chain(file).chain(refused(seen)).min()
+            told.chain(services.iter().filter_map(|service| service.last_error_unix_ms))
+                .chain(file)
+                .chain(refused(seen))
+                .min()
         }
     }
 }

@@ -115,8 +115,7 @@ impl Store {
     }
 
     pub async fn keep_refusal(&self, refusal: Option<&Refusal>) -> Result<(), Error> {
-        let refusal =
-            refusal.map(|refusal| serde_json::to_string(refusal).expect("a refusal is plain JSON"));
+        let refusal = refusal.map(|refusal| serde_json::to_string(refusal).expect("a refusal is plain JSON"));
         self.write("remember what was refused", move |transaction| {
             some_row(transaction.execute("UPDATE control SET refusal = ?1", [refusal])?)
         })

@@ -88,8 +88,9 @@ impl Store {
     /// A record that the server will never take; it is told by one in its place.
     pub async fn outbox_give_up(&self, row: i64, reason: &'static str) -> Result<(), Error> {
         self.write("give a record up", move |transaction| {
-            let at: Option<i64> =
-                transaction.query_row("DELETE FROM outbox WHERE id = ?1 RETURNING at", [row], |row| row.get(0)).optional()?;
+            let at: Option<i64> = transaction
+                .query_row("DELETE FROM outbox WHERE id = ?1 RETURNING at", [row], |row| row.get(0))
+                .optional()?;
             let Some(at) = at else { return Ok(()) };
             let at = u64::try_from(at)?;
             transaction.execute("UPDATE control SET lost = lost + 1", [])?;
@@ -280,7 +281,15 @@ mod tests {
     use super::*;
 
     fn event(what: What, at_unix_ms: u64) -> NewEvent {
-        NewEvent { at_unix_ms, service: Some(name("api")), release: None, instance: None, suppressed: 0, shim_seq: None, what }
+        NewEvent {
+            at_unix_ms,
+            service: Some(name("api")),
+            release: None,
+            instance: None,
+            suppressed: 0,
+            shim_seq: None,
+            what,
+        }
     }
 
     fn now() -> u64 {
@@ -358,7 +367,10 @@ mod tests {
     async fn gaps_stand_where_the_events_were() {
         let (_dir, store) = joined_store().await;
         store.record_events(vec![info("a"), info("b")]).await.unwrap();
-        store.outbox_prepend_gap(Gap { count: 3, from_unix_ms: 1, to_unix_ms: 2, reason: "server lost them" }).await.unwrap();
+        store
+            .outbox_prepend_gap(Gap { count: 3, from_unix_ms: 1, to_unix_ms: 2, reason: "server lost them" })
+            .await
+            .unwrap();
         let second = all(&store).await[2].row;
         store.outbox_give_up(second, "too large").await.unwrap();
         let texts: Vec<String> = all(&store).await.into_iter().map(|one| one.record.text).collect();

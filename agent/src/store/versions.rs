@@ -87,7 +87,15 @@ impl Store {
                 Some((number, _)) => number + 1,
                 None => 1,
             };
-            let new = NewVersion { number, sha256, stack: &name, parts: &parts, refs: &refs, source: "file", services: &services };
+            let new = NewVersion {
+                number,
+                sha256,
+                stack: &name,
+                parts: &parts,
+                refs: &refs,
+                source: "file",
+                services: &services,
+            };
             insert(transaction, &new)?;
             Ok(Put::New(Version(u64::try_from(number)?)))
         })
@@ -105,7 +113,9 @@ impl Store {
     /// The stack of this era, where a file on this host says what it is.
     pub async fn stack_of_file(&self) -> Result<Option<ServiceName>, Error> {
         self.read("read whose stack it is", |connection| {
-            let query = format!("SELECT stack FROM versions WHERE era = {ERA} AND source = 'file' ORDER BY number DESC LIMIT 1");
+            let query = format!(
+                "SELECT stack FROM versions WHERE era = {ERA} AND source = 'file' ORDER BY number DESC LIMIT 1"
+            );
             Ok(rows(connection, &query, [], |row| parsed(row, "stack"))?.pop())
         })
         .await

@@ -35,7 +35,8 @@ fn of(control: &ControlStatus, now_unix_ms: u64) -> Vec<Check> {
         ),
     }];
     if let Some(refused) = &control.refused {
-        let version = refused.version.map_or_else(|| "what it hands out".to_owned(), |version| format!("version {version}"));
+        let version =
+            refused.version.map_or_else(|| "what it hands out".to_owned(), |version| format!("version {version}"));
         let cure = if refused.kind == "trust.violation" {
             "somebody between here and the server, or the server itself, hands out what was not signed; look at it"
         } else {
@@ -49,7 +50,10 @@ fn of(control: &ControlStatus, now_unix_ms: u64) -> Vec<Check> {
         checks.push(note("control version", "nobody has said lately that it is the newest", cure));
     }
     if control.outbox.lost > 0 {
-        let said = format!("{} events were lost while the server was away: too many, or older than 7 days", control.outbox.lost);
+        let said = format!(
+            "{} events were lost while the server was away: too many, or older than 7 days",
+            control.outbox.lost
+        );
         checks.push(note("control events", said, "the timeline there shows where; nothing else is lost by it"));
     }
     let skew_ms = control.clock_skew_ms.unsigned_abs();

@@ -21,10 +21,12 @@ pub(super) fn lines(control: &ControlStatus, now_unix_ms: u64) -> Vec<Line> {
         ControlLink::Refused { cause } => (Style::Bad, "refused", format!(" for {held}: {}", harmless(cause))),
     };
     let head = Line::new(Style::Strong, "control: ").with(style, word);
-    let mut lines = vec![head.with(Style::Plain, format!("{said} ({} as {})", harmless(&control.url), harmless(&control.name)))];
+    let mut lines =
+        vec![head.with(Style::Plain, format!("{said} ({} as {})", harmless(&control.url), harmless(&control.name)))];
     lines.push(versions(control, now_unix_ms));
     if let Some(refused) = &control.refused {
-        let version = refused.version.map_or_else(|| "what it hands out".to_owned(), |version| format!("version {version}"));
+        let version =
+            refused.version.map_or_else(|| "what it hands out".to_owned(), |version| format!("version {version}"));
         let when = ago(now_unix_ms, refused.since_unix_ms);
         let said = format!("  {version} is not taken ({}, {when}); what was applied stays in force:", refused.kind);
         lines.push(Line::new(Style::Bad, said));
@@ -47,7 +49,9 @@ pub(super) fn lines(control: &ControlStatus, now_unix_ms: u64) -> Vec<Line> {
 }
 
 fn versions(control: &ControlStatus, now_unix_ms: u64) -> Line {
-    let shown = |version: Option<_>| version.map_or_else(|| "none".to_owned(), |version: agentd_protocol::ids::Version| version.to_string());
+    let shown = |version: Option<_>| {
+        version.map_or_else(|| "none".to_owned(), |version: agentd_protocol::ids::Version| version.to_string())
+    };
     let said = format!("  newest version {}, applied {}", shown(control.newest), shown(control.applied));
     let line = Line::from(match control.held {
         Some(held) => format!("{said}; version {held} is held back by the server"),
@@ -58,7 +62,10 @@ fn versions(control: &ControlStatus, now_unix_ms: u64) -> Line {
         Some(until) if until > now_unix_ms => {
             line.with(Style::Dim, format!("; fresh for another {}", span(until - now_unix_ms)))
         }
-        Some(until) => line.with(Style::Busy, format!("; stale for {}: nobody has said since that it is the newest", span(now_unix_ms - until))),
+        Some(until) => line.with(
+            Style::Busy,
+            format!("; stale for {}: nobody has said since that it is the newest", span(now_unix_ms - until)),
+        ),
     }
 }
 
@@ -131,7 +138,10 @@ mod tests {
             ..connected()
         };
         let told = said(&refused);
-        assert!(told.contains("version 8 is not taken (config.rejected, just now)") && !told.contains('\u{1b}'), "{told}");
+        assert!(
+            told.contains("version 8 is not taken (config.rejected, just now)") && !told.contains('\u{1b}'),
+            "{told}"
+        );
         assert!(told.contains("version 9 is held back"), "{told}");
     }
 }

@@ -107,7 +107,8 @@ fn wrong(status: &Status) -> String {
         return "the stack file cannot be used".to_owned();
     }
     if let Some(refused) = status.control.as_ref().and_then(|control| control.refused.as_ref()) {
-        let version = refused.version.map(|version| format!("version {version}")).unwrap_or_else(|| "a version".to_owned());
+        let version =
+            refused.version.map(|version| format!("version {version}")).unwrap_or_else(|| "a version".to_owned());
         return format!("{version} of the control server is not taken; what was applied stays in force");
     }
     let troubled: Vec<&ServiceStatus> = status.services.iter().filter(|service| is_troubled(service)).collect();

@@ -40,7 +40,9 @@ pub struct Reach {
 pub enum ClientError {
     #[error("`{url}` is no address of a control server: https://HOST[:PORT], without user, query and fragment")]
     Url { url: String },
-    #[error("{url} is plain HTTP to another machine, which anybody on the way can read; use https, or --allow-plain-http")]
+    #[error(
+        "{url} is plain HTTP to another machine, which anybody on the way can read; use https, or --allow-plain-http"
+    )]
     Plain { url: String },
     #[error("no HTTPS client can be made; look at the file of --ca-file, or the system's certificates")]
     Tls(#[source] reqwest::Error),
@@ -120,12 +122,7 @@ impl Client {
     }
 
     /// `created`: Unix seconds, by the server's clock as far as it is known.
-    pub(super) async fn send(
-        &self,
-        call: Call<'_>,
-        created: u64,
-        signers: &[Signer<'_>],
-    ) -> Result<Answer, NoAnswer> {
+    pub(super) async fn send(&self, call: Call<'_>, created: u64, signers: &[Signer<'_>]) -> Result<Answer, NoAnswer> {
         let limit = call.limit;
         let answered = tokio::time::timeout(limit, self.exchange(call, created, signers));
         answered.await.unwrap_or(Err(NoAnswer::TooSlow(limit)))
@@ -135,8 +132,7 @@ impl Client {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{}", self.base.path().trim_end_matches('/'), call.path));
         let digest = content_digest(&call.body);
-        let parts =
-            Parts { method: call.method.as_str(), path: url.path(), query: "", content_digest: &digest };
+        let parts = Parts { method: call.method.as_str(), path: url.path(), query: "", content_digest: &digest };
         let signed = sign(parts, created, signers);
         let mut request = self
             .http

@@ -45,7 +45,9 @@ pub enum JoinError {
     Used,
     #[error("the control server does not know the token, or took it back; make another, and join with that")]
     Unknown,
-    #[error("the clocks of this host and of the control server differ ({host} here, {server} there); set the wrong one")]
+    #[error(
+        "the clocks of this host and of the control server differ ({host} here, {server} there); set the wrong one"
+    )]
     Skewed { host: Time, server: Time },
     #[error("the control server does not take this host in: {0}")]
     Refused(String),
@@ -73,7 +75,10 @@ pub struct Applicant {
 pub enum Progress {
     /// To be compared with what the control server shows.
     Code(String),
-    Later { cause: String, after: Duration },
+    Later {
+        cause: String,
+        after: Duration,
+    },
 }
 
 /// Asks until the server says yes or no. `key` is on disk already.

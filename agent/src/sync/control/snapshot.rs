@@ -61,10 +61,10 @@ fn of(status: &Status, beside: &Beside, text_max: usize) -> Snapshot {
             dns: DnsReport { address: status.edge.dns, suffix: status.edge.suffix.clone() },
             usage: status.host.clone(),
             limitations: status.limitations.iter().take(LIMITATIONS_MAX).map(cut).collect(),
-            refused: beside.refused.as_ref().map(|refusal| Refusal {
-                reasons: refusal.reasons.iter().map(cut).collect(),
-                ..refusal.clone()
-            }),
+            refused: beside
+                .refused
+                .as_ref()
+                .map(|refusal| Refusal { reasons: refusal.reasons.iter().map(cut).collect(), ..refusal.clone() }),
             clock_skew_ms: beside.clock_skew_ms,
         },
         stack: StackStatus {

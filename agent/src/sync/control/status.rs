@@ -68,5 +68,9 @@ pub(super) fn refusal(
 pub(super) fn event(refusal: &Refusal) -> What {
     let named = refusal.version.map(|version| format!("version {version}: ")).unwrap_or_default();
     let text = format!("{named}{}", refusal.reasons.join("; "));
-    if refusal.kind == VIOLATION { What::TrustViolation { reason: text } } else { What::ConfigRejected { problem: text } }
+    if refusal.kind == VIOLATION {
+        What::TrustViolation { reason: text }
+    } else {
+        What::ConfigRejected { problem: text }
+    }
 }

@@ -73,9 +73,7 @@ pub(super) fn outcome(answer: &Result<Answer, NoAnswer>) -> Outcome {
     let time = || serde_json::from_value(problem.as_ref()?.extra.get("time")?.clone()).ok();
     let cause = cause(answer.status, problem.as_ref());
     match problem.as_ref().and_then(Problem::slug) {
-        Some(Slug::ClockSkew) => {
-            time().map_or_else(|| Outcome::Refused { cause }, |server| Outcome::Skewed { server })
-        }
+        Some(Slug::ClockSkew) => time().map_or_else(|| Outcome::Refused { cause }, |server| Outcome::Skewed { server }),
         Some(Slug::StateRegressed) => {
             number("boot").map_or(Outcome::Refused { cause }, |boot| Outcome::Regressed { boot })
         }
@@ -153,7 +151,9 @@ pub(super) enum Cure {
     /// Sign by the server's clock.
     Clock(Time),
     Boot(u64),
-    Gap { expected: u64 },
+    Gap {
+        expected: u64,
+    },
     Smaller,
 }
 

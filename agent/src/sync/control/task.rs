@@ -25,9 +25,7 @@ use super::fetch::{Fetcher, Looked, REJECTED};
 use super::report::{Batch, From, Telling, Told, report};
 use super::snapshot::{Beside, snapshot};
 use super::step::{self, Course, Cure, Limits, Next, Outcome, State, outcome, step};
-use super::{
-    ClientError, Identity, Judge, MaskRecord, Note, SnapshotSource, status, unix_ms, unix_secs,
-};
+use super::{ClientError, Identity, Judge, MaskRecord, Note, SnapshotSource, status, unix_ms, unix_secs};
 use crate::lifecycle;
 use crate::store::{ControlState, Gap, Store};
 
@@ -146,14 +144,8 @@ impl Control {
         first.newest = newest;
         first.fresh_until_unix_ms = fresh_until(remembered.trust.fresh_until);
         status.send_replace(Some(first));
-        let fetcher = Fetcher::new(
-            client.clone(),
-            Arc::clone(&identity),
-            store.clone(),
-            judge,
-            versions,
-            remembered.trust,
-        );
+        let fetcher =
+            Fetcher::new(client.clone(), Arc::clone(&identity), store.clone(), judge, versions, remembered.trust);
         let now = Instant::now();
         let control = Self {
             client,
@@ -247,7 +239,8 @@ impl Control {
 
     async fn report(&mut self) {
         let now = Instant::now();
-        let batch = self.store.outbox_batch(self.batch.records_max.min(EVENTS_PER_REPORT_MAX), self.batch.bytes_max).await;
+        let batch =
+            self.store.outbox_batch(self.batch.records_max.min(EVENTS_PER_REPORT_MAX), self.batch.bytes_max).await;
         let waiting = batch.unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "events cannot be read; they are sent later");
             Vec::new()
@@ -265,12 +258,8 @@ impl Control {
         // What is news to the server is not to wait there; nor is the first, which tells how it stands.
         let is_held = events.is_empty() && snapshot.is_none() && self.seq > 0 && hold_s > 0;
         self.seq += 1;
-        let from = From {
-            boot: self.boot,
-            seq: self.seq,
-            machine: self.identity.machine(),
-            stream: self.stream.id.clone(),
-        };
+        let from =
+            From { boot: self.boot, seq: self.seq, machine: self.identity.machine(), stream: self.stream.id.clone() };
         let (report, telling) = report(from, self.seen, snapshot, events, &self.told);
         let body = serde_json::to_vec(&report).expect("a report is plain JSON");
         let rows = waiting.iter().map(|one| one.row).collect();
@@ -308,8 +297,7 @@ impl Control {
         let Some(flight) = self.flight.take_if(|flight| flight.seq == seq) else { return };
         let now = Instant::now();
         let outcome = outcome(answer);
-        let limits =
-            Limits { ceiling: self.ceiling, took: now.duration_since(flight.sent), random: fastrand::f64() };
+        let limits = Limits { ceiling: self.ceiling, took: now.duration_since(flight.sent), random: fastrand::f64() };
         let (state, next) = step(self.state, &outcome, limits);
         self.state = state;
         let mut more = More::Nothing;
@@ -416,7 +404,8 @@ impl Control {
                 let count = self.stream.lost(expected);
                 self.stream = Stream::new();
                 let at = unix_ms();
-                let gap = Gap { count, from_unix_ms: at, to_unix_ms: at, reason: "the control server went back in time" };
+                let gap =
+                    Gap { count, from_unix_ms: at, to_unix_ms: at, reason: "the control server went back in time" };
                 if count > 0 { self.store.outbox_prepend_gap(gap).await } else { Ok(()) }
             }
             Cure::Smaller if self.batch.is_smallest() => self.give_up_first().await,

@@ -4,9 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agentd_protocol::api::{
-    Agent, ControlLink, ControlStatus, Edge, StackStatus, Status, Verdict, What,
-};
+use agentd_protocol::api::{Agent, ControlLink, ControlStatus, Edge, StackStatus, Status, Verdict, What};
 use agentd_protocol::control::problem::Slug;
 use agentd_protocol::control::report::GAP_KIND;
 use agentd_protocol::ids::Version;
@@ -331,13 +329,15 @@ async fn older_forged_and_foreign_heads_change_nothing_and_are_told_once() {
     let violations = bench.told().iter().filter(|word| *word == "trust.violation").count();
     assert_eq!(violations, 3, "{:?}", bench.told());
     // Told to the server, too, and over when it is honest again.
-    bench.until("reported", |_| {
-        let inner = bench.fake.lock();
-        let told = |report: &agentd_protocol::control::report::Report| {
-            report.snapshot.as_ref().is_some_and(|snapshot| snapshot.host.refused.is_some())
-        };
-        inner.reports.iter().any(told)
-    }).await;
+    bench
+        .until("reported", |_| {
+            let inner = bench.fake.lock();
+            let told = |report: &agentd_protocol::control::report::Report| {
+                report.snapshot.as_ref().is_some_and(|snapshot| snapshot.host.refused.is_some())
+            };
+            inner.reports.iter().any(told)
+        })
+        .await;
     bench.fake.publish_as(&small(1), 10);
     bench.adopts(Version(10)).await;
     bench.until("settled", |status| status.refused.is_none()).await;
