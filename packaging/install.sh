@@ -6,8 +6,13 @@ umask 022
 
 usage() {
     cat <<'USAGE'
-usage: install.sh --offline DIR [--stack FILE] [--mode MODE [--ssh NETWORK]... [--phrase TEXT]] [--dry-run] [--yes]
+usage: install.sh [--from URL | --offline DIR] [--join TEXT | --join-file FILE | --stack FILE] [--mode MODE [--ssh NETWORK]... [--phrase TEXT]] [--dry-run] [--yes]
        install.sh --uninstall [--purge] [--dry-run] [--yes]
+  --from URL     control server that has the package; a script that was fetched from one knows it
+  --ca-file FILE authority that signed the certificate of that server, where it is none of this system's (PEM)
+  --join TEXT    join string, as the control server shows it once: this host takes its stack from there. `-`: from stdin,
+                 where no list of processes shows it; or --join-file FILE
+  --name NAME    what the control server shall call this host; else its host name
   --offline DIR  folder with the package agentd_VERSION_ARCHITECTURE.deb and, to verify it, SHA256SUMS. What it depends on
                  and is missing here comes from where apt gets packages; the plan names it
   --stack FILE   becomes /etc/agentd/stack.toml; it is checked before anything is changed
@@ -91,10 +96,52 @@ find_package() {
     fi
 }
 
+# From a control server. What is fetched is as good as the server and the way to it: SHA256SUMS comes from there too.
+fetch_package() {
+    architecture=$(dpkg --print-architecture)
+    mkdir "$work/fetched"
+    fetch SHA256SUMS 1048576
+    package=$(sed -n "s/^[0-9a-f]\{64\} [ *]\(agentd_[A-Za-z0-9.+~-]*_$architecture\.deb\)\$/\1/p" "$work/fetched/SHA256SUMS" |
+        sort --version-sort | tail -n 1)
+    [ -n "$package" ] || fail "$from has no agentd package for $architecture; put one in its packages folder; nothing was changed"
+    fetch "$package" 268435456
+    offline=$work/fetched
+}
+
+# One file of the server's packages, of at most $2 bytes.
+fetch() {
+    echo "fetching $from/packages/$1" >&2
+    curl --fail --silent --show-error --location --proto '=https,http' --connect-timeout 15 --max-time 600 --max-filesize "$2" \
+        ${ca_file:+--cacert "$ca_file"} --output "$work/fetched/$1" "$from/packages/$1" ||
+        fail "$from/packages/$1 cannot be fetched; nothing was changed"
+}
+
+# By a file of its own, so that no list of processes shows it; before anything is installed only its form can be checked.
+check_join() {
+    [ -z "$stack" ] || wrong "--stack and --join: a stack comes from a file or from a control server"
+    if [ -n "$join_file" ]; then
+        [ -r "$join_file" ] || fail "$join_file cannot be read; nothing was changed"
+        join=$(cat "$join_file")
+    elif [ "$join" = - ]; then
+        read -r join || fail "there is no join string on stdin; nothing was changed"
+    fi
+    case "$join" in
+        agj1_*) ;;
+        *) wrong "this is no join string: it starts with agj1_; the control server shows it once, when it is made" ;;
+    esac
+    if [ -e $identity ]; then
+        join=
+        echo "this host has joined a control server already; \`agentd leave\` ends that"
+        return
+    fi
+    if [ -e $settings/stack.toml ]; then
+        fail "this host has a stack already: $settings/stack.toml; \`agentd leave\` lets go of it, services run on; nothing was changed"
+    fi
+    (umask 077 && printf '%s\n' "$join" >"$work/join")
+}
+
 # The programs of the package itself, which is not installed yet.
 unpack() {
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
     dpkg-deb --fsys-tarfile "$package" | tar -x -C "$work" ./usr/bin/agentctl ./usr/bin/agentd
 }
 
@@ -145,7 +192,7 @@ with_mode() {
 # What is in force is no step. A dry run shows what nft would be given, and this kernel is asked about it.
 plan_mode() {
     [ "$(id -u)" = 0 ] || fail "only root can look at the firewall: run this as root; nothing was changed"
-    with_mode "$work/usr/bin/agentd" firewall preview --stack "${stack:-$settings/stack.toml}" \
+    with_mode "$work/usr/bin/agentd" firewall preview ${stack:+--stack "$stack"} \
         ${window:+--window "$window"} >"$work/preview" || fail "the mode $mode cannot be had; nothing was changed"
     if grep -q '^The rules, as nft' "$work/preview"; then
         set_mode=yes
@@ -185,11 +232,15 @@ plan_package() {
 install_agentd() {
     [ -d /run/systemd/system ] || fail "this host does not run systemd; agentd runs there by hand: agentd run --home DIR"
     command -v dpkg >/dev/null || fail "this host has no dpkg: only Debian and its relatives are supported"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    [ -z "$join$join_file" ] || check_join
+    [ -n "$offline" ] || fetch_package
     find_package
     unpack
     [ -z "$stack" ] || check_stack
-    if [ -n "$mode" ] && [ -z "$stack" ] && [ ! -e $settings/stack.toml ]; then
-        fail "--mode needs agentd to run, and that a stack file: add --stack FILE; nothing was changed"
+    if [ -n "$mode" ] && [ -z "$stack$join" ] && [ ! -e $settings/stack.toml ] && [ ! -e $identity ]; then
+        fail "--mode needs agentd to run, and that a stack: add --stack FILE or --join TEXT; nothing was changed"
     fi
     choose_mode
     now=$(installed_version)
@@ -213,7 +264,8 @@ install_agentd() {
             plan "copy $stack to $settings/stack.toml"
         fi
     fi
-    if [ -n "$stack" ] || [ -e $settings/stack.toml ]; then
+    [ -z "$join" ] || plan "join the control server: it says from then on what runs here"
+    if [ -n "$stack$join" ] || [ -e $settings/stack.toml ] || [ -e $identity ]; then
         if ! systemctl is-active --quiet agentd.service || ! systemctl is-enabled --quiet agentd.service; then
             start=yes
             plan "start agentd, now and at every boot"
@@ -231,6 +283,10 @@ install_agentd() {
     if [ $put_package = yes ]; then
         DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$package" >/dev/null ||
             fail "the package was not installed; see above"
+    fi
+    if [ -n "$join" ]; then
+        agentd join --token-file "$work/join" ${ca_file:+--ca-file "$ca_file"} ${name:+--name "$name"} ||
+            fail "this host has not joined; agentd is installed, and nothing runs yet: make a new token, then run this again"
     fi
     if [ $start = yes ]; then
         systemctl enable --quiet agentd.service
@@ -283,13 +339,20 @@ uninstall_agentd() {
 }
 
 main() {
-    offline='' stack='' mode='' ssh='' phrase='' window='' pass='' dry_run=no assume_yes=no act=install purge=no steps=''
-    settings=/etc/agentd
+    # A control server that hands this script out writes its address here.
+    from=''
+    offline='' join='' join_file='' ca_file='' name='' stack='' mode='' ssh='' phrase='' window='' pass='' dry_run=no assume_yes=no act=install purge=no steps=''
+    settings=/etc/agentd identity=/var/lib/agentd/identity
     while [ $# -gt 0 ]; do
         case "$1" in
-            --offline | --stack | --mode | --ssh | --phrase | --window | --without-check)
+            --from | --ca-file | --join | --join-file | --name | --offline | --stack | --mode | --ssh | --phrase | --window | --without-check)
                 [ $# -ge 2 ] || { usage >&2; exit 2; }
                 case "$1" in
+                    --from) from=${2%/} ;;
+                    --ca-file) ca_file=$2 ;;
+                    --join) join=$2 ;;
+                    --join-file) join_file=$2 ;;
+                    --name) name=$2 ;;
                     --offline) offline=$2 ;;
                     --stack) stack=$2 ;;
                     --mode) mode=$2 ;;
@@ -300,7 +363,6 @@ main() {
                 esac
                 shift
                 ;;
-            --join) wrong "--join: this version takes its stack from a file alone; use --stack FILE" ;;
             --accept | --force) pass="$pass $1" ;;
             --dry-run) dry_run=yes ;;
             --yes) assume_yes=yes ;;
@@ -312,10 +374,14 @@ main() {
         shift
     done
     check_mode
+    case "$join" in
+        '' | - | agj1_*) ;;
+        *) wrong "--join: this is no join string: it starts with agj1_" ;;
+    esac
     if [ $act = uninstall ]; then
         uninstall_agentd
     else
-        [ -n "$offline" ] || { usage >&2; exit 2; }
+        [ -n "$offline$from" ] || { usage >&2; exit 2; }
         install_agentd
     fi
 }

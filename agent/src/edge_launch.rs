@@ -39,7 +39,7 @@ const SERVICE: &str = "edge";
 const SOCKETS: &[&str] =
     &[LISTEN_EXTERNAL, LISTEN_PUBLIC_V4, LISTEN_PUBLIC_V6, LISTEN_INTERNAL, LISTEN_DNS_UDP, LISTEN_DNS_TCP];
 const CONTROL_SOCKET: &str = "edge.sock";
-const PROXY_KEY: &str = "proxy.port in the stack file";
+const PROXY_KEY: &str = "proxy.port in the stack file (or ports.proxy in agentd.toml)";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

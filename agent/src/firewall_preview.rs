@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use agentd_document::Format;
 use agentd_protocol::api::WINDOW_DEFAULT_MS;
-use agentd_protocol::security::Mode;
-use agentd_protocol::stack::Span;
+use agentd_protocol::places::Places;
+use agentd_protocol::security::{Mode, Security};
+use agentd_protocol::stack::{PROXY_PORT_DEFAULT, Span};
 use clap::Args;
 use ipnet::IpNet;
 
@@ -50,9 +51,13 @@ pub struct Options {
     /// Network that may reach SSH in daemon-port; may be given again [default: as `agentctl security apply` has it]
     #[arg(long, value_name = "NETWORK", value_parser = network)]
     ssh: Vec<IpNet>,
-    /// Where the proxy's port and the document's own networks are from
-    #[arg(long, value_name = "FILE", default_value = "/etc/agentd/stack.toml")]
-    stack: PathBuf,
+    /// Where the proxy's port and the document's own networks are from [default: /etc/agentd/stack.toml; a host that takes
+    /// its stack from a control server has none, and its port is the usual one]
+    #[arg(long, value_name = "FILE")]
+    stack: Option<PathBuf>,
+    /// Where the host's own port is from
+    #[arg(long, value_name = "FILE", default_value = "/etc/agentd/agentd.toml")]
+    settings: PathBuf,
     /// What no document may change on this host
     #[arg(long, value_name = "FILE", default_value = "/etc/agentd/policy.toml")]
     policy: PathBuf,
@@ -108,15 +113,28 @@ pub fn act(options: &Options, transactions: &Transactions) -> Result<String, Err
 
 /// As the manager makes it of an order: what is not said is the document's, else as it is.
 fn wanted(options: &Options, now: &Policy) -> Result<Policy, Error> {
-    let (path, owner) = (&options.stack, owner_rules(&options.policy)?);
-    let stack = read(path)?;
-    let security = stack.security.filter(|security| security.mode == options.mode);
+    let owner = owner_rules(&options.policy)?;
+    let (port, security) = document(options.stack.as_deref())?;
+    let port = config::Settings::read(&options.settings)?.proxy_port().unwrap_or(port);
+    let security = security.filter(|security| security.mode == options.mode);
     let ssh = match (options.ssh.is_empty(), security) {
         (false, _) => options.ssh.clone(),
         (true, Some(security)) => security.ssh,
         (true, None) => now.ssh.clone(),
     };
-    Ok(policy_of(options.mode, &ssh, stack.proxy.port, &owner))
+    Ok(policy_of(options.mode, &ssh, port, &owner))
+}
+
+/// The port a document asks for, and what it asks to be let in.
+fn document(named: Option<&Path>) -> Result<(u16, Option<Security>), Error> {
+    let usual = Places::system().stack_file();
+    match read(named.unwrap_or(&usual)) {
+        Ok(stack) => Ok((stack.proxy.port, stack.security)),
+        Err(Error::Stack { source, .. }) if named.is_none() && source.kind() == io::ErrorKind::NotFound => {
+            Ok((PROXY_PORT_DEFAULT, None))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn read(path: &Path) -> Result<agentd_protocol::stack::Stack, Error> {

@@ -16,6 +16,8 @@ use crate::security::Security;
 pub const SCHEMA: u32 = 1;
 pub const SERVICES_MAX: usize = 2_000;
 pub const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Where nobody says another.
+pub const PROXY_PORT_DEFAULT: u16 = 8080;
 pub const REPLICAS_MAX: u32 = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -320,6 +322,12 @@ impl From<Span> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usual_port_is_the_schemas() {
+        let bare = serde_json::json!({"schema": 1, "stack": {"name": "shop"}});
+        assert_eq!(crate::validate::validate(&bare).unwrap().proxy.port, PROXY_PORT_DEFAULT);
+    }
 
     #[test]
     fn spans_read_as_written() {

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -45,6 +45,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability
     match durability {
         Durability::PowerCut => File::open(dir)?.sync_all(),
         Durability::Crash => Ok(()),
+    }
+}
+
+/// Makes a folder, and those above it, unless it is there; its mode is set when it is made.
+pub fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let made = std::fs::create_dir_all(parent).and_then(|()| std::fs::DirBuilder::new().mode(mode).create(path));
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
     }
 }
 

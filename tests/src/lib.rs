@@ -3,6 +3,7 @@
 //! Programs are found beside the test's own executable. Everything listens on loopback; every wait has a cap and says
 //! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
 
+pub mod conformance;
 pub mod dns;
 pub mod fake_control;
 pub mod host;

@@ -7,6 +7,7 @@ mod console;
 mod demo;
 mod doors;
 mod figures;
+mod fuzz;
 mod http;
 mod package;
 mod setup;
@@ -28,6 +29,7 @@ usage: cargo xtask VERB
   figures    measures memory, idle CPU, restarts, adoption and redeploys under load on this machine; takes 4 min
   bench      measures the release build beside nginx, Caddy and Unbound; takes 5 min after the build
   package    builds a Debian package; `cargo xtask package --help` tells more
+  fuzz       strangers' bytes against the verifier and the readers of messages, a minute each unless told otherwise
   tidy       rules about the tree: arrows between rooms, sizes, banned calls and words
   setup      installs what is missing on this machine";
 
@@ -54,6 +56,7 @@ fn run(arguments: &[String]) -> Result<()> {
         (Some("ci"), []) => ci::run(&root),
         (Some("figures"), []) => figures::run(&root),
         (Some("bench"), []) => figures::bench::run(&root),
+        (Some("fuzz"), options) => fuzz::run(&root, options),
         (Some("tidy"), []) => tidy::run(&root),
         (Some("setup"), []) => setup::run(&root),
         (Some("help" | "--help" | "-h"), _) => {

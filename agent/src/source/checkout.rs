@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentd_git::{Call, Remote, words};
 use agentd_protocol::ids::{Commit, ReleaseNumber, ServiceName};
 
 use super::error::Error;
-use super::git::{Call, words};
 use super::inspect::{Finding, give_to, inspect};
 use super::mirror::{Inner, LOCAL_DEADLINE, Source};
 use super::ownership::Owner;
 use super::releases::{Layout, blocking, release_dir_name};
-use super::remote::Remote;
 
 /// Writing a large tree to a slow disk.
 const CHECKOUT_DEADLINE: Duration = Duration::from_secs(10 * 60);

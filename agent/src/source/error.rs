@@ -7,64 +7,17 @@ use std::time::Duration;
 
 use agentd_protocol::ids::Commit;
 
-use super::classify::Fault;
-use super::remote::Remote;
-
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    #[error("cannot start `{}`; install git (at least 2.28) or correct PATH", program.display())]
-    GitMissing {
-        program: PathBuf,
-        #[source]
-        source: Arc<io::Error>,
-    },
-    #[error("`{}` says `{found}`; git 2.28 or newer is needed", program.display())]
-    GitTooOld { program: PathBuf, found: String },
+    /// Told in the words of the crate that met it.
+    #[error(transparent)]
+    Git(#[from] agentd_git::Error),
 
-    #[error("repository `{repo}` is not an address agentd can use: {rule}")]
-    BadRepository { repo: String, rule: &'static str },
-    #[error(
-        "repository address for `{host}` carries a user or password; put the token into a file and name it with git_auth"
-    )]
-    SecretInAddress { host: String },
-    #[error("`{reference}` cannot be the name of a branch or tag")]
-    BadReference { reference: String },
     #[error("dir `{dir}` must be a relative folder without `.` and `..`")]
     BadDir { dir: String },
 
-    #[error("git_auth `{name}` is not in this host's settings; add it to agentd.toml or correct the service")]
-    CredentialUnknown { name: String },
-    #[error("git_auth `{name}` is for {expected}, but the repository is at {found}; use the credential of that host")]
-    CredentialForOtherHost { name: String, expected: String, found: String },
-    #[error("credential file {} cannot be read; check that it exists", path.display())]
-    CredentialUnreadable {
-        path: PathBuf,
-        #[source]
-        source: Arc<io::Error>,
-    },
-    #[error("credential file {} has mode {mode:o}; others must not read it: chmod 600", path.display())]
-    CredentialExposed { path: PathBuf, mode: u32 },
-    #[error("credential file {} belongs to uid {uid}; it must belong to the user agentd runs as, or root", path.display())]
-    CredentialForeign { path: PathBuf, uid: u32 },
-
-    #[error("cannot reach repository {repo} ({line}); check the address, DNS and the way out of this host")]
-    Unreachable { repo: String, line: String },
-    #[error("repository {repo} does not exist or is hidden from us ({line}); check the address and git_auth")]
-    RepositoryMissing { repo: String, line: String },
-    #[error("repository {repo} has no branch or tag `{reference}`; was it pushed, is it the right repository?")]
-    ReferenceMissing { repo: String, reference: String },
     #[error("commit {commit} is not in {repo}; was it pushed, is it the right repository?")]
     CommitMissing { repo: String, commit: Commit },
-    #[error("{repo} refused our credentials ({line}); check the key or token that git_auth names, and its rights")]
-    AuthenticationFailed { repo: String, line: String },
-    #[error(
-        "the host key of {host} is not pinned; compare its fingerprint with the published one, then: {pin_command}"
-    )]
-    HostKeyUnpinned { host: String, pin_command: String },
-    #[error("{host} shows another host key than the pinned one ({line}); if the change is announced, correct {}", known_hosts_file.display())]
-    HostKeyChanged { host: String, line: String, known_hosts_file: PathBuf },
-    #[error("{repo} sent objects that git's checks refuse ({line}); repair its history with `git fsck`")]
-    ObjectsRefused { repo: String, line: String },
     #[error("the mirror {} was damaged ({line}) and set aside; the next try fetches it again, look at the disk if this recurs", mirror_dir.display())]
     MirrorDamaged { mirror_dir: PathBuf, line: String },
     #[error("dir `{dir}` does not exist in {repo} at commit {commit}")]
@@ -73,14 +26,8 @@ pub enum Error {
     DirNotFolder { repo: String, commit: Commit, dir: String },
     #[error("no space left while {operation}; free some on the file system of {}", path.display())]
     DiskFull { operation: &'static str, path: PathBuf },
-    #[error("{operation} of {repo} took longer than {} s and was ended; check the connection to the repository", after.as_secs())]
-    Timeout { operation: &'static str, repo: String, after: Duration },
     #[error("another git still works in {} after {} s; see which with `fuser {}`", lock_path.display(), after.as_secs(), lock_path.display())]
     MirrorBusy { lock_path: PathBuf, after: Duration },
-    #[error("git printed more than {bytes_max} bytes for {operation} of {repo}; the repository is too large")]
-    TooMuchOutput { operation: &'static str, repo: String, bytes_max: u64 },
-    #[error("git failed at {operation} of {repo}: {line}")]
-    GitFailed { operation: &'static str, repo: String, line: String },
 
     #[error("`{path}` in commit {commit} is a submodule; submodules are not supported by this version")]
     Submodule { path: String, commit: Commit },
@@ -98,22 +45,6 @@ pub enum Error {
     ReleaseUnsealed { release_dir: PathBuf },
     #[error("`{name}` is not the name of a release folder: a number, `-`, seven hexadecimal digits")]
     BadReleaseName { name: String },
-
-    #[error("key name `{name}` must be 1 to 63 of a-z, 0-9 and `-`")]
-    BadKeyName { name: String },
-    #[error("key {} exists and is never overwritten; choose another name or remove it", path.display())]
-    KeyExists { path: PathBuf },
-    #[error("cannot start ssh-keygen; install the OpenSSH client")]
-    KeygenMissing {
-        #[source]
-        source: Arc<io::Error>,
-    },
-    #[error("ssh-keygen failed: {line}")]
-    KeygenFailed { line: String },
-    #[error("this is not a host key line: {rule}")]
-    BadHostKey { rule: &'static str },
-    #[error("another {algorithm} key is pinned for {host} in {}; remove that line first if the change is announced", path.display())]
-    HostKeyConflict { host: String, algorithm: String, path: PathBuf },
 
     #[error("cannot {operation} {}", path.display())]
     Io {
@@ -135,33 +66,4 @@ impl Error {
             _ => Self::Io { operation, path, source: Arc::new(source) },
         }
     }
-
-    /// What git's complaint means, seen from the operation that met it.
-    pub(super) fn from_fault(fault: Fault, context: &FaultContext<'_>, line: String) -> Self {
-        let FaultContext { operation, remote, mirror_dir, known_hosts_file } = *context;
-        let repo = remote.shown();
-        let host = remote.host_shown();
-        match fault {
-            Fault::Unreachable => Self::Unreachable { repo, line },
-            Fault::RepositoryMissing => Self::RepositoryMissing { repo, line },
-            Fault::AuthenticationFailed => Self::AuthenticationFailed { repo, line },
-            Fault::HostKeyUnpinned => Self::HostKeyUnpinned { host, pin_command: remote.pin_command(known_hosts_file) },
-            Fault::HostKeyChanged => Self::HostKeyChanged { host, line, known_hosts_file: known_hosts_file.to_owned() },
-            Fault::ObjectsRefused => Self::ObjectsRefused { repo, line },
-            Fault::MirrorDamaged => Self::MirrorDamaged { mirror_dir: mirror_dir.to_owned(), line },
-            Fault::DiskFull => Self::DiskFull { operation, path: mirror_dir.to_owned() },
-            Fault::ObjectMissing | Fault::ObjectNotOffered | Fault::ReferenceMissing | Fault::Unknown => {
-                Self::GitFailed { operation, repo, line }
-            }
-        }
-    }
-}
-
-/// Where a git command failed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct FaultContext<'a> {
-    pub(super) operation: &'static str,
-    pub(super) remote: &'a Remote,
-    pub(super) mirror_dir: &'a Path,
-    pub(super) known_hosts_file: &'a Path,
 }

@@ -6,15 +6,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agentd_git::{Call, Fault, Remote, SHORT_OUTPUT_BYTES_MAX, classify, is_reference, words};
 use agentd_protocol::ids::Commit;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::classify::{Fault, classify};
 use super::error::Error;
-use super::git::{Call, SHORT_OUTPUT_BYTES_MAX, words};
 use super::mirror::{Inner, Source, commit_ref};
-use super::remote::{Remote, is_reference};
 
 /// A large repository over a slow line.
 const FETCH_DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -99,7 +97,7 @@ impl Source {
         commit: &Commit,
     ) -> Result<(), Error> {
         if let Some(reference) = reference.filter(|reference| !is_reference(reference)) {
-            return Err(Error::BadReference { reference: reference.to_owned() });
+            return Err(agentd_git::Error::BadReference { reference: reference.to_owned() }.into());
         }
         let remote = Remote::parse(repo)?;
         let asked_at = Instant::now();
@@ -133,12 +131,12 @@ impl Inner {
         if self.has_commit(remote, commit).await? {
             return Ok(());
         }
-        let env = self.access(remote, auth)?;
-        self.ensure_config(remote)?;
+        let env = self.git.asker.access(remote, auth)?;
+        self.git.asker.ensure_config(remote)?;
         let lock = self.lock(remote).await?;
         self.ensure_mirror(remote).await?;
         remove_leftovers(&self.git.mirror_dir(remote))?;
-        let _permit = self.converse("fetch").await?;
+        let _permit = self.git.asker.converse("fetch").await?;
         let started = Instant::now();
         tracing::info!(repo = remote.shown(), commit = commit.short(), "fetching");
         let mut step = Step::Exact;

@@ -1,79 +1,22 @@
-//! git with nothing of the host's or a repository's configuration: every call is hardened in the same way.
+//! git on a mirror: where the mirrors are, and what becomes of one that is damaged.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::classify::{classify, telling_line};
-use super::command::{Finished, Invocation, RunError, run};
-use super::error::{Error, FaultContext};
+use agentd_git::{Asker, Call, Fault, Finished, Remote, classify, telling_line};
+
+use super::error::Error;
 use super::inspect::remove_tree;
-use super::remote::{Remote, Transport};
 
-/// Settings that win over any configuration file. A server slower than 1,000 bytes/s for a minute counts as gone.
-const HARDENING: &[&str] = &[
-    "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
-    "core.attributesFile=/dev/null",
-    "core.excludesFile=/dev/null",
-    "core.symlinks=true",
-    "core.autocrlf=false",
-    "core.protectNTFS=true",
-    "credential.helper=",
-    "fetch.recurseSubmodules=false",
-    "submodule.recurse=false",
-    "gc.auto=0",
-    "maintenance.auto=false",
-    "http.followRedirects=initial",
-    "http.lowSpeedLimit=1000",
-    "http.lowSpeedTime=60",
-    "init.defaultBranch=main",
-    "protocol.version=2",
-    "protocol.allow=never",
-    "transfer.fsckObjects=true",
-];
-
-/// Output of commands that print a line or a few, bytes.
-pub(super) const SHORT_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
-
-/// Where git's own files are; fixed for the life of the agent.
 #[derive(Debug)]
 pub(super) struct Git {
-    pub(super) program: PathBuf,
-    pub(super) git_dir: PathBuf,
-    pub(super) known_hosts_file: PathBuf,
-}
-
-/// One call. `args` begins with git's verb.
-#[derive(Debug)]
-pub(super) struct Call<'a> {
-    /// For errors: a noun, as in "fetch of https://...".
-    pub(super) operation: &'static str,
-    pub(super) remote: &'a Remote,
-    pub(super) args: Vec<OsString>,
-    pub(super) env: Vec<(&'static str, OsString)>,
-    /// Becomes the child's stdin (it is an empty file): so the lock lives until the last process of git is gone, also
-    /// when the agent is killed meanwhile.
-    pub(super) lock: Option<File>,
-    pub(super) stdout_bytes_max: u64,
-    pub(super) deadline: Duration,
+    pub(super) asker: Asker,
 }
 
 impl Git {
-    pub(super) fn home_dir(&self) -> PathBuf {
-        self.git_dir.join("home")
-    }
-
-    pub(super) fn askpass_path(&self) -> PathBuf {
-        self.home_dir().join("askpass")
-    }
-
     pub(super) fn mirror_dir(&self, remote: &Remote) -> PathBuf {
-        self.git_dir.join(format!("{}.git", remote.key()))
+        self.asker.state_dir().join(format!("{}.git", remote.key()))
     }
 
     pub(super) fn in_mirror(&self, remote: &Remote) -> (&'static str, OsString) {
@@ -81,50 +24,12 @@ impl Git {
     }
 
     pub(super) fn lock_path(&self, remote: &Remote) -> PathBuf {
-        self.git_dir.join(format!("{}.lock", remote.key()))
-    }
-
-    pub(super) fn config_path(&self, remote: &Remote) -> PathBuf {
-        self.git_dir.join(format!("{}.config", remote.key()))
-    }
-
-    /// The only configuration file git reads: it names the repository of a file:// address as safe, since that usually
-    /// belongs to somebody else (safe.directory is heeded nowhere else; git-config(1)).
-    pub(super) fn config_text(remote: &Remote) -> String {
-        match &remote.transport {
-            Transport::File { path } => {
-                let quoted = path.replace('\\', "\\\\").replace('"', "\\\"");
-                format!("[safe]\n\tdirectory = \"{quoted}\"\n\tdirectory = \"{quoted}/.git\"\n")
-            }
-            Transport::Https { .. } | Transport::Ssh { .. } => String::new(),
-        }
+        self.asker.state_dir().join(format!("{}.lock", remote.key()))
     }
 
     /// Runs one call; a failure of git itself is in the result.
     pub(super) async fn run(&self, call: Call<'_>) -> Result<Finished, Error> {
-        let Call { operation, remote, args, env, lock, stdout_bytes_max, deadline } = call;
-        tracing::debug!(operation, repo = remote.shown(), "git");
-        let invocation = Invocation {
-            program: &self.program,
-            args: self.arguments(remote, args),
-            env: self.environment(remote, env),
-            current_dir: &self.home_dir(),
-            stdin: lock.map_or_else(Stdio::null, Stdio::from),
-            stdout_bytes_max,
-            deadline,
-        };
-        run(invocation).await.map_err(|error| match error {
-            RunError::NotStarted(source) => {
-                Error::GitMissing { program: self.program.clone(), source: Arc::new(source) }
-            }
-            RunError::TimedOut => Error::Timeout { operation, repo: remote.shown(), after: deadline },
-            RunError::TooMuchOutput => {
-                Error::TooMuchOutput { operation, repo: remote.shown(), bytes_max: stdout_bytes_max }
-            }
-            RunError::Pipe(source) => {
-                Error::Io { operation: "read the output of", path: self.program.clone(), source: Arc::new(source) }
-            }
-        })
+        Ok(self.asker.run(call).await?)
     }
 
     /// Runs one call that has no business failing; returns its stdout.
@@ -156,75 +61,22 @@ impl Git {
         }
     }
 
+    /// What git's complaint means: a mirror's own troubles first, then those of any conversation.
     pub(super) fn failure(&self, operation: &'static str, remote: &Remote, stderr: &str) -> Error {
         let mirror_dir = self.mirror_dir(remote);
-        let context =
-            FaultContext { operation, remote, mirror_dir: &mirror_dir, known_hosts_file: &self.known_hosts_file };
-        Error::from_fault(classify(stderr), &context, telling_line(stderr))
-    }
-
-    fn arguments(&self, remote: &Remote, args: Vec<OsString>) -> Vec<OsString> {
-        let only_this_transport = format!("protocol.{}.allow=always", remote.scheme());
-        let settings = HARDENING.iter().map(|setting| OsString::from(*setting)).chain([only_this_transport.into()]);
-        let mut all: Vec<OsString> = settings.flat_map(|setting| ["-c".into(), setting]).collect();
-        all.extend(args);
-        all
-    }
-
-    fn environment(&self, remote: &Remote, own: Vec<(&'static str, OsString)>) -> Vec<(&'static str, OsString)> {
-        let mut all: Vec<(&'static str, OsString)> = vec![
-            ("HOME", self.home_dir().into()),
-            ("GIT_CONFIG_GLOBAL", self.config_path(remote).into()),
-            ("GIT_CONFIG_NOSYSTEM", "1".into()),
-            ("GIT_ATTR_NOSYSTEM", "1".into()),
-            // Where no mirror is named git finds none: the search starts in HOME and ends above it.
-            ("GIT_CEILING_DIRECTORIES", self.git_dir.clone().into()),
-            ("GIT_TERMINAL_PROMPT", "0".into()),
-            ("GIT_OPTIONAL_LOCKS", "0".into()),
-            ("GIT_NO_REPLACE_OBJECTS", "1".into()),
-            ("GIT_LITERAL_PATHSPECS", "1".into()),
-            ("GIT_LFS_SKIP_SMUDGE", "1".into()),
-            ("LC_ALL", "C".into()),
-        ];
-        all.extend(own);
-        all
-    }
-}
-
-/// Makes the arguments of a call from strings and paths.
-pub(super) fn words<const N: usize>(words: [&str; N]) -> Vec<OsString> {
-    words.into_iter().map(OsString::from).collect()
-}
-
-/// Whether `git --version` names 2.28 or newer, the first with `--end-of-options` in every verb we use.
-pub(super) fn is_new_enough(version_line: &str) -> bool {
-    const OLDEST: (u32, u32) = (2, 28);
-    let mut numbers = version_line.strip_prefix("git version ").unwrap_or_default().split('.');
-    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
-    matches!((next(), next()), (Some(major), Some(minor)) if (major, minor) >= OLDEST)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        for good in
-            ["git version 2.28.0", "git version 2.47.3", "git version 2.39.5 (Apple Git-154)", "git version 3.0.rc1"]
-        {
-            assert!(is_new_enough(good), "{good}");
+        match classify(stderr) {
+            Fault::MirrorDamaged => Error::MirrorDamaged { mirror_dir, line: telling_line(stderr) },
+            Fault::DiskFull => Error::DiskFull { operation, path: mirror_dir },
+            Fault::Unreachable
+            | Fault::RepositoryMissing
+            | Fault::AuthenticationFailed
+            | Fault::HostKeyUnpinned
+            | Fault::HostKeyChanged
+            | Fault::ObjectMissing
+            | Fault::ObjectNotOffered
+            | Fault::ReferenceMissing
+            | Fault::ObjectsRefused
+            | Fault::Unknown => self.asker.failure(operation, remote, stderr).into(),
         }
-        for bad in ["git version 2.9.5", "git version 1.99", "", "hg 7.0", "git version x"] {
-            assert!(!is_new_enough(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_file_address_is_safe_for_itself_alone() {
-        let remote = Remote::parse(r#"file:///srv/a "b""#).unwrap();
-        let text = Git::config_text(&remote);
-        assert_eq!(text, "[safe]\n\tdirectory = \"/srv/a \\\"b\\\"\"\n\tdirectory = \"/srv/a \\\"b\\\"/.git\"\n");
-        assert_eq!(Git::config_text(&Remote::parse("https://h/x").unwrap()), "");
     }
 }

@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 
+use agentd_git::{Call, Remote, SHORT_OUTPUT_BYTES_MAX, words};
 use agentd_protocol::ids::Commit;
 
 use super::error::Error;
-use super::git::{Call, SHORT_OUTPUT_BYTES_MAX, words};
 use super::mirror::{LOCAL_DEADLINE, Source};
-use super::remote::Remote;
 
 /// Letters of a subject that are shown.
 const SUBJECT_LETTERS_MAX: usize = 100;

@@ -1,11 +1,9 @@
-//! A room in a temporary folder and small repositories beside it, for tests.
+//! A room in a temporary folder, with small repositories beside it, for tests.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use agentd_protocol::ids::Commit;
+use agentd_git::testing::Repository;
 
 use super::{Config, Credential, Source};
 
@@ -40,12 +38,8 @@ impl Room {
 
     /// A source whose git is a script. `$LOG` is a file it may write to, `$REAL` the real git.
     pub(super) fn source_with_git(&self, script: &str, auth: BTreeMap<String, Credential>) -> Source {
-        let program = self.path("fake-git");
-        let log = self.path("log");
-        let text = format!("#!/bin/sh\nLOG='{}'\nREAL=git\n{script}\n", log.display());
-        std::fs::write(&program, text).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Source::new(Config { git_program: program, ..self.config(auth) }).unwrap()
+        let git_program = agentd_git::testing::script(self.dir.path(), script);
+        Source::new(Config { git_program, ..self.config(auth) }).unwrap()
     }
 
     pub(super) fn log(&self) -> String {
@@ -53,61 +47,7 @@ impl Room {
     }
 
     pub(super) fn repository(&self, name: &str) -> Repository {
-        let dir = self.path(name);
-        std::fs::create_dir(&dir).unwrap();
-        let repository = Repository { dir };
-        repository.git(&["init", "--quiet", "--initial-branch=main"]);
-        repository
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Repository {
-    dir: PathBuf,
-}
-
-impl Repository {
-    pub(super) fn url(&self) -> String {
-        format!("file://{}", self.dir.display())
-    }
-
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    pub(super) fn git(&self, args: &[&str]) -> String {
-        let mut command = Command::new("git");
-        command.args(args).current_dir(&self.dir);
-        for (name, value) in [
-            ("GIT_CONFIG_NOSYSTEM", "1"),
-            ("GIT_CONFIG_GLOBAL", "/dev/null"),
-            ("GIT_AUTHOR_NAME", "a"),
-            ("GIT_AUTHOR_EMAIL", "a@example.com"),
-            ("GIT_COMMITTER_NAME", "a"),
-            ("GIT_COMMITTER_EMAIL", "a@example.com"),
-        ] {
-            command.env(name, value);
-        }
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    pub(super) fn write(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    /// Commits all that was written.
-    pub(super) fn commit(&self, message: &str) -> Commit {
-        self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--allow-empty", "-m", message]);
-        self.head()
-    }
-
-    pub(super) fn head(&self) -> Commit {
-        Commit::new(self.git(&["rev-parse", "HEAD"])).unwrap()
+        Repository::make(self.path(name))
     }
 }
 

@@ -6,8 +6,10 @@ use std::path::Path;
 
 use agentd_protocol::ids::{Commit, ReleaseNumber, ServiceName};
 
-use super::testing::{Repository, Room, names_below};
-use super::{Checkout, Config, Credential, Error, Ids, Owner, Source};
+use agentd_git::testing::Repository;
+
+use super::testing::{Room, names_below};
+use super::{Checkout, Error, Ids, Owner, Source};
 
 const NOWHERE: &str = "0123456789012345678901234567890123456789";
 /// Writes the verb (the first word behind the `-c` pairs) to the log, then does what git does.
@@ -33,37 +35,6 @@ async fn check_out_for(
     owner: Owner,
 ) -> Result<Checkout, Error> {
     source.checkout(&api(), ReleaseNumber(1), &repository.url(), commit, None, owner).await
-}
-
-#[tokio::test]
-async fn names_resolve_to_commits() {
-    let room = Room::new();
-    let repository = room.repository("origin");
-    let first = repository.commit("first");
-    repository.git(&["tag", "light"]);
-    repository.git(&["tag", "--annotate", "-m", "x", "v1"]);
-    let second = repository.commit("second");
-    repository.git(&["branch", "decoy/main", first.as_str()]);
-    repository.git(&["tag", "main", first.as_str()]);
-    let source = room.source();
-    for (name, commit) in [
-        ("main", &second),
-        ("HEAD", &second),
-        ("refs/heads/main", &second),
-        ("refs/tags/main", &first),
-        ("light", &first),
-        ("v1", &first),
-        ("refs/tags/v1", &first),
-        ("decoy/main", &first),
-    ] {
-        assert_eq!(&source.resolve(&repository.url(), None, name).await.unwrap(), commit, "{name}");
-    }
-    let missing = source.resolve(&repository.url(), None, "nope").await;
-    assert!(matches!(missing, Err(Error::ReferenceMissing { .. })), "{missing:?}");
-    for hostile in ["--upload-pack=/bin/false", "-x", "a b", "*"] {
-        let refused = source.resolve(&repository.url(), None, hostile).await;
-        assert!(matches!(refused, Err(Error::BadReference { .. })), "{refused:?}");
-    }
 }
 
 #[tokio::test]
@@ -105,12 +76,10 @@ async fn what_is_missing_is_named() {
     }
     let no_repository = format!("file://{}", room.path("nope").display());
     let missing = source.fetch(&no_repository, None, None, &nowhere).await;
-    assert!(matches!(missing, Err(Error::RepositoryMissing { .. })), "{missing:?}");
+    assert!(matches!(missing, Err(Error::Git(agentd_git::Error::RepositoryMissing { .. }))), "{missing:?}");
     // Nothing listens on port 1.
-    let unreachable = source.resolve("https://127.0.0.1:1/x", None, "main").await;
-    assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
-    let unreachable = source.resolve("ssh://git@127.0.0.1:1/x", None, "main").await;
-    assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    let unreachable = source.fetch("https://127.0.0.1:1/x", None, None, &nowhere).await;
+    assert!(matches!(unreachable, Err(Error::Git(agentd_git::Error::Unreachable { .. }))), "{unreachable:?}");
 }
 
 /// The id of a tag object, or of a tree, is no commit, though git would take either.
@@ -300,64 +269,6 @@ async fn hooks_of_a_mirror_never_run() {
     let second = repository.commit("second");
     check_out(&source, &repository, &second).await.unwrap();
     assert!(!trap.exists());
-}
-
-#[tokio::test]
-async fn a_token_reaches_neither_arguments_nor_environment_nor_files() {
-    const SPY: &str = r#"[ "$1" = --version ] && exec "$REAL" "$@"
-{ echo "$@"; env; echo "user: $("$GIT_ASKPASS" "Username for 'https://h.example': ")"; } >>"$LOG"
-"$GIT_ASKPASS" "Password for 'https://x-access-token@h.example': " >>"$LOG.answer"
-echo "fatal: Authentication failed for 'https://x:hunter2@h.example/x/'" >&2; exit 128"#;
-    let room = Room::new();
-    let token_file = room.path("token");
-    std::fs::write(&token_file, "hunter2").unwrap();
-    std::fs::set_permissions(&token_file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let auth = BTreeMap::from([("shop".to_owned(), Credential::Token { host: "h.example".to_owned(), token_file })]);
-    let source = room.source_with_git(SPY, auth);
-    let refused = source.resolve("https://h.example/x", Some("shop"), "main").await.unwrap_err();
-    assert!(matches!(refused, Error::AuthenticationFailed { .. }), "{refused:?}");
-    assert_eq!(std::fs::read_to_string(room.path("log.answer")).unwrap(), "hunter2\n");
-    assert!(room.log().contains("user: x-access-token"), "{}", room.log());
-    assert!(!room.log().contains("hunter2"), "{}", room.log());
-    assert!(!format!("{refused} {refused:?}").contains("hunter2"), "{refused:?}");
-    for name in names_below(&room.path("git")) {
-        let path = room.path("git").join(name);
-        assert!(
-            path.is_dir() || !String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains("hunter2"),
-            "{path:?}"
-        );
-    }
-    let elsewhere = source.resolve("https://evil.example/x", Some("shop"), "main").await;
-    assert!(matches!(elsewhere, Err(Error::CredentialForOtherHost { .. })), "{elsewhere:?}");
-}
-
-/// The host's own configuration would change what git does; none of it is read, and the environment is ours.
-#[tokio::test]
-async fn git_sees_our_settings_only() {
-    let room = Room::new();
-    let spy = r#"[ "$1" = --version ] && exec "$REAL" "$@"
-env >>"$LOG"; exec "$REAL" "$@""#;
-    let repository = room.repository("origin");
-    repository.commit("first");
-    room.source_with_git(spy, BTreeMap::new()).resolve(&repository.url(), None, "main").await.unwrap();
-    let log = room.log();
-    let home = format!("HOME={}", room.path("git/home").display());
-    for line in [home.as_str(), "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C"] {
-        assert!(log.lines().any(|found| found == line), "`{line}` not in:\n{log}");
-    }
-    assert!(!log.contains("CARGO"), "{log}");
-}
-
-#[tokio::test]
-async fn a_git_that_is_missing_or_old_is_told_at_start() {
-    let room = Room::new();
-    let missing = Source::new(Config { git_program: "/nonexistent/git".into(), ..room.config(BTreeMap::new()) });
-    assert!(matches!(missing, Err(Error::GitMissing { .. })), "{missing:?}");
-    let program = room.path("old-git");
-    std::fs::write(&program, "#!/bin/sh\necho git version 2.20.1\n").unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let old = Source::new(Config { git_program: program, ..room.config(BTreeMap::new()) });
-    assert!(matches!(old, Err(Error::GitTooOld { .. })), "{old:?}");
 }
 
 /// What a manager killed in the middle leaves: lock files, half a mirror.

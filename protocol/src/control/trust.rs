@@ -64,7 +64,7 @@ pub enum Decision {
     /// There is a newer version, and the server asks to stay at the old one for now.
     Held { record: TrustRecord, offered: Version },
     /// To be fetched, checked with [`check_state`], and then believed with [`TrustRecord::adopt`].
-    Newer { record: TrustRecord, offer: Offer },
+    Newer { record: TrustRecord, offer: Box<Offer> },
 }
 
 /// A version that may be believed once its object is here.
@@ -289,7 +289,7 @@ impl TrustRecord {
             false => Ok(Decision::Current { record }),
             true if !unknown.is_empty() => Err(Refused::Unsupported { features: unknown }),
             true if fresh.paused => Ok(Decision::Held { record, offered: offer.statement.version }),
-            true => Ok(Decision::Newer { record, offer }),
+            true => Ok(Decision::Newer { record, offer: Box::new(offer) }),
         }
     }
 

@@ -6,21 +6,21 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::classify::redact;
-use super::error::Error;
+use crate::classify::redact;
+use crate::error::Error;
 
-/// Digits of the mirror's name: 128 bits, no collisions by accident.
+/// Digits of that name: 128 bits, no collisions by accident.
 const KEY_DIGITS: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Remote {
-    pub(super) transport: Transport,
+pub struct Remote {
+    pub(crate) transport: Transport,
     /// As git gets it: scheme and host in lower case, never a password.
-    pub(super) url: String,
+    pub url: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Transport {
+pub(crate) enum Transport {
     Https { user: Option<String>, host: String, port: Option<u16> },
     Ssh { host: String, port: Option<u16> },
     File { path: String },
@@ -29,7 +29,7 @@ pub(super) enum Transport {
 const RULE: &str = "https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH or file:///PATH";
 
 impl Remote {
-    pub(super) fn parse(repo: &str) -> Result<Self, Error> {
+    pub fn parse(repo: &str) -> Result<Self, Error> {
         let bad = || Error::BadRepository { repo: redact(repo), rule: RULE };
         let plain = |text: &str| text.chars().all(|c| !c.is_control() && !c.is_whitespace());
         let (scheme, rest) = match repo.split_once("://") {
@@ -84,7 +84,7 @@ impl Remote {
     }
 
     /// Scheme as git's `protocol.<scheme>.allow` names it.
-    pub(super) fn scheme(&self) -> &'static str {
+    pub(crate) fn scheme(&self) -> &'static str {
         match self.transport {
             Transport::Https { .. } => "https",
             Transport::Ssh { .. } => "ssh",
@@ -93,7 +93,7 @@ impl Remote {
     }
 
     /// Host with its port where one is given; a path for file addresses. For people.
-    pub(super) fn host_shown(&self) -> String {
+    pub(crate) fn host_shown(&self) -> String {
         match &self.transport {
             Transport::Https { host, port, .. } | Transport::Ssh { host, port } => {
                 port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
@@ -102,13 +102,13 @@ impl Remote {
         }
     }
 
-    pub(super) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         redact(&self.url)
     }
 
     /// Whether a credential written for `host` (or `host:port`) is meant for this repository. A token goes to the port
     /// it was given for, since another port may be another service; a key never leaves us, so any port will do.
-    pub(super) fn is_at(&self, credential_host: &str) -> bool {
+    pub(crate) fn is_at(&self, credential_host: &str) -> bool {
         let wanted = credential_host.to_ascii_lowercase();
         match &self.transport {
             Transport::Https { host, port, .. } => {
@@ -120,7 +120,7 @@ impl Remote {
     }
 
     /// The command that pins this host's key, to be run after a look at its fingerprint.
-    pub(super) fn pin_command(&self, known_hosts_file: &Path) -> String {
+    pub(crate) fn pin_command(&self, known_hosts_file: &Path) -> String {
         let (host, port) = match &self.transport {
             Transport::Https { host, port, .. } | Transport::Ssh { host, port } => {
                 (host.trim_matches(['[', ']']), *port)
@@ -131,8 +131,8 @@ impl Remote {
         format!("ssh-keyscan -t ed25519 {port}{host} >> {}", known_hosts_file.display())
     }
 
-    /// Name of the mirror: the same address always has the same one.
-    pub(super) fn key(&self) -> String {
+    /// Name of its files, and of its mirror: the same address always has the same one.
+    pub fn key(&self) -> String {
         let digest = Sha256::digest(self.url.as_bytes());
         digest.iter().take(KEY_DIGITS / 2).fold(String::new(), |mut text, byte| {
             write!(text, "{byte:02x}").expect("writing to a String cannot fail");
@@ -165,7 +165,7 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
 }
 
 /// Whether git takes this as the name of a branch, a tag or a full ref (git-check-ref-format(1)).
-pub(super) fn is_reference(name: &str) -> bool {
+pub fn is_reference(name: &str) -> bool {
     let forbidden = |c: char| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
     let part_fine = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
     !name.starts_with('-')
@@ -176,12 +176,6 @@ pub(super) fn is_reference(name: &str) -> bool {
         && !name.contains("@{")
         && !name.ends_with('.')
         && name.split('/').all(part_fine)
-}
-
-/// Whether this names a folder inside a tree: relative, no `.`, no `..`, nothing empty.
-pub(super) fn is_tree_dir(dir: &str) -> bool {
-    !dir.contains(['\\', '\0', '\n'])
-        && dir.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.eq_ignore_ascii_case(".git"))
 }
 
 #[cfg(test)]
@@ -234,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn references_and_dirs_follow_their_rules() {
+    fn references_follow_their_rules() {
         for good in ["main", "v1.2", "feature/x", "refs/heads/main", "HEAD", "a@b"] {
             assert!(is_reference(good), "{good}");
         }
@@ -256,10 +250,6 @@ mod tests {
             "a\n",
         ] {
             assert!(!is_reference(bad), "{bad}");
-        }
-        assert!(is_tree_dir("apps/api"));
-        for bad in ["", "/", "/a", "a/", "..", "a/../b", "./a", "a//b", "a\\b", ".git", "a/.GIT"] {
-            assert!(!is_tree_dir(bad), "{bad}");
         }
     }
 

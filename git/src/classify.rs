@@ -2,7 +2,7 @@
 
 /// Kind of a failed git command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     Unreachable,
     RepositoryMissing,
     AuthenticationFailed,
@@ -115,7 +115,7 @@ const PHRASES: &[(Fault, &[&str])] = &[
     ),
 ];
 
-pub(super) fn classify(stderr: &str) -> Fault {
+pub fn classify(stderr: &str) -> Fault {
     let text = stderr.to_lowercase();
     PHRASES
         .iter()
@@ -136,7 +136,7 @@ const EMPTY_TALK: &[&str] = &[
 ];
 
 /// The line of git's stderr that tells a person most: the first `fatal:` or `error:` with content, else the last line.
-pub(super) fn telling_line(stderr: &str) -> String {
+pub fn telling_line(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let talks = |line: &&&str| {
         let lower = line.to_lowercase();
@@ -166,7 +166,7 @@ fn clean(line: &str) -> String {
 }
 
 /// Takes user and password out of every address: `https://u:p@h/` becomes `https://***@h/`.
-pub(super) fn redact(text: &str) -> String {
+pub(crate) fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {

@@ -11,12 +11,12 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use super::classify::redact;
+use crate::classify::redact;
 
 /// What is kept of stderr: its end, where programs say why they gave up. Bytes.
 const STDERR_BYTES_MAX: usize = 64 * 1024;
 const READ_BYTES: usize = 16 * 1024;
-/// Variables of the agent that programs get: where to find other programs, and the way out through a web proxy.
+/// Variables of ours that programs get: where to find other programs, and the way out through a web proxy.
 const PASSED_ON: &[&str] = &[
     "PATH",
     "https_proxy",
@@ -30,27 +30,27 @@ const PASSED_ON: &[&str] = &[
 ];
 
 #[derive(Debug)]
-pub(super) struct Invocation<'a> {
-    pub(super) program: &'a Path,
-    pub(super) args: Vec<OsString>,
+pub(crate) struct Invocation<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) args: Vec<OsString>,
     /// All of the environment but [`PASSED_ON`].
-    pub(super) env: Vec<(&'static str, OsString)>,
-    pub(super) current_dir: &'a Path,
-    pub(super) stdin: Stdio,
-    pub(super) stdout_bytes_max: u64,
-    pub(super) deadline: Duration,
+    pub(crate) env: Vec<(&'static str, OsString)>,
+    pub(crate) current_dir: &'a Path,
+    pub(crate) stdin: Stdio,
+    pub(crate) stdout_bytes_max: u64,
+    pub(crate) deadline: Duration,
 }
 
 #[derive(Debug)]
-pub(super) struct Finished {
-    pub(super) success: bool,
-    pub(super) stdout: Vec<u8>,
+pub struct Finished {
+    pub success: bool,
+    pub stdout: Vec<u8>,
     /// The last 64 KiB, without secrets in addresses.
-    pub(super) stderr: String,
+    pub stderr: String,
 }
 
 #[derive(Debug)]
-pub(super) enum RunError {
+pub(crate) enum RunError {
     NotStarted(io::Error),
     TimedOut,
     TooMuchOutput,
@@ -73,7 +73,7 @@ impl Drop for Group {
     }
 }
 
-pub(super) async fn run(invocation: Invocation<'_>) -> Result<Finished, RunError> {
+pub(crate) async fn run(invocation: Invocation<'_>) -> Result<Finished, RunError> {
     let mut command = Command::new(invocation.program);
     command.args(&invocation.args).current_dir(invocation.current_dir).env_clear().envs(environment(&invocation.env));
     command.stdin(invocation.stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -120,7 +120,7 @@ async fn read_tail(mut pipe: impl AsyncRead + Unpin) -> Result<Vec<u8>, RunError
 }
 
 /// For start-up, before there is a runtime: the first line a program prints about itself.
-pub(super) fn first_line_blocking(program: &Path, argument: &str, deadline: Duration) -> io::Result<String> {
+pub(crate) fn first_line_blocking(program: &Path, argument: &str, deadline: Duration) -> io::Result<String> {
     const POLL: Duration = Duration::from_millis(5);
     let mut command = std::process::Command::new(program);
     command.arg(argument).env_clear().envs(environment(&[]));
@@ -140,7 +140,7 @@ pub(super) fn first_line_blocking(program: &Path, argument: &str, deadline: Dura
 }
 
 /// The program where PATH has it, so that an error can name the file; the name itself when PATH lacks it.
-pub(super) fn shown(program: &Path) -> PathBuf {
+pub(crate) fn shown(program: &Path) -> PathBuf {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&search).map(|dir| dir.join(program)).find(|path| path.is_file());
     found.unwrap_or_else(|| program.to_owned())

@@ -1,7 +1,6 @@
 //! How git proves who we are. Secrets stay in their files: git's environment names the files, its askpass script or ssh
 //! reads them.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +9,8 @@ use std::sync::Arc;
 
 use nix::unistd::Uid;
 
-use super::error::Error;
-use super::remote::{Remote, Transport};
+use crate::error::Error;
+use crate::remote::{Remote, Transport};
 
 /// A credential of the host's settings; both kinds name a file of mode 0600.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +30,7 @@ pub enum Credential {
 const TOKEN_USER: &str = "x-access-token";
 
 /// Answers git's two questions for the one host the token is for, and no other: a redirect asks with another host.
-pub(super) const ASKPASS_SCRIPT: &str = r#"#!/bin/sh
+pub(crate) const ASKPASS_SCRIPT: &str = r#"#!/bin/sh
 case "$1" in
 "Username for 'https://$AGENTD_GIT_HOST': ") printf '%s\n' "$AGENTD_GIT_USER" ;;
 "Password for 'https://$AGENTD_GIT_USER@$AGENTD_GIT_HOST': ")
@@ -47,27 +46,22 @@ const SSH_ALIVE_S: u32 = 15;
 
 /// Files outside the credential that authentication needs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Places<'a> {
-    pub(super) askpass_path: &'a Path,
-    pub(super) known_hosts_file: &'a Path,
+pub(crate) struct Places<'a> {
+    pub(crate) askpass_path: &'a Path,
+    pub(crate) known_hosts_file: &'a Path,
 }
 
-/// The variables that let git reach `remote` with the credential named `auth`.
-pub(super) fn environment(
+/// The variables that let git reach `remote` with a credential, which comes with its name.
+pub(crate) fn environment(
     remote: &Remote,
-    auth: Option<&str>,
-    credentials: &BTreeMap<String, Credential>,
+    credential: Option<(&str, &Credential)>,
     places: Places<'_>,
 ) -> Result<Vec<(&'static str, OsString)>, Error> {
-    let credential = match auth {
-        Some(name) => {
-            let found = credentials.get(name).ok_or_else(|| Error::CredentialUnknown { name: name.to_owned() })?;
-            check_host(remote, name, found)?;
-            check_file(found.file())?;
-            Some(found)
-        }
-        None => None,
-    };
+    if let Some((name, credential)) = credential {
+        check_host(remote, name, credential)?;
+        check_file(credential.file())?;
+    }
+    let credential = credential.map(|(_, credential)| credential);
     match (&remote.transport, credential) {
         (Transport::Https { user, .. }, Some(Credential::Token { token_file, .. })) => Ok(vec![
             ("GIT_ASKPASS", places.askpass_path.into()),
@@ -93,16 +87,26 @@ impl Credential {
             Self::Token { token_file, .. } => token_file,
         }
     }
+
+    fn place(&self) -> (&'static str, &str) {
+        match self {
+            Self::SshKey { host, .. } => ("ssh", host),
+            Self::Token { host, .. } => ("https", host),
+        }
+    }
+
+    /// Whether it is meant for the repository's server.
+    pub(crate) fn fits(&self, remote: &Remote) -> bool {
+        let (scheme, host) = self.place();
+        scheme == remote.scheme() && remote.is_at(host)
+    }
 }
 
 fn check_host(remote: &Remote, name: &str, credential: &Credential) -> Result<(), Error> {
-    let (scheme, host) = match credential {
-        Credential::SshKey { host, .. } => ("ssh", host),
-        Credential::Token { host, .. } => ("https", host),
-    };
-    if scheme == remote.scheme() && remote.is_at(host) {
+    if credential.fits(remote) {
         return Ok(());
     }
+    let (scheme, host) = credential.place();
     Err(Error::CredentialForOtherHost {
         name: name.to_owned(),
         expected: format!("{scheme}://{host}"),
@@ -178,33 +182,28 @@ mod tests {
         path
     }
 
-    fn one(credential: Credential) -> BTreeMap<String, Credential> {
-        BTreeMap::from([("shop".to_owned(), credential)])
-    }
-
     #[test]
     fn a_credential_is_checked_before_use() {
         let dir = tempfile::tempdir().unwrap();
         let https = Remote::parse("https://h/x").unwrap();
-        let token = |mode| one(Credential::Token { host: "h".to_owned(), token_file: secret(dir.path(), mode) });
-        let ask = |remote: &Remote, credentials: &_| environment(remote, Some("shop"), credentials, places());
+        let token = |mode| Credential::Token { host: "h".to_owned(), token_file: secret(dir.path(), mode) };
+        let ask = |remote: &Remote, credential: &_| environment(remote, Some(("shop", credential)), places());
 
         assert!(ask(&https, &token(0o600)).is_ok());
         assert!(matches!(ask(&https, &token(0o640)), Err(Error::CredentialExposed { mode: 0o640, .. })));
-        assert!(matches!(ask(&https, &BTreeMap::new()), Err(Error::CredentialUnknown { .. })));
         for other in ["https://evil/x", "ssh://git@h/x", "file:///x", "https://h:8443/x"] {
             let remote = Remote::parse(other).unwrap();
             assert!(matches!(ask(&remote, &token(0o600)), Err(Error::CredentialForOtherHost { .. })), "{other}");
         }
         std::fs::remove_file(dir.path().join("secret")).unwrap();
-        let gone = one(Credential::Token { host: "h".to_owned(), token_file: dir.path().join("secret") });
+        let gone = Credential::Token { host: "h".to_owned(), token_file: dir.path().join("secret") };
         assert!(matches!(ask(&https, &gone), Err(Error::CredentialUnreadable { .. })));
     }
 
     #[test]
     fn a_user_name_without_a_token_is_refused() {
         let remote = Remote::parse("https://ghp_looksLikeAToken@h/x").unwrap();
-        let refused = environment(&remote, None, &BTreeMap::new(), places()).unwrap_err();
+        let refused = environment(&remote, None, places()).unwrap_err();
         assert!(matches!(refused, Error::SecretInAddress { .. }));
         assert!(!refused.to_string().contains("ghp_"));
     }

@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::ids::ServiceName;
-use agentd_sys::files::{Durability, write_atomic};
+use agentd_sys::files::{Durability, make_dir, write_atomic};
 
-use super::classify::telling_line;
-use super::command::{Invocation, RunError, run};
-use super::error::Error;
-use super::mirror::make_dir;
-use super::releases::blocking;
+use crate::classify::telling_line;
+use crate::command::{Invocation, RunError, run};
+use crate::error::Error;
 
 /// An Ed25519 key takes milliseconds; a host short of entropy, longer.
 const KEYGEN_DEADLINE: Duration = Duration::from_secs(30);
@@ -28,13 +26,12 @@ const ALGORITHMS: [&str; 5] =
 pub async fn new_key(dir: &Path, name: &str) -> Result<String, Error> {
     // The rule of service names is also a safe rule for file names.
     ServiceName::new(name).map_err(|_bad| Error::BadKeyName { name: name.to_owned() })?;
-    make_dir(dir, 0o700)?;
+    make_dir(dir, 0o700).map_err(Error::io("make folder", dir))?;
     let temp_dir = dir.join(format!(".new-{name}-{}", std::process::id()));
     std::fs::DirBuilder::new().create(&temp_dir).map_err(Error::io("make folder", &temp_dir))?;
     let made = make_pair(dir, name, &temp_dir).await;
-    let removed = temp_dir.clone();
-    blocking("remove a folder", move || std::fs::remove_dir_all(&removed).map_err(Error::io("remove", &removed)))
-        .await?;
+    // Two small files at most: not worth another thread.
+    std::fs::remove_dir_all(&temp_dir).map_err(Error::io("remove", &temp_dir))?;
     made
 }
 

@@ -1,0 +1,219 @@
+//! The handle by which API, dashboard and command line reach everything. Cheap to clone.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use agentd_git::Asker;
+use agentd_protocol::control::ids::StackId;
+use agentd_protocol::control::key::SecretKey;
+use agentd_protocol::control::report::Snapshot;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::fleet::{Fleet, HostNow, SnapshotNow};
+use super::statements::Keys;
+use super::{Actor, Error, Settings};
+use crate::model::{VersionKind, VersionRow};
+use crate::seal::Key;
+use crate::store::{Entry, Role, Store, StoredStack, StoredVersion};
+use crate::{clock, lifecycle};
+
+#[derive(Debug, Clone)]
+pub struct Control {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub store: Store,
+    pub key: Key,
+    pub settings: Settings,
+    pub git: Asker,
+    pub fleet: Mutex<Fleet>,
+    pub changes: watch::Sender<u64>,
+    /// Called when the server ends: held reports are answered.
+    pub draining: CancellationToken,
+}
+
+/// What is only in memory of who reported is written so often.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// Fresh notes are looked at so often; they are renewed after hours.
+const RENEW_INTERVAL: Duration = Duration::from_secs(60);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+
+impl Control {
+    /// Reads what there is. Call it once a home.
+    pub async fn open(
+        store: Store,
+        key: Key,
+        settings: Settings,
+        git: Asker,
+        draining: CancellationToken,
+    ) -> Result<Self, Error> {
+        let mut fleet = Fleet::default();
+        for stored in store.stacks().await? {
+            let last = store.versions(&stored.id, None, 1).await?.into_iter().next();
+            fleet.put_stack(stored, last.map(version_row));
+        }
+        for stored in store.hosts().await? {
+            fleet.hosts.insert(stored.id.clone(), HostNow::of(stored));
+        }
+        for live in store.lives().await? {
+            if let Some(host) = fleet.hosts.get_mut(&live.host) {
+                host.live = Some(live);
+            }
+        }
+        for snapshot in store.snapshots().await? {
+            // One of an earlier version that is read no more is sent anew soon.
+            let Ok(body) = serde_json::from_str::<Snapshot>(&snapshot.body) else { continue };
+            if let Some(host) = fleet.hosts.get_mut(&snapshot.host) {
+                let (digest, received_at) = (snapshot.digest, snapshot.received_at);
+                host.snapshot = Some(SnapshotNow { digest, received_at, body: Arc::new(body) });
+            }
+        }
+        fleet.newest_event = store.newest_event().await?;
+        let (fleet, changes) = (Mutex::new(fleet), watch::Sender::new(1));
+        Ok(Self { inner: Arc::new(Inner { store, key, settings, git, fleet, changes, draining }) })
+    }
+
+    /// The server's own work, until `cancel` is called.
+    pub fn start(&self, cancel: &CancellationToken) {
+        let (control, ending) = (self.clone(), cancel.clone());
+        lifecycle::spawn_essential("chores", cancel.clone(), async move { control.chores(ending).await });
+        let (store, ending) = (self.inner.store.clone(), cancel.clone());
+        lifecycle::spawn_essential("store", cancel.clone(), async move {
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = store.stopped() => {}
+            }
+        });
+    }
+
+    async fn chores(&self, cancel: CancellationToken) {
+        let mut flush = tokio::time::interval(FLUSH_INTERVAL);
+        let mut renew = tokio::time::interval(RENEW_INTERVAL);
+        let mut prune = tokio::time::interval(PRUNE_INTERVAL);
+        loop {
+            let done = tokio::select! {
+                () = cancel.cancelled() => break,
+                _ = flush.tick() => self.flush().await,
+                _ = renew.tick() => self.renew().await,
+                _ = prune.tick() => self.prune().await,
+            };
+            if let Err(error) = done {
+                // The disk is full or slow: the next turn tries again.
+                tracing::warn!(error = agentd_sys::causes::chain(&error), "a chore failed; it is tried again");
+            }
+        }
+        if let Err(error) = self.flush().await {
+            tracing::warn!(error = agentd_sys::causes::chain(&error), "who reported last is lost");
+        }
+    }
+
+    /// Writes down who reported; called at the end too.
+    pub(super) async fn flush(&self) -> Result<(), Error> {
+        let lives: Vec<_> = {
+            let mut fleet = self.fleet();
+            let lives = fleet.hosts.values_mut().filter_map(|host| {
+                let is_dirty = std::mem::take(&mut host.is_dirty);
+                host.live.clone().filter(|_| is_dirty)
+            });
+            lives.collect()
+        };
+        if lives.is_empty() { Ok(()) } else { Ok(self.inner.store.touch(lives).await?) }
+    }
+
+    async fn prune(&self) -> Result<(), Error> {
+        while self.inner.store.prune_events(clock::now_unix_ms()).await? {}
+        Ok(())
+    }
+
+    pub(super) fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        // A panic while it was held left whole rows.
+        self.inner.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// For auth's accounts.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Counts up whenever something that any answer is made of changes: a report, an event, a published version. For live
+    /// pages: wait for a change, look again, at most a few times a second.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    pub(super) fn changed(&self) {
+        self.inner.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Cancelled when the server ends: who holds an answer open lets go.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.inner.draining
+    }
+
+    pub(super) fn stored_stack(&self, id: &StackId) -> Result<StoredStack, Error> {
+        let fleet = self.fleet();
+        fleet.stacks.get(id).map(|stack| stack.stored.clone()).ok_or_else(|| Error::not_found(format!("stack {id}")))
+    }
+
+    /// After a change in the database.
+    pub(super) async fn reload_stack(&self, id: &StackId) -> Result<(), Error> {
+        let Some(stored) = self.inner.store.stacks().await?.into_iter().find(|stack| stack.id == *id) else {
+            return Ok(());
+        };
+        let last = self.inner.store.versions(id, None, 1).await?.into_iter().next();
+        self.fleet().put_stack(stored, last.map(version_row));
+        self.changed();
+        Ok(())
+    }
+
+    pub(super) async fn keys_of(&self, stack: &StackId) -> Result<Keys, Error> {
+        let stored = self.inner.store.stack_keys(stack).await?;
+        let open = |role: Role| -> Result<SecretKey, Error> {
+            let sealed =
+                stored.iter().find(|key| key.role == role).ok_or_else(|| Error::not_found("the stack's key"))?;
+            let seed = self.inner.key.open(&purpose_of_key(stack, role), &sealed.sealed)?;
+            let seed = seed.as_slice().try_into().map_err(|_| crate::seal::Error::Sealed)?;
+            Ok(SecretKey::from_seed(seed))
+        };
+        Ok(Keys { root: open(Role::Root)?, version: open(Role::Version)?, fresh: open(Role::Fresh)? })
+    }
+}
+
+/// Where a private key stands, for [`Key::seal`].
+pub(crate) fn purpose_of_key(stack: &StackId, role: Role) -> String {
+    format!("stack key {stack} {}", role.word())
+}
+
+pub(super) fn entry(actor: &Actor, action: &'static str, target: impl std::fmt::Display, detail: Value) -> Entry {
+    Entry {
+        at_unix_ms: clock::now_unix_ms(),
+        actor: actor.to_string(),
+        action,
+        target: target.to_string(),
+        detail,
+        alarm: false,
+    }
+}
+
+pub(super) fn version_row(version: StoredVersion) -> VersionRow {
+    VersionRow {
+        number: version.number,
+        note: match version.kind {
+            VersionKind::Deploy => VersionKind::Deploy,
+            VersionKind::Rollback { of } => VersionKind::Rollback { of },
+        },
+        by: version.actor,
+        reason: version.reason,
+        created_unix_ms: version.created_at,
+        sha256: version.state,
+        summary: version.summary,
+    }
+}

@@ -1,0 +1,84 @@
+//! Bodies and headers, read within limits, their failures told as problems.
+
+use std::collections::BTreeMap;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, FromRequestParts};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Request, header};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::core::Error;
+
+/// Of a body that is no document.
+const JSON_BYTES_MAX: usize = 64 * 1024;
+
+/// What is left out stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostEdit {
+    pub name: Option<String>,
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// As the host shows it.
+    pub code: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupTo {
+    /// A new file, by its whole path on the server.
+    pub file: String,
+}
+
+/// A body in JSON. No body at all is the default of the type's fields.
+pub(super) struct Read<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Read<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request<Body>, _state: &S) -> Result<Self, Error> {
+        let bytes = read(request.into_body(), JSON_BYTES_MAX).await?;
+        let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+        // serde_json's words name keys and types; of a value it shows what was wrong with its type alone.
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| Error::BadRequest(format!("the body: {error}")))
+    }
+}
+
+pub(super) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Error> {
+    to_bytes(body, bytes_max).await.map_err(|_| Error::BodyTooLarge { bytes_max })
+}
+
+/// A query, with problems told as ours.
+pub(super) struct Query<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
+        let query = axum::extract::Query::<T>::try_from_uri(&parts.uri);
+        query.map(|query| Self(query.0)).map_err(|error| Error::BadRequest(error.to_string()))
+    }
+}
+
+/// A part of the path that has a type of its own: what is not of the type is not there.
+pub(super) fn named<T: std::str::FromStr>(text: &str) -> Result<T, Error> {
+    text.parse().map_err(|_| Error::not_found("that path"))
+}
+
+/// The revision of `If-Match`, quoted or not.
+pub(super) fn revision(headers: &HeaderMap) -> Result<u64, Error> {
+    let value = headers.get(header::IF_MATCH).ok_or(Error::RevisionMissing)?;
+    let text = value.to_str().unwrap_or_default().trim().trim_start_matches("W/").trim_matches('"');
+    text.parse().map_err(|_| Error::BadRequest("If-Match is a revision: a number in quotes".to_owned()))
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Option<String> {
+    headers.get("idempotency-key").map(|value| value.to_str().unwrap_or_default().to_owned())
+}

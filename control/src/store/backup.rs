@@ -1,0 +1,198 @@
+//! A backup is one SQLite file: the precious database as of one moment, with a manifest in it. Secrets in it are sealed,
+//! and the key is not part of it. The journal is not either: hosts say again how they are.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use agentd_protocol::control::ids::StackId;
+use agentd_protocol::digest::Digest;
+use agentd_protocol::ids::Version;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::audit::{Entry, append};
+use super::convert::{Fault, parsed, row, rows, signed, text, unsigned};
+use super::{CONTROL_FILE, Error, Store, open};
+use crate::lifecycle;
+
+const MANIFEST: &str = "backup";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    made_unix_ms: u64,
+    /// Over every row of every table.
+    rows_sha256: Digest,
+}
+
+/// What a backup holds, once it has been found whole.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    pub made_unix_ms: u64,
+    pub schema: u32,
+    pub stacks: Vec<ContentsStack>,
+    pub tokens_open: u64,
+    pub audit_rows: u64,
+    /// One sealed private key and what it was sealed for, to try a key file on.
+    pub sample: Option<(StackId, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ContentsStack {
+    pub id: StackId,
+    pub name: String,
+    pub version: Version,
+    pub hosts: u64,
+}
+
+impl Store {
+    /// Writes a copy to `path`, which must not exist, and reads it back.
+    pub async fn backup(&self, path: &Path, now: u64) -> Result<Contents, Error> {
+        let (from, to) = (self.control_path.clone(), path.to_owned());
+        let work = move || copy(&from, &to, now);
+        lifecycle::spawn_blocking("backup", work).await.map_err(|_| Error::Stopped { operation: "make a backup" })?
+    }
+}
+
+fn copy(from: &Path, to: &Path, now: u64) -> Result<Contents, Error> {
+    let failed = |source| Error::Open { path: to.to_owned(), source };
+    // The place must be free; and nobody else may read what comes there.
+    drop(OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?);
+    let copied = (|| {
+        open::open_to_read(from)?
+            .execute("VACUUM INTO ?1", [to.to_string_lossy()])
+            .map_err(|source| open::broken(to, source))?;
+        seal_manifest(to, now).map_err(|fault| fault.of("write the manifest of a backup"))?;
+        File::open(to).and_then(|file| file.sync_all()).map_err(failed)?;
+        inspect(to)
+    })();
+    if copied.is_err() {
+        // Half a backup is worse than none; the error itself is what matters.
+        let _ = std::fs::remove_file(to);
+    }
+    copied
+}
+
+fn seal_manifest(path: &Path, now: u64) -> Result<(), Fault> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let manifest = Manifest { made_unix_ms: now, rows_sha256: rows_digest(&connection)? };
+    let json = serde_json::to_string(&manifest)?;
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", (MANIFEST, json))?;
+    Ok(())
+}
+
+/// Reads a backup without changing it, every row of it.
+pub fn inspect(path: &Path) -> Result<Contents, Error> {
+    let connection = open::open_to_read(path)?;
+    let schema = open::check(&connection).map_err(|source| open::broken(path, source))?;
+    let Some(schema) = schema else { return Err(Error::Unreadable { path: path.to_owned(), source: None }) };
+    open::refuse_newer(schema, open::CONTROL)?;
+    let operation = "read a backup";
+    let json = row(&connection, "SELECT value FROM meta WHERE key = ?1", [MANIFEST], |row| text(row, "value"));
+    let changed = || Error::Changed { path: path.to_owned() };
+    let json = json.map_err(|fault| fault.of(operation))?.ok_or_else(changed)?;
+    let manifest: Manifest = serde_json::from_str(&json).map_err(|_| changed())?;
+    if rows_digest(&connection).map_err(|fault| fault.of(operation))? != manifest.rows_sha256 {
+        return Err(changed());
+    }
+    contents(&connection, &manifest, schema).map_err(|fault| fault.of(operation))
+}
+
+fn contents(connection: &Connection, manifest: &Manifest, schema: u32) -> Result<Contents, Fault> {
+    let sql = "SELECT id, name, last_version,
+               (SELECT count(*) FROM hosts WHERE stack = stacks.id AND standing = 'active') AS hosts
+               FROM stacks ORDER BY name";
+    let stacks = rows(connection, sql, [], |row| {
+        Ok(ContentsStack {
+            id: parsed(row, "id")?,
+            name: text(row, "name")?,
+            version: Version(unsigned(row, "last_version")?),
+            hosts: unsigned(row, "hosts")?,
+        })
+    })?;
+    let count = |sql: &str| -> Result<u64, Fault> {
+        Ok(u64::try_from(connection.query_row(sql, [], |row| row.get::<_, i64>(0))?)?)
+    };
+    let sample = row(connection, "SELECT stack, sealed FROM stack_keys WHERE role = 'version' LIMIT 1", [], |row| {
+        Ok((parsed(row, "stack")?, row.get("sealed")?))
+    })?;
+    Ok(Contents {
+        made_unix_ms: manifest.made_unix_ms,
+        schema,
+        stacks,
+        tokens_open: count("SELECT count(*) FROM tokens WHERE used_by IS NULL AND revoked_at IS NULL")?,
+        audit_rows: count("SELECT count(*) FROM audit")?,
+        sample,
+    })
+}
+
+/// Puts a backup into a folder that has no database, with every open token revoked: a use of one may be what was lost.
+pub fn restore(backup: &Path, dir: &Path, now: u64) -> Result<Contents, Error> {
+    let contents = inspect(backup)?;
+    let path = dir.join(CONTROL_FILE);
+    let temp: PathBuf = dir.join(format!(".{CONTROL_FILE}.restore"));
+    let failed = |source| Error::Open { path: path.clone(), source };
+    if path.exists() {
+        return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
+    }
+    std::fs::copy(backup, &temp).map_err(failed)?;
+    std::fs::set_permissions(&temp, Permissions::from_mode(0o600)).map_err(failed)?;
+    let connection = open::open(&temp, open::CONTROL)?;
+    adapt(&connection, &contents, now).map_err(|fault| fault.of("adapt a restored database"))?;
+    connection
+        .pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))
+        .map_err(|source| open::broken(&temp, source))?;
+    drop(connection);
+    File::open(&temp).and_then(|file| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&temp, &path).map_err(failed)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+    Ok(contents)
+}
+
+fn adapt(connection: &Connection, contents: &Contents, now: u64) -> Result<(), Fault> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let sql = "UPDATE tokens SET revoked_at = ?1 WHERE used_by IS NULL AND revoked_at IS NULL";
+    connection.execute(sql, [signed(now)])?;
+    connection.execute("DELETE FROM meta WHERE key = ?1", [MANIFEST])?;
+    let detail = serde_json::json!({"made_unix_ms": contents.made_unix_ms, "tokens_revoked": contents.tokens_open});
+    let (actor, target) = ("controld restore".to_owned(), "database".to_owned());
+    append(connection, &Entry { at_unix_ms: now, actor, action: "restore", target, detail, alarm: true })?;
+    connection.execute_batch("COMMIT")?;
+    Ok(())
+}
+
+fn rows_digest(connection: &Connection) -> Result<Digest, Fault> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name";
+    let mut hash = Sha256::new();
+    for table in rows(connection, sql, [], |row| text(row, "name"))? {
+        let filter = if table == "meta" { format!("WHERE key <> '{MANIFEST}'") } else { String::new() };
+        let columns = connection.prepare(&format!("SELECT * FROM \"{table}\""))?.column_count();
+        let order: Vec<String> = (1..=columns).map(|column| column.to_string()).collect();
+        let mut select =
+            connection.prepare(&format!("SELECT * FROM \"{table}\" {filter} ORDER BY {}", order.join(", ")))?;
+        let mut found = select.query([])?;
+        hash.update(table.as_bytes());
+        while let Some(row) = found.next()? {
+            for column in 0..columns {
+                add_value(&mut hash, row.get_ref(column)?);
+            }
+        }
+    }
+    Ok(Digest::from_bytes(hash.finalize().into()))
+}
+
+/// With its type and length, so that no two rows run into each other.
+fn add_value(hash: &mut Sha256, value: ValueRef<'_>) {
+    let (kind, bytes): (u8, Vec<u8>) = match value {
+        ValueRef::Null => (0, Vec::new()),
+        ValueRef::Integer(number) => (1, number.to_be_bytes().to_vec()),
+        ValueRef::Real(number) => (2, number.to_be_bytes().to_vec()),
+        ValueRef::Text(text) => (3, text.to_vec()),
+        ValueRef::Blob(bytes) => (4, bytes.to_vec()),
+    };
+    hash.update([kind]);
+    hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+    hash.update(&bytes);
+}

@@ -1,0 +1,2 @@
+-- Users, sessions and API tokens.
+SELECT 1;

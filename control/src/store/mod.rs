@@ -1,0 +1,146 @@
+//! What the server must remember, in two SQLite files: `control.db`, which is precious, and `journal.db`, which holds what
+//! hosts said and is bounded.
+//!
+//! Owns: the files, their schemas and migrations, one writing thread each, and what may be in one transaction. The only
+//! room that names rusqlite. Everything is committed with `synchronous=FULL` before a call returns.
+//! Must never know: what any of it is for, nor a secret: what comes here is sealed.
+//! Called by: core (and auth, for its accounts), through [`Store`], which is cheap to clone.
+//! Survives a restart: everything here. A call whose future is dropped may still take effect: the work was handed over.
+
+mod audit;
+mod backup;
+mod convert;
+mod drafts;
+mod hosts;
+mod idempotency;
+mod journal;
+mod open;
+mod reader;
+mod stacks;
+mod tokens;
+mod versions;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use audit::Entry;
+pub use backup::{Contents, ContentsStack, inspect, restore};
+pub use drafts::{NewDraft, SealedEnv, StoredDraft};
+pub use hosts::{Admission, NewHost, StoredHost, StoredStanding};
+pub use idempotency::Remembered;
+pub use journal::{Arrival, Batch, Ingested, Live, StoredSnapshot};
+pub use stacks::{HeadPut, NewHead, NewStackRow, Role, StoredKey, StoredStack};
+pub use tokens::{NewTokenRow, StoredToken};
+pub use versions::{NewVersion, ObjectKind, Put, StoredVersion};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open the database {path}: check that its folder exists and that this user may write there")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot prepare the database {path}")]
+    Prepare {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("the database {path} is not readable as one; it was left untouched: put back a backup")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: Option<rusqlite::Error>,
+    },
+    #[error(
+        "the database has schema {found} and this program knows up to {known}: it was written by a newer controld; run \
+         that version, or restore a copy from before the upgrade"
+    )]
+    Newer { found: u32, known: u32 },
+    #[error("cannot {operation}: the disk of the database is full; free some space, then try again")]
+    DiskFull {
+        operation: &'static str,
+        #[source]
+        source: Arc<rusqlite::Error>,
+    },
+    #[error("cannot {operation} in the database; look at its disk")]
+    Query {
+        operation: &'static str,
+        #[source]
+        source: Arc<rusqlite::Error>,
+    },
+    #[error("cannot {operation}: a stored value is not what its column holds; restore a backup")]
+    Stored {
+        operation: &'static str,
+        #[source]
+        source: StoredValue,
+    },
+    #[error("cannot {operation}: the database has no such row; it was removed meanwhile, or never written")]
+    Missing { operation: &'static str },
+    #[error("cannot {operation}: too much waits for the disk")]
+    Busy { operation: &'static str },
+    #[error("cannot {operation}: the store has stopped; the log says why, and the server has to be started again")]
+    Stopped { operation: &'static str },
+    #[error("the copy {path} differs from the manifest in it: it was damaged or changed")]
+    Changed { path: PathBuf },
+}
+
+impl Error {
+    /// The same call may succeed in a moment.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Stopped { .. } | Self::DiskFull { .. })
+    }
+}
+
+/// Why a stored value could not be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum StoredValue {
+    #[error("not the expected JSON")]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Name(#[from] agentd_protocol::ids::BadName),
+    #[error(transparent)]
+    Digest(#[from] agentd_protocol::digest::BadDigest),
+    #[error(transparent)]
+    Key(#[from] agentd_protocol::control::key::BadKey),
+    #[error("number out of range")]
+    Number(#[from] std::num::TryFromIntError),
+    #[error("unknown word in a column of fixed words")]
+    Word,
+}
+
+#[derive(Debug, Clone)]
+pub struct Store {
+    control: writer::Writer,
+    control_reads: reader::Reader,
+    journal: writer::Writer,
+    journal_reads: reader::Reader,
+    pub(super) control_path: PathBuf,
+}
+
+pub const CONTROL_FILE: &str = "control.db";
+pub const JOURNAL_FILE: &str = "journal.db";
+
+impl Store {
+    /// Blocks for as long as the disk takes: to be called before anything is served.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let (control_path, journal_path) = (dir.join(CONTROL_FILE), dir.join(JOURNAL_FILE));
+        Ok(Self {
+            control: writer::Writer::open(&control_path, open::CONTROL, "control store")?,
+            control_reads: reader::Reader::open(&control_path)?,
+            journal: writer::Writer::open(&journal_path, open::JOURNAL, "journal store")?,
+            journal_reads: reader::Reader::open(&journal_path)?,
+            control_path,
+        })
+    }
+
+    /// Returns when one of the files can be written no more. For an essential task to wait on.
+    pub async fn stopped(&self) {
+        tokio::select! {
+            () = self.control.stopped() => {}
+            () = self.journal.stopped() => {}
+        }
+    }
+}
