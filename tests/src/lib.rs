@@ -4,6 +4,7 @@
 //! what it saw last. Dropping a [`World`] takes everything down and ends what is left by pid.
 
 pub mod conformance;
+mod controld;
 pub mod dns;
 pub mod fake_control;
 pub mod host;
@@ -13,6 +14,7 @@ mod terminal;
 pub mod ufw;
 mod world;
 
+pub use controld::Controld;
 pub use repo::Repo;
 pub use terminal::Terminal;
 pub use world::{Answer, Ran, World, free_port, program, web};

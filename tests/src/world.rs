@@ -149,6 +149,12 @@ impl World {
         self.start_program(Command::new(agentd).uid(uid).gid(uid), &[], env);
     }
 
+    /// Joins a control server by its join string.
+    pub fn join(&self, join_string: &str) -> Ran {
+        self.settle();
+        ran(Command::new(program("agentd")).arg("join").arg("--home").arg(&self.home).arg(join_string))
+    }
+
     /// `command` becomes `agentd`, whatever it does before.
     pub fn start_program(&mut self, command: &mut Command, arguments: &[&str], env: &[(&str, &str)]) {
         self.settle();

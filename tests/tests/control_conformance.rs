@@ -7,7 +7,8 @@ use agentd_protocol::control::statement::{ROOT_TYPE, Role, Root};
 use agentd_protocol::control::time::Time;
 use agentd_protocol::control::trust::{Decision, Now, TrustRecord, check_state};
 use agentd_protocol::digest::Digest;
-use agentd_tests::conformance::{dir, load};
+use agentd_tests::Controld;
+use agentd_tests::conformance::{Operator, Outcome, Plan, dir, load, run};
 use serde_json::{Value, json};
 
 fn recorded() -> Value {
@@ -88,4 +89,28 @@ fn every_vector_can_be_read() {
     for vector in &vectors {
         assert!(vector.about.ends_with('.') && !vector.steps.is_empty(), "{}", vector.name);
     }
+}
+
+/// What a host may count on, of the server we ship: everything, the optional included.
+#[test]
+fn controld_answers_as_recorded() {
+    let controld = Controld::start();
+    let hook = dir().join("controld-operator");
+    let plan = Plan {
+        base_url: controld.url.clone(),
+        operator: Operator { program: hook, arguments: vec![controld.home().display().to_string()] },
+        client: agentd_sys::http::plain().build().unwrap(),
+        dir: dir(),
+        run: "test".into(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut failures = Vec::new();
+    for vector in load(&plan.dir).unwrap() {
+        match runtime.block_on(run(&plan, &vector)) {
+            Outcome::Passed => {}
+            Outcome::Skipped(capability) => failures.push(format!("{}: skipped for `{capability}`", vector.name)),
+            Outcome::Failed(error) => failures.push(format!("{}: {error:#}", vector.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), controld.log());
 }

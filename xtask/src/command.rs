@@ -22,6 +22,11 @@ impl Line {
         Self { program, arguments: words.collect(), environment: Vec::new() }
     }
 
+    /// A program by its path, which may have blanks.
+    pub(crate) fn program(path: &Path) -> Self {
+        Self { program: path.display().to_string(), arguments: Vec::new(), environment: Vec::new() }
+    }
+
     pub(crate) fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
         self

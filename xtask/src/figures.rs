@@ -2,6 +2,7 @@
 //! and the real edge. Nothing here is a test: it prints what is, and fails only where something does not happen at all.
 
 pub(crate) mod bench;
+pub(crate) mod control;
 mod host;
 mod load;
 mod process;

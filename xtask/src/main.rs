@@ -27,6 +27,8 @@ usage: cargo xtask VERB
   test-root  every test that needs root; refuses to start without it
   demo       runs the three applications of examples/ until Ctrl-C; `cargo xtask demo --help` tells more
   figures    measures memory, idle CPU, restarts, adoption and redeploys under load on this machine; takes 4 min
+  figures --control [--release] [--hosts N] [--rounds N]
+             measures controld with a simulated fleet of 1,000 hosts; takes 6 min
   bench      measures the release build beside nginx, Caddy and Unbound; takes 5 min after the build
   package    builds a Debian package; `cargo xtask package --help` tells more
   fuzz       strangers' bytes against the verifier and the readers of messages, a minute each unless told otherwise
@@ -55,6 +57,7 @@ fn run(arguments: &[String]) -> Result<()> {
         (Some("package"), options) => package::run(&root, options),
         (Some("ci"), []) => ci::run(&root),
         (Some("figures"), []) => figures::run(&root),
+        (Some("figures"), [first, options @ ..]) if first == "--control" => figures::control::run(&root, options),
         (Some("bench"), []) => figures::bench::run(&root),
         (Some("fuzz"), options) => fuzz::run(&root, options),
         (Some("tidy"), []) => tidy::run(&root),

@@ -106,6 +106,10 @@ impl Control {
                 tracing::warn!(error = agentd_sys::causes::chain(&error), "a chore failed; it is tried again");
             }
         }
+    }
+
+    /// When no request is answered any more.
+    pub async fn flush_at_end(&self) {
         if let Err(error) = self.flush().await {
             tracing::warn!(error = agentd_sys::causes::chain(&error), "who reported last is lost");
         }

@@ -29,7 +29,7 @@ pub(super) struct Believed {
     pub(super) pins: BTreeMap<String, Pin>,
     record: Option<TrustRecord>,
     roots: Vec<Envelope>,
-    offer: Option<Offer>,
+    offer: Option<Box<Offer>>,
     state: Option<Vec<u8>>,
 }
 
@@ -56,7 +56,7 @@ impl Believed {
                 let Decision::Newer { record, offer } = self.decide(body, now)? else { bail!("no newer version") };
                 values.insert("state".to_owned(), json!(offer.statement.state.sha256.to_string()));
                 values.insert("version".to_owned(), json!(offer.statement.version.0));
-                (self.record, self.offer) = (Some(record), Some(*offer));
+                (self.record, self.offer) = (Some(record), Some(offer));
                 Ok(())
             }
             Verify::Current => match self.decide(body, now)? {

@@ -47,6 +47,7 @@ const TABLE: &[Row] = &[
     Row { place: "agentctl/", rooms: All, crates: &[PROTOCOL, DOCUMENT, SYS] },
     Row { place: "control/", rooms: All, crates: &[PROTOCOL, DOCUMENT, GIT, SYS] },
     Row { place: "tests/", rooms: All, crates: &[PROTOCOL, SYS] },
+    Row { place: "benches/", rooms: All, crates: &[PROTOCOL, SYS] },
     Row { place: "fuzz/", rooms: All, crates: &[PROTOCOL] },
     Row { place: "xtask/", rooms: All, crates: &[] },
     // The agent. What wires the rooms sees all of them.
@@ -137,10 +138,19 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rusqlite", &["agent/src/store/", "tests/"]),
     ("pingora", &["agent/src/proxy/"]),
     ("hickory", &["agent/src/dns/wire.rs", "agentctl/", "tests/"]),
-    ("tokio", &["agent/", "agentctl/", "git/", "tests/"]),
+    ("tokio", &["agent/", "agentctl/", "benches/", "git/", "tests/"]),
     (
         "anyhow",
-        &["agent/src/main.rs", "agent/src/app.rs", "agent/src/app/", "agent/build.rs", "agentctl/", "tests/", "xtask/"],
+        &[
+            "agent/src/main.rs",
+            "agent/src/app.rs",
+            "agent/src/app/",
+            "agent/build.rs",
+            "agentctl/",
+            "benches/",
+            "tests/",
+            "xtask/",
+        ],
     ),
 ];
 

@@ -119,7 +119,7 @@ impl Fetcher {
                 Looked::Unanswered { cause: refused.to_string(), refused: false }
             }
             Err(Stop::Distrust(refused)) => {
-                // What was bent on its way may carry the mark of what it was.
+                // Its tag may be that of the true one, which then would never be sent again.
                 self.head = None;
                 refusal(None, VIOLATION, vec![refused.to_string()])
             }

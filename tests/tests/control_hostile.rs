@@ -1,0 +1,98 @@
+//! A store that lies: whatever it hands out, the host runs what was signed, answers its users meanwhile, and takes the
+//! next true version.
+
+use agentd_protocol::ids::Version;
+use agentd_protocol::stack::Stack;
+use agentd_protocol::validate::validate;
+use agentd_tests::World;
+use agentd_tests::fake_control::{FakeControl, Fault};
+use serde_json::json;
+
+/// So often a lie is told before it counts as not believed: the second look is one after the first was judged.
+const LOOKS: usize = 2;
+
+fn stack(world: &World, url: &str, commit: &str) -> Stack {
+    let service = json!({"name": "api", "repo": url, "commit": commit, "run": "python3 web.py", "path": "/"});
+    let head = json!({"name": "test", "poll_interval": "1s"});
+    validate(&json!({"schema": 1, "stack": head, "proxy": {"port": world.port}, "service": [service]})).unwrap()
+}
+
+fn asked(fake: &FakeControl, part: &str) -> usize {
+    fake.lock().asked.iter().filter(|path| path.contains(part)).count()
+}
+
+/// What the manager believes and runs.
+fn in_force(world: &World) -> (Option<Version>, Option<Version>) {
+    let control = world.status().control.expect("the host has joined");
+    (control.newest, control.applied)
+}
+
+#[test]
+fn whatever_a_store_hands_out_only_what_was_signed_is_applied() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    let first = repo.git(&["rev-parse", "HEAD"]).trim().to_owned();
+    let second = repo.commit(&[("web.py", &agentd_tests::web("v2"))]);
+    let (one, two) = (stack(&world, &repo.url(), &first), stack(&world, &repo.url(), &second));
+    let fake = FakeControl::start();
+    fake.publish(&one);
+    let joined = world.join(&fake.join_string());
+    assert_eq!(joined.code, 0, "{joined:?}");
+    world.start_joined(&[]);
+    world.serves("/", "v1");
+    world.until("version 1 is applied", |world| in_force(world) == (Some(Version(1)), Some(Version(1))));
+
+    let mut shown = "v1";
+    for (part, fault) in [
+        ("head.json", Fault::Flip(60)),
+        ("head.json", Fault::Truncated),
+        ("head.json", Fault::Endless),
+        ("head.json", Fault::Status(206)),
+        ("head.json", Fault::Status(302)),
+        ("head.json", Fault::Status(304)),
+        ("head.json", Fault::Status(416)),
+        ("/obj/", Fault::Flip(30)),
+        ("/obj/", Fault::Truncated),
+        ("/obj/", Fault::Endless),
+        ("/obj/", Fault::Status(206)),
+        ("/obj/", Fault::Status(302)),
+        ("root/", Fault::Endless),
+    ] {
+        let what = format!("{part} {fault:?}");
+        let (newest, applied) = in_force(&world);
+        assert_eq!(newest, applied, "{what}");
+        let before = asked(&fake, part);
+        fake.fault(part, fault, u32::MAX);
+        let (next, word) = if shown == "v1" { (&two, "v2") } else { (&one, "v1") };
+        let version = fake.publish(next);
+        world.until(&format!("the host has looked: {what}"), |_| asked(&fake, part) >= before + LOOKS);
+        assert_eq!(in_force(&world), (newest, applied), "{what}");
+        assert_eq!(world.get("/").json()["version"], shown, "{what}");
+        fake.mend();
+        world.serves("/", word);
+        world.until("the true version is applied", |world| in_force(world) == (Some(version), Some(version)));
+        shown = word;
+    }
+    world.down();
+}
+
+/// Every byte comes, and none in time: the look is given up, and the next one finds the version.
+#[test]
+fn a_store_that_drips_is_given_up() {
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    let first = repo.git(&["rev-parse", "HEAD"]).trim().to_owned();
+    let second = repo.commit(&[("web.py", &agentd_tests::web("v2"))]);
+    let fake = FakeControl::start();
+    fake.publish(&stack(&world, &repo.url(), &first));
+    assert_eq!(world.join(&fake.join_string()).code, 0);
+    world.start_joined(&[]);
+    world.serves("/", "v1");
+    let before = asked(&fake, "head.json");
+    fake.fault("head.json", Fault::Drip, 1);
+    fake.publish(&stack(&world, &repo.url(), &second));
+    world.until("the host looks", |_| asked(&fake, "head.json") > before);
+    assert_eq!(world.get("/").json()["version"], "v1");
+    world.serves("/", "v2");
+    world.down();
+}
