@@ -15,6 +15,7 @@ use agentd_protocol::exit_code::Exit;
 use agentd_protocol::ids::Commit;
 use agentd_protocol::places::Layout;
 use agentd_protocol::shim::hosts::{Advice, MACHINE_HOSTS_FILE, advice};
+use agentd_protocol::shim::spec::User;
 use agentd_protocol::stack::Stack;
 use agentd_sys::causes::chain;
 use agentd_sys::files::{Lock, NotLocked};
@@ -305,22 +306,14 @@ impl App {
         let run_as = RunAs::choose(options.run_as.as_deref(), home.places.layout, &settings)?;
         run_as.check_reaches(&home.state_dir)?;
         let store = Store::open(&home.database_file())?;
-        let judge = follow::judge(&home);
-        let Found { following, stack, news } = following::find(options, &home, &store, &judge).await?;
-        let (anew, anew_told) = watch::channel(None);
-        following::watch(&home, anew.clone(), &cancel);
+        let Found { following, stack, news, judge } = following::find(options, &home, &store).await?;
+        let (anew, anew_told) = following::watch(&home, &cancel);
         let shim = supervisor::shim_binary::install(&home.state_dir)?;
         let source = source(&home, &settings)?;
         let (hosts, users, shared) = private_views(&home, &shim, &run_as).await?;
         let supervisor = supervise(&home, &settings, &store, shim, &cancel).await?;
         let edge_user = run_as.own(Holder::Edge, &store).await?;
-        let place = EdgePlace::new(
-            &home,
-            following::port(stack.as_ref(), &settings),
-            outside::wanted(options, &home),
-            &settings,
-            edge_user,
-        );
+        let place = edge_place(options, &home, &settings, stack.as_ref(), edge_user);
         let edge_launch::Edge { listening, public, retiring } = listen(&supervisor, &place).await?;
         let (Listening { internal, dns, external }, outside) = (listening, Outside::new(listening.external, public));
         let edge = EdgeClient::start(place.control_socket(), place.snapshot_file(), cancel.clone());
@@ -367,8 +360,7 @@ impl App {
             firewall_launch::start(options, &home, external, &reconcile, follow::answers(&following), &cancel)?;
         lifecycle::spawn("outside", outside.clone().follow(firewall.truth()));
         let told = follow::Told { document, firewall: firewall.clone(), reconcile: reconcile.clone(), control, anew };
-        let ports =
-            follow::Ports { listened: external.port(), owners: settings.proxy_port(), is_provisional: stack.is_none() };
+        let ports = follow::Ports::new(external.port(), settings.proxy_port(), stack.as_ref());
         follow::start(following, store, Arc::clone(&refs), judge, ports, told, &cancel).await?;
         let down = CancellationToken::new();
         let (new_git_key, resolve_refs) = (git_keys(&home), resolve_refs(refs));
@@ -433,6 +425,16 @@ impl App {
         tracing::info!("everything is down; the next start brings it back");
         Ok(())
     }
+}
+
+fn edge_place(
+    options: &RunOptions,
+    home: &Home,
+    settings: &Settings,
+    stack: Option<&Stack>,
+    user: Option<User>,
+) -> EdgePlace {
+    EdgePlace::new(home, following::port(stack, settings), outside::wanted(options, home), settings, user)
 }
 
 /// Parses and validates; every problem as one line that names the file and its line.

@@ -109,7 +109,7 @@ fn of_join(error: &JoinError) -> Exit {
 #[command(after_help = "\
 Examples:
   agentd join                              asks for the join string; what is typed is not shown
-  agentd join --token-file /root/join      from a file that its owner alone may read
+  agentd join --token-file ./join         from a file that its owner alone may read
   some-vault read join | agentd join -     from another program
   agentd join --home ./home --name web-1   not this machine's agent, but that of a folder
 

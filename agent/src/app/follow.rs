@@ -47,6 +47,12 @@ pub(super) struct Ports {
     pub(super) is_provisional: bool,
 }
 
+impl Ports {
+    pub(super) fn new(listened: u16, owners: Option<u16>, stack: Option<&Stack>) -> Self {
+        Self { listened, owners, is_provisional: stack.is_none() }
+    }
+}
+
 /// By policy.toml as it is when a document comes, and by what is let in then.
 pub(super) fn judge(home: &Home) -> Judge {
     let (path, files) = (home.policy_file(), Files::below(&home.state_dir));

@@ -10,9 +10,10 @@ use std::time::Duration;
 use agentd_protocol::api::What;
 use agentd_protocol::places::Layout;
 use agentd_protocol::stack::Stack;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{DocumentError, Error, RunOptions, read};
+use super::{DocumentError, Error, RunOptions, follow, read};
 use crate::config::{Home, Settings};
 use crate::lifecycle;
 use crate::store::{ControlState, Joining, Store};
@@ -39,16 +40,17 @@ pub(super) struct Joined {
 }
 
 /// What the manager works by, and the news of it.
-#[derive(Debug)]
 pub(super) struct Found {
     pub(super) following: Following,
     /// `None`: no version yet, of a host that has joined.
     pub(super) stack: Option<Stack>,
     pub(super) news: Option<What>,
+    pub(super) judge: Judge,
 }
 
 /// Of the folder's identity and the command line, which must not both name one.
-pub(super) async fn find(options: &RunOptions, home: &Home, store: &Store, judge: &Judge) -> Result<Found, Error> {
+pub(super) async fn find(options: &RunOptions, home: &Home, store: &Store) -> Result<Found, Error> {
+    let judge = follow::judge(home);
     let identity = Identity::load(&home.state_dir)?;
     let Some(identity) = identity else { return find_file(options, home, store, judge).await };
     if let Some(path) = &options.stack {
@@ -64,18 +66,18 @@ pub(super) async fn find(options: &RunOptions, home: &Home, store: &Store, judge
     let news = remembered.is_new.then_some(What::ControlJoined { url, host });
     let stack = store.latest_version().await?.map(|latest| latest.stack);
     let joined = Joined { identity: Arc::new(identity), remembered };
-    Ok(Found { following: Following::Control(Box::new(joined)), stack, news })
+    Ok(Found { following: Following::Control(Box::new(joined)), stack, news, judge })
 }
 
-async fn find_file(options: &RunOptions, home: &Home, store: &Store, judge: &Judge) -> Result<Found, Error> {
+async fn find_file(options: &RunOptions, home: &Home, store: &Store, judge: Judge) -> Result<Found, Error> {
     let news = store.end_control().await?.then_some(What::ControlLeft {});
     let default = (home.places.layout == Layout::System).then(|| home.places.stack_file());
     if let Some(path) = options.stack.clone().or(default) {
-        let stack = first_stack(&path, store, judge).await?;
-        return Ok(Found { following: Following::File(path), stack: Some(stack), news });
+        let stack = first_stack(&path, store, &judge).await?;
+        return Ok(Found { following: Following::File(path), stack: Some(stack), news, judge });
     }
     match store.latest_version().await? {
-        Some(latest) => Ok(Found { following: Following::Nothing, stack: Some(latest.stack), news }),
+        Some(latest) => Ok(Found { following: Following::Nothing, stack: Some(latest.stack), news, judge }),
         None => Err(Error::NothingToFollow { home: home.places.shown() }),
     }
 }
@@ -122,7 +124,7 @@ pub(super) enum Anew {
 }
 
 /// Until the host has joined, left, or joined anew.
-pub(super) async fn changed(home: Home) -> Anew {
+async fn changed(home: Home) -> Anew {
     let path = home.state_dir.join(IDENTITY_FILE);
     let look = || std::fs::metadata(&path).ok().map(|found| (found.ino(), found.mtime(), found.mtime_nsec()));
     let first = look();
@@ -134,14 +136,19 @@ pub(super) async fn changed(home: Home) -> Anew {
     }
 }
 
-/// Tells the one who waits, whichever comes first.
-pub(super) fn watch(home: &Home, anew: tokio::sync::watch::Sender<Option<Anew>>, cancel: &CancellationToken) {
-    let (home, cancel) = (home.clone(), cancel.clone());
+/// Where whoever sees that the manager must start anew tells it, and where it hears it.
+pub(super) fn watch(
+    home: &Home,
+    cancel: &CancellationToken,
+) -> (watch::Sender<Option<Anew>>, watch::Receiver<Option<Anew>>) {
+    let (anew, told) = watch::channel(None);
+    let (home, cancel, teller) = (home.clone(), cancel.clone(), anew.clone());
     lifecycle::spawn("identity", async move {
         if let Some(why) = cancel.run_until_cancelled(changed(home)).await {
-            anew.send_replace(Some(why));
+            teller.send_replace(Some(why));
         }
     });
+    (anew, told)
 }
 
 /// The very program that runs, with the arguments it was given; returns only when it cannot.

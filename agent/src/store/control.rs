@@ -96,7 +96,7 @@ impl Store {
 
     /// Versions of a stack file count no more, what is in force stays so: the host may join.
     pub async fn leave_file(&self) -> Result<(), Error> {
-        self.write("leave the stack file", |transaction| next_era(transaction)).await
+        self.write("leave the stack file", next_era).await
     }
 
     pub async fn set_boot(&self, boot: u64) -> Result<(), Error> {

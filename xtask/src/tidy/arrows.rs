@@ -65,7 +65,11 @@ const TABLE: &[Row] = &[
         crates: &[PROTOCOL, SYS],
     },
     // The owner's word on documents: one file, read by whoever judges one and by whoever starts the firewall.
-    Row { place: "agent/src/policy.rs", rooms: These(&["config", "firewall::OwnerRules"]), crates: &[PROTOCOL] },
+    Row {
+        place: "agent/src/policy.rs",
+        rooms: These(&["config", "firewall::DocumentMay", "firewall::OwnerRules"]),
+        crates: &[PROTOCOL],
+    },
     // Two verbs of a person's, which work without a manager.
     Row { place: "agent/src/join_cli.rs", rooms: These(&["config", "store", "sync"]), crates: &[PROTOCOL, SYS] },
     Row {

@@ -511,3 +511,26 @@ async fn the_code_is_shown_until_somebody_says_yes() {
     assert_eq!((identity.name.as_str(), identity.stack_name.as_str()), ("web-1", "shop"));
     assert_eq!(*shown.lock().unwrap(), [Progress::Code("WXQR-4821".into())]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_drips_or_never_comes_ends_at_its_deadline() {
+    let bench = Bench::new().await;
+    bench.fake.publish(&small(1));
+    let client = super::client::Client::new(&bench.identity.reach).unwrap();
+    let path = format!("/s/{}/root/1.json", bench.identity.stack);
+    for fault in [Fault::Drip, Fault::Silent] {
+        bench.fake.fault("root/1.json", fault.clone(), 1);
+        let limit = Duration::from_secs(1);
+        let call = super::client::Call {
+            method: reqwest::Method::GET,
+            path: &path,
+            body: Vec::new(),
+            headers: Vec::new(),
+            bytes_max: 1_000,
+            limit,
+        };
+        let signer = super::client::host_signer(bench.identity.host.as_str(), &bench.identity.key);
+        let answer = client.send(call, unix_secs(), &[signer]).await;
+        assert!(matches!(answer, Err(NoAnswer::TooSlow(_))), "{fault:?}: {answer:?}");
+    }
+}

@@ -44,13 +44,13 @@ impl What {
                 listed(&[("added", added), ("removed", removed), ("changed", changed)])
             }
             Self::DnsChanged { added, removed } => listed(&[("added", added), ("removed", removed)]),
-            Self::ServiceStopped {} => "stopped by the operator".into(),
-            Self::ServiceStarted {} => "started by the operator".into(),
-            Self::ServiceRestarted {} => "restarted by the operator".into(),
-            Self::ServicePinned {} => "rolled back and pinned by the operator".into(),
-            Self::ServiceUnpinned { cause } => format!("follows the document again: {cause}"),
-            Self::ServiceRemoved {} => "has left the document and is gone; its data is kept until it is pruned".into(),
-            Self::ServicePruned {} => "its releases and data were removed by the operator".into(),
+            Self::ServiceStopped {}
+            | Self::ServiceStarted {}
+            | Self::ServiceRestarted {}
+            | Self::ServicePinned {}
+            | Self::ServiceUnpinned { .. }
+            | Self::ServiceRemoved {}
+            | Self::ServicePruned {} => self.service(),
             Self::SecurityTrial { .. }
             | Self::SecurityOverruled { .. }
             | Self::SecurityApplied { .. }
@@ -73,11 +73,7 @@ impl What {
             | Self::ControlLost { .. }
             | Self::ControlRefused { .. }
             | Self::TrustViolation { .. } => self.control(),
-            Self::TunnelConnected { connections } => format!("tunnel connected by {}", connected(*connections)),
-            Self::TunnelDegraded { connections, cause } => {
-                format!("tunnel degraded, {}: {cause}", connected(*connections))
-            }
-            Self::TunnelDown { cause } => format!("tunnel down: {cause}"),
+            Self::TunnelConnected { .. } | Self::TunnelDegraded { .. } | Self::TunnelDown { .. } => self.tunnel(),
             Self::Unknown { kind, details: Value::Null } => kind.clone(),
             Self::Unknown { kind, details } => format!("{kind} {details}"),
         }
@@ -186,6 +182,30 @@ impl What {
                 format!("SSH let in from {} for {}", networks.join(", "), span(*for_ms))
             }
             _ => unreachable!("text hands over the security family alone"),
+        }
+    }
+
+    fn service(&self) -> String {
+        match self {
+            Self::ServiceStopped {} => "stopped by the operator".into(),
+            Self::ServiceStarted {} => "started by the operator".into(),
+            Self::ServiceRestarted {} => "restarted by the operator".into(),
+            Self::ServicePinned {} => "rolled back and pinned by the operator".into(),
+            Self::ServiceUnpinned { cause } => format!("follows the document again: {cause}"),
+            Self::ServiceRemoved {} => "has left the document and is gone; its data is kept until it is pruned".into(),
+            Self::ServicePruned {} => "its releases and data were removed by the operator".into(),
+            _ => unreachable!("text hands over the service family alone"),
+        }
+    }
+
+    fn tunnel(&self) -> String {
+        match self {
+            Self::TunnelConnected { connections } => format!("tunnel connected by {}", connected(*connections)),
+            Self::TunnelDegraded { connections, cause } => {
+                format!("tunnel degraded, {}: {cause}", connected(*connections))
+            }
+            Self::TunnelDown { cause } => format!("tunnel down: {cause}"),
+            _ => unreachable!("text hands over the tunnel family alone"),
         }
     }
 
