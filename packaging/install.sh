@@ -10,8 +10,8 @@ usage: install.sh [--from URL | --offline DIR] [--join TEXT | --join-file FILE |
        install.sh --uninstall [--purge] [--dry-run] [--yes]
   --from URL     control server that has the package; a script that was fetched from one knows it
   --ca-file FILE authority that signed the certificate of that server, where it is none of this system's (PEM)
-  --join TEXT    join string, as the control server shows it once: this host takes its stack from there. Without TEXT on the
-                 command line: --join-file FILE, of mode 0600
+  --join TEXT    join string, as the control server shows it once: this host takes its stack from there. `-`: from stdin,
+                 where no list of processes shows it; or --join-file FILE
   --name NAME    what the control server shall call this host; else its host name
   --offline DIR  folder with the package agentd_VERSION_ARCHITECTURE.deb and, to verify it, SHA256SUMS. What it depends on
                  and is missing here comes from where apt gets packages; the plan names it
@@ -122,6 +122,8 @@ check_join() {
     if [ -n "$join_file" ]; then
         [ -r "$join_file" ] || fail "$join_file cannot be read; nothing was changed"
         join=$(cat "$join_file")
+    elif [ "$join" = - ]; then
+        read -r join || fail "there is no join string on stdin; nothing was changed"
     fi
     case "$join" in
         agj1_*) ;;
@@ -373,7 +375,7 @@ main() {
     done
     check_mode
     case "$join" in
-        '' | agj1_*) ;;
+        '' | - | agj1_*) ;;
         *) wrong "--join: this is no join string: it starts with agj1_" ;;
     esac
     if [ $act = uninstall ]; then

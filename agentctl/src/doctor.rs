@@ -2,6 +2,7 @@
 //! runs. What is found out (`gather`) and what it means (`checks`, pure) are apart.
 
 mod checks;
+mod control;
 mod facts;
 mod gather;
 mod machine;

@@ -28,7 +28,10 @@ Exit codes:
   7  another agentd runs on this home (agentd run)
   8  the home cannot be used: not writable, or its database is unreadable or newer (agentd run)
   9  a port or address is taken; the message names its owner (agentd run)
-  10  shut down on request (agentd run --system)";
+  10  shut down on request (agentd run --system)
+  11  the control server does not take the host in (agentd join)
+  12  the host has a stack, or has joined, already (agentd join, agentd run)
+  13  nobody has said yes to the host yet (agentd join)";
 
 pub(crate) const STOP: &str = "\
 Example:

@@ -1,5 +1,6 @@
 //! `agentctl status`
 
+mod control;
 mod page;
 mod service;
 mod tunnel;

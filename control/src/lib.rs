@@ -1,9 +1,12 @@
 //! controld: hands out stacks to hosts, and shows what is true of them.
 
 pub mod agent_api;
+pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod dashboard;
 pub mod lifecycle;
 pub mod model;
 pub mod operator_api;

@@ -1,3 +1,10 @@
-//! controld: hands out stacks to hosts, and shows what is true of them.
+//! `controld`: the control server and its command line. Parses, then hands over to the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+use agentd_control::cli::{Cli, run};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    run(Cli::parse()).into()
+}

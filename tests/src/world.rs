@@ -85,7 +85,7 @@ impl World {
     }
 
     /// Ports of its own for this home, unless the test made one that cannot hold settings.
-    fn settle(&self) {
+    pub fn settle(&self) {
         let settings = self.home.join("agentd.toml");
         if settings.exists() || std::fs::create_dir_all(&self.home).is_err() {
             return;
@@ -129,6 +129,12 @@ impl World {
         self.start_program(&mut Command::new(program("agentd")), arguments, env);
     }
 
+    /// Starts the manager of a host that has joined a control server, and waits until it answers.
+    pub fn start_joined(&mut self, arguments: &[&str]) {
+        self.settle();
+        self.spawn(Command::new(program("agentd")).arg("run").arg("--home").arg(&self.home).args(arguments));
+    }
+
     /// As root, a manager that runs as this user. Everything below the test's folder becomes the user's, so repositories
     /// are to be made before.
     pub fn start_as(&mut self, uid: u32, env: &[(&str, &str)]) {
@@ -149,28 +155,16 @@ impl World {
         ran(Command::new(program("agentd")).arg("join").arg("--home").arg(&self.home).arg(join_string))
     }
 
-    /// Starts a manager that follows the control server which the host has joined.
-    pub fn start_joined(&mut self) {
-        self.run_manager(&mut Command::new(program("agentd")), false, &[], &[]);
-    }
-
     /// `command` becomes `agentd`, whatever it does before.
     pub fn start_program(&mut self, command: &mut Command, arguments: &[&str], env: &[(&str, &str)]) {
-        self.run_manager(command, true, arguments, env);
+        self.settle();
+        command.args(["run", "--stack"]).arg(&self.stack_file).arg("--home").arg(&self.home);
+        self.spawn(command.args(arguments).envs(env.iter().copied()));
     }
 
-    fn run_manager(&mut self, command: &mut Command, has_file: bool, arguments: &[&str], env: &[(&str, &str)]) {
-        self.settle();
+    fn spawn(&mut self, command: &mut Command) {
         let log = File::options().append(true).create(true).open(self.dir.path().join("manager.log")).unwrap();
-        command.arg("run");
-        if has_file {
-            command.arg("--stack").arg(&self.stack_file);
-        }
         let child = command
-            .arg("--home")
-            .arg(&self.home)
-            .args(arguments)
-            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))

@@ -38,7 +38,7 @@ fn whatever_a_store_hands_out_only_what_was_signed_is_applied() {
     fake.publish(&one);
     let joined = world.join(&fake.join_string());
     assert_eq!(joined.code, 0, "{joined:?}");
-    world.start_joined();
+    world.start_joined(&[]);
     world.serves("/", "v1");
     world.until("version 1 is applied", |world| in_force(world) == (Some(Version(1)), Some(Version(1))));
 
@@ -86,7 +86,7 @@ fn a_store_that_drips_is_given_up() {
     let fake = FakeControl::start();
     fake.publish(&stack(&world, &repo.url(), &first));
     assert_eq!(world.join(&fake.join_string()).code, 0);
-    world.start_joined();
+    world.start_joined(&[]);
     world.serves("/", "v1");
     let before = asked(&fake, "head.json");
     fake.fault("head.json", Fault::Drip, 1);

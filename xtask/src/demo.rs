@@ -2,6 +2,7 @@
 //! What it leaves behind is a folder of builds for a quick next start; nothing runs on.
 
 mod agent;
+mod fleet;
 mod folder;
 mod interrupt;
 mod news;
@@ -23,7 +24,7 @@ use crate::setup;
 use agent::Agent;
 use folder::{Folder, Start};
 use news::News;
-use options::{Act, Options, Reach};
+use options::{Act, Hosts, Options, Reach};
 use screen::Screen;
 
 /// How often the status is looked at.
@@ -41,26 +42,33 @@ pub(crate) fn run(root: &Path, words: &[String]) -> Result<()> {
             say(options::USAGE);
             Ok(())
         }
-        Act::Clean => clean(&Folder::at(options.dir)?),
-        Act::Run => up(root, &options, started),
+        Act::Clean => clean(&Folder::at(options.dir, options.hosts)?, options.hosts),
+        Act::Run => match options.hosts {
+            Hosts::One => up(root, &options, started),
+            Hosts::Two => fleet::up(root, &options, started),
+        },
     }
 }
 
-fn clean(folder: &Folder) -> Result<()> {
-    if agent::is_up(&folder.home()) {
-        let status = agent::ctl(&programs_dir()?, &folder.home()).arg("down").status().context("start agentctl")?;
+fn clean(folder: &Folder, hosts: Hosts) -> Result<()> {
+    let homes = match hosts {
+        Hosts::One => vec![folder.home()],
+        Hosts::Two => fleet::homes(folder).to_vec(),
+    };
+    for home in homes.iter().filter(|home| agent::is_up(home)) {
+        let status = agent::ctl(&programs_dir()?, home).arg("down").status().context("start agentctl")?;
         if !status.success() {
             bail!("the demo in {} does not go down; the folder stays", folder.dir.display());
         }
     }
-    match agent::processes_of(&folder.home())?.as_slice() {
+    match agent::processes_of(&folder.dir)?.as_slice() {
         [] => folder.remove(),
         pids => bail!("processes of {} still run ({pids:?}); the folder stays", folder.dir.display()),
     }
 }
 
 fn up(root: &Path, options: &Options, started: Instant) -> Result<()> {
-    let folder = Folder::at(options.dir.clone())?;
+    let folder = Folder::at(options.dir.clone(), options.hosts)?;
     let home = folder.home();
     if agent::is_up(&home) {
         bail!(

@@ -3,6 +3,7 @@
 
 mod control;
 mod options;
+mod product;
 mod stage;
 
 use std::fs;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::Line;
 use crate::console::say;
 use options::{Binaries, Options, Profile};
+use product::Product;
 
 /// Of a machine that cannot tell the time of its commit: 2026-01-01.
 const EPOCH_UNIX_S: &str = "1767225600";
@@ -23,27 +25,30 @@ pub(crate) fn run(root: &Path, words: &[String]) -> Result<()> {
         say(options::USAGE);
         return Ok(());
     };
-    let deb = build(root, &options)?;
-    say(&format!("package: {}", deb.display()));
-    Ok(())
+    let out = options.out.clone().unwrap_or_else(|| root.join("target/package"));
+    let (binaries, products): (PathBuf, &[Product]) = match &options.binaries {
+        // Who hands programs over has those of the agent.
+        Binaries::Built(dir) => (dir.clone(), &[product::AGENT]),
+        Binaries::ToBuild(profile) => (compile(root, *profile)?, &[product::AGENT, product::CONTROL]),
+    };
+    for product in products {
+        let deb = build(product, root, &binaries, &out, &options)?;
+        say(&format!("package: {}", deb.display()));
+    }
+    sums(&out)
 }
 
-fn build(root: &Path, options: &Options) -> Result<PathBuf> {
+fn build(product: &Product, root: &Path, binaries: &Path, out: &Path, options: &Options) -> Result<PathBuf> {
     let version = format!("{}{}", env!("CARGO_PKG_VERSION"), options.version_suffix);
-    let out = options.out.clone().unwrap_or_else(|| root.join("target/package"));
-    let staged = out.join(format!("staged-{version}"));
+    let staged = out.join(format!("staged-{}-{version}", product.name));
     if staged.exists() {
         fs::remove_dir_all(&staged).with_context(|| format!("remove {}", staged.display()))?;
     }
-    let binaries = match &options.binaries {
-        Binaries::Built(dir) => dir.clone(),
-        Binaries::ToBuild(profile) => compile(root, *profile)?,
-    };
     let strip = matches!(options.binaries, Binaries::ToBuild(_));
-    stage::fill(root, &binaries, &staged, strip)?;
-    let control = control::text(&version, &architecture(root)?, &staged)?;
+    stage::fill(product, root, binaries, &staged, strip)?;
+    let control = control::text(product, &version, &architecture(root)?, &staged)?;
     stage::write(&staged.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
-    let deb = out.join(format!("agentd_{version}_{}.deb", architecture(root)?));
+    let deb = out.join(format!("{}_{version}_{}.deb", product.name, architecture(root)?));
     let mut line =
         Line::new("dpkg-deb --build --root-owner-group --uniform-compression").set("SOURCE_DATE_EPOCH", &epoch(root));
     if options.compression() == options::Compression::Quick {
@@ -52,7 +57,6 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
     line.argument(path(&staged)?).argument(path(&deb)?).run(root)?;
     // The folder is what somebody copies to a server.
     fs::remove_dir_all(&staged).with_context(|| format!("remove {}", staged.display()))?;
-    sums(&out)?;
     Ok(deb)
 }
 

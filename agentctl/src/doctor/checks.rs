@@ -6,7 +6,7 @@ use agentd_protocol::shim::hosts::{Advice, advice, forbidden};
 use serde::Serialize;
 
 use super::facts::{Clock, Disk, Facts, Folder, Home, Inotify, Life, Manager, Names, Port, PortState};
-use super::machine;
+use super::{control, machine};
 use crate::place;
 use crate::words::bytes;
 
@@ -70,6 +70,9 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks.extend(facts.ports.iter().map(|port| one_port(port, &facts.manager)));
     checks.push(instance_ports(facts));
     checks.extend(names(&facts.names));
+    if let Manager::Answers { status, .. } = &facts.manager {
+        checks.extend(control::checks(status));
+    }
     checks.extend(limitations(&facts.manager));
     checks.extend(facts.orphaned_keepers.iter().map(|(pid, run_dir)| {
         let said = format!(

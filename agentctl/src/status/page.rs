@@ -32,6 +32,10 @@ pub(super) fn page(status: &Status, screen: Screen) -> Vec<Line> {
         lines.push(Line::default());
         lines.extend(problem::short(problem, status.at_unix_ms));
     }
+    if let Some(control) = &status.control {
+        lines.push(Line::default());
+        lines.extend(super::control::lines(control, status.at_unix_ms));
+    }
     if let Some(tunnel) = &status.tunnel {
         lines.push(Line::default());
         lines.extend(super::tunnel::lines(tunnel, status.at_unix_ms));
@@ -57,6 +61,9 @@ fn verdict(status: &Status) -> Line {
     let version = stack.version.map(|version| format!(" version {version}")).unwrap_or_default();
     let held = stack.since_unix_ms.map(|since| span(status.at_unix_ms.saturating_sub(since)));
     let (style, said) = match stack.verdict {
+        Verdict::Empty if status.control.is_some() => {
+            (Style::Plain, "; the control server has published nothing that was applied yet".to_owned())
+        }
         Verdict::Empty => (Style::Plain, "; no stack file has been applied yet".to_owned()),
         Verdict::Applying => {
             let held = held.map(|held| format!(" for {held}")).unwrap_or_default();
@@ -98,6 +105,11 @@ fn as_wanted(services: &[ServiceStatus]) -> String {
 fn wrong(status: &Status) -> String {
     if status.stack.file_problem.is_some() {
         return "the stack file cannot be used".to_owned();
+    }
+    if let Some(refused) = status.control.as_ref().and_then(|control| control.refused.as_ref()) {
+        let version =
+            refused.version.map(|version| format!("version {version}")).unwrap_or_else(|| "a version".to_owned());
+        return format!("{version} of the control server is not taken; what was applied stays in force");
     }
     let troubled: Vec<&ServiceStatus> = status.services.iter().filter(|service| is_troubled(service)).collect();
     let more = match troubled.len() {

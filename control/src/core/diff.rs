@@ -70,7 +70,8 @@ fn env(from: Option<&Service>, to: Option<&Service>) -> Vec<EnvChange> {
 fn keys(from: &BTreeMap<String, String>, to: &BTreeMap<String, String>) -> Vec<KeyChange> {
     let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
     let differing = names.into_iter().filter(|name| from.get(*name) != to.get(*name));
-    let change = |name: &String| KeyChange { key: name.clone(), from: from.get(name).cloned(), to: to.get(name).cloned() };
+    let change =
+        |name: &String| KeyChange { key: name.clone(), from: from.get(name).cloned(), to: to.get(name).cloned() };
     differing.map(change).collect()
 }
 
@@ -143,7 +144,9 @@ mod tests {
 
     fn api(commit: char, rest: &str) -> String {
         let commit = commit.to_string().repeat(40);
-        format!("[[service]]\nname = 'api'\nrepo = 'https://git.example.com/a'\ncommit = '{commit}'\nrun = './r'\n{rest}")
+        format!(
+            "[[service]]\nname = 'api'\nrepo = 'https://git.example.com/a'\ncommit = '{commit}'\nrun = './r'\n{rest}"
+        )
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Control {
         }
         let (now, by) = (clock::now_unix_ms(), actor.to_string());
         let detail = json!({"revision": revision + 1, "problems": problems.len(), "new_values": taken.values.len()});
-        let new = NewDraft { stack: stack.clone(), seen: revision, format, text: taken.text, env, actor: by, saved_at: now };
+        let new =
+            NewDraft { stack: stack.clone(), seen: revision, format, text: taken.text, env, actor: by, saved_at: now };
         let entry = entry(actor, "draft.save", stack, detail);
         match self.inner.store.save_draft(new, entry).await? {
             Ok(_) => {

@@ -35,7 +35,14 @@ impl Control {
     /// Newest first.
     pub async fn tokens(&self, stack: &StackId) -> Result<Vec<TokenRow>, Error> {
         self.stored_stack(stack)?;
-        Ok(self.inner.store.tokens(stack).await?.into_iter().map(|token| token_row(token, clock::now_unix_ms())).collect())
+        Ok(self
+            .inner
+            .store
+            .tokens(stack)
+            .await?
+            .into_iter()
+            .map(|token| token_row(token, clock::now_unix_ms()))
+            .collect())
     }
 
     /// The same `idempotency_key` again answers as the first time.
@@ -228,10 +235,8 @@ fn code() -> Result<String, Error> {
 fn made(row: &NewTokenRow, join: &JoinString) -> TokenMade {
     let join_text = join.reveal().to_string();
     // The join string goes through a pipe: arguments are seen by everybody on the machine.
-    let command = format!(
-        "curl -fsSL {}/install.sh -o install.sh && echo {join_text} | sudo sh install.sh --join -",
-        join.url
-    );
+    let command =
+        format!("curl -fsSL {}/install.sh -o install.sh && echo {join_text} | sudo sh install.sh --join -", join.url);
     let token = TokenRow {
         id: row.id.clone(),
         stack: row.stack.clone(),

@@ -80,15 +80,7 @@ pub(super) struct SnapshotNow {
 
 impl HostNow {
     pub(super) fn of(stored: StoredHost) -> Self {
-        Self {
-            stored,
-            live: None,
-            is_dirty: false,
-            snapshot: None,
-            held: None,
-            told: 0,
-            regressions: Vec::new(),
-        }
+        Self { stored, live: None, is_dirty: false, snapshot: None, held: None, told: 0, regressions: Vec::new() }
     }
 }
 

@@ -181,7 +181,8 @@ impl Control {
     pub(super) async fn keys_of(&self, stack: &StackId) -> Result<Keys, Error> {
         let stored = self.inner.store.stack_keys(stack).await?;
         let open = |role: Role| -> Result<SecretKey, Error> {
-            let sealed = stored.iter().find(|key| key.role == role).ok_or_else(|| Error::not_found("the stack's key"))?;
+            let sealed =
+                stored.iter().find(|key| key.role == role).ok_or_else(|| Error::not_found("the stack's key"))?;
             let seed = self.inner.key.open(&purpose_of_key(stack, role), &sealed.sealed)?;
             let seed = seed.as_slice().try_into().map_err(|_| crate::seal::Error::Sealed)?;
             Ok(SecretKey::from_seed(seed))

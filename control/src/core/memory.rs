@@ -17,8 +17,16 @@ const KEY_BYTES_MAX: usize = 128;
 pub(super) enum Memory {
     /// The caller sent none.
     NoKey,
-    New { key: String, request: Digest, seal: Key },
-    Known { sealed: Vec<u8>, purpose: String, seal: Key },
+    New {
+        key: String,
+        request: Digest,
+        seal: Key,
+    },
+    Known {
+        sealed: Vec<u8>,
+        purpose: String,
+        seal: Key,
+    },
 }
 
 impl Control {

@@ -58,8 +58,7 @@ impl Control {
         }
         let mut content = self.open_draft(stack, &draft)?;
         let from = self.resolve(&mut content).await?;
-        let content =
-            Content { stack: content, kind: VersionKind::Deploy, from, draft_revision: Some(revision) };
+        let content = Content { stack: content, kind: VersionKind::Deploy, from, draft_revision: Some(revision) };
         self.put_version(actor, &stored, content, names::reason(reason)?, memory).await
     }
 
@@ -127,7 +126,9 @@ impl Control {
                 self.reload_stack(id).await?;
                 Ok(row)
             }
-            Put::VersionMoved => Err(Error::Conflict("somebody published meanwhile; look at it, then try again".to_owned())),
+            Put::VersionMoved => {
+                Err(Error::Conflict("somebody published meanwhile; look at it, then try again".to_owned()))
+            }
             Put::DraftMoved { revision } => Err(Error::Revision { found: revision }),
             Put::Answered => Err(Error::Conflict("the same call is being answered; ask again".to_owned())),
         }
@@ -186,10 +187,7 @@ impl Control {
             kind: content.kind,
             state,
             env,
-            objects: vec![
-                (state, ObjectKind::State, published.document.into_bytes()),
-                (env, ObjectKind::Env, sealed),
-            ],
+            objects: vec![(state, ObjectKind::State, published.document.into_bytes()), (env, ObjectKind::Env, sealed)],
             payload: signed.payload,
             envelope: serde_json::to_string(&signed.envelope).expect("texts are JSON"),
             services: services_of(content),
@@ -256,7 +254,8 @@ impl Control {
                 }
                 Err(error) => {
                     let why = agentd_sys::causes::chain(error);
-                    problems.push(document::problem(format!("/service/{index}/ref"), format!("{}: {why}", service.name)));
+                    problems
+                        .push(document::problem(format!("/service/{index}/ref"), format!("{}: {why}", service.name)));
                 }
             }
         }
@@ -269,7 +268,12 @@ impl Control {
     }
 
     /// Newest first, below `before`.
-    pub async fn versions(&self, stack: &StackId, before: Option<Version>, limit: u32) -> Result<Vec<VersionRow>, Error> {
+    pub async fn versions(
+        &self,
+        stack: &StackId,
+        before: Option<Version>,
+        limit: u32,
+    ) -> Result<Vec<VersionRow>, Error> {
         self.stored_stack(stack)?;
         let versions = self.inner.store.versions(stack, before, limit.min(VERSIONS_PER_PAGE_MAX)).await?;
         Ok(versions.into_iter().map(version_row).collect())

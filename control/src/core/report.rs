@@ -121,8 +121,7 @@ impl Control {
                 let mut fleet = self.fleet();
                 fleet.newest_event = fleet.newest_event.max(newest);
                 if let Some((host, body)) = fleet.hosts.get_mut(id).zip(snapshot) {
-                    host.snapshot =
-                        Some(SnapshotNow { digest: report.digest, received_at: now, body: Arc::new(body) });
+                    host.snapshot = Some(SnapshotNow { digest: report.digest, received_at: now, body: Arc::new(body) });
                 }
             }
         }
@@ -269,8 +268,7 @@ fn check(report: &Report) -> Result<(), Error> {
     if numbers.iter().any(|number| *number > largest) {
         return bad("a number is too large");
     }
-    let too_many =
-        Error::TooManyEvents { events_max: EVENTS_PER_REPORT_MAX, bytes_max: EVENTS_BYTES_MAX };
+    let too_many = Error::TooManyEvents { events_max: EVENTS_PER_REPORT_MAX, bytes_max: EVENTS_BYTES_MAX };
     if report.events.len() > EVENTS_PER_REPORT_MAX {
         return Err(too_many);
     }

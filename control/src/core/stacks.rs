@@ -9,10 +9,10 @@ use serde_json::json;
 use super::handle::{entry, purpose_of_key};
 use super::statements::{self, Currency, Keys};
 use super::{Actor, Control, Error, names};
+use crate::clock;
 use crate::model::{NewStack, StackEdit, StackOverview};
 use crate::seal::random;
 use crate::store::{Entry, HeadPut, NewHead, NewStackRow, Role, StoredKey, StoredStack};
-use crate::clock;
 
 /// Of a stack that has no document yet.
 const POLL_SECS_FIRST: u64 = 15;

@@ -104,9 +104,8 @@ pub(super) fn host_row(stack: &StackNow, host: &HostNow, now: u64) -> HostRow {
     let stored = &host.stored;
     let snapshot = host.snapshot.as_ref().map(|snapshot| &*snapshot.body);
     let security = snapshot.and_then(|snapshot| snapshot.host.security.as_ref());
-    let word = |value: serde_json::Result<serde_json::Value>| {
-        value.ok().and_then(|value| value.as_str().map(str::to_owned))
-    };
+    let word =
+        |value: serde_json::Result<serde_json::Value>| value.ok().and_then(|value| value.as_str().map(str::to_owned));
     let (presence, rollout) = (presence(stack, host, now), rollout(stack, host));
     let services = snapshot.map(|snapshot| snapshot.services.as_slice()).unwrap_or_default();
     let count = |ready: &dyn Fn(&agentd_protocol::control::report::ServiceReport) -> bool| {
@@ -204,9 +203,10 @@ fn overview_of(fleet: &Fleet, stack: &StackNow, draft_differs: bool, now: u64) -
         created_unix_ms: stack.stored.created_at,
         last: stack.last.clone(),
         health: health(&rows, hosts),
-        problem: rows.iter().filter(|row| row.standing == Standing::Active).find_map(|row| {
-            row.problem.as_ref().map(|problem| format!("{}: {problem}", row.name))
-        }),
+        problem: rows
+            .iter()
+            .filter(|row| row.standing == Standing::Active)
+            .find_map(|row| row.problem.as_ref().map(|problem| format!("{}: {problem}", row.name))),
         hosts,
         fresh_until_unix_ms: stack.stored.fresh_until,
         poll_interval_s: stack.stored.poll_s,

@@ -43,7 +43,8 @@ pub(super) async fn put(
         _ => return Err(Error::UnsupportedMedia(MEDIA)),
     };
     let bytes = read(request.into_body(), DOCUMENT_BYTES_MAX).await?;
-    let text = String::from_utf8(bytes.to_vec()).map_err(|_| Error::BadRequest("the document is not UTF-8".to_owned()))?;
+    let text =
+        String::from_utf8(bytes.to_vec()).map_err(|_| Error::BadRequest("the document is not UTF-8".to_owned()))?;
     Ok(with_etag(control.save_draft(&actor, &named(&stack)?, revision, format, text).await?))
 }
 

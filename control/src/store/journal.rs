@@ -72,9 +72,14 @@ pub struct Batch {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ingested {
-    Done { added: u64, newest: u64 },
+    Done {
+        added: u64,
+        newest: u64,
+    },
     /// Events before these are missing; nothing was taken.
-    Gap { expected: u64 },
+    Gap {
+        expected: u64,
+    },
 }
 
 impl Store {

@@ -7,6 +7,7 @@
 //! Called by: core (and auth, for its accounts), through [`Store`], which is cheap to clone.
 //! Survives a restart: everything here. A call whose future is dropped may still take effect: the work was handed over.
 
+mod accounts;
 mod audit;
 mod backup;
 mod convert;
@@ -24,6 +25,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use accounts::{NewApiToken, NewSession, StoredApiToken, StoredSession, StoredUser};
 pub use audit::Entry;
 pub use backup::{Contents, ContentsStack, inspect, restore};
 pub use drafts::{NewDraft, SealedEnv, StoredDraft};

@@ -14,10 +14,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::Error;
 
 /// Each runs once, in order, in a transaction of its own. A released file never changes; a new one is added.
-pub(super) const CONTROL: &[&str] = &[
-    include_str!("migrations/control/0001_stacks.sql"),
-    include_str!("migrations/control/0002_accounts.sql"),
-];
+pub(super) const CONTROL: &[&str] =
+    &[include_str!("migrations/control/0001_stacks.sql"), include_str!("migrations/control/0002_accounts.sql")];
 pub(super) const JOURNAL: &[&str] = &[include_str!("migrations/journal/0001_journal.sql")];
 
 /// First bytes of every SQLite 3 file (file format, §1.3.1).

@@ -59,7 +59,9 @@ pub enum Put {
     /// Somebody published meanwhile.
     VersionMoved,
     /// Somebody saved the draft meanwhile.
-    DraftMoved { revision: u64 },
+    DraftMoved {
+        revision: u64,
+    },
     /// The same call was answered meanwhile.
     Answered,
 }
@@ -140,7 +142,8 @@ impl Store {
 
 fn precondition(connection: &Connection, new: &NewVersion) -> Result<Option<Put>, Fault> {
     let sql = "SELECT last_version FROM stacks WHERE id = ?1";
-    let last = row(connection, sql, [new.stack.as_str()], |row| unsigned(row, "last_version"))?.ok_or(Fault::Missing)?;
+    let last =
+        row(connection, sql, [new.stack.as_str()], |row| unsigned(row, "last_version"))?.ok_or(Fault::Missing)?;
     if last != new.after.0 {
         return Ok(Some(Put::VersionMoved));
     }

@@ -199,8 +199,9 @@ mod tests {
     }
 
     async fn sum(writer: &Writer) -> i64 {
-        let query =
-            |connection: &Connection| Ok(connection.query_row("SELECT coalesce(sum(a), 0) FROM t", [], |row| row.get(0))?);
+        let query = |connection: &Connection| {
+            Ok(connection.query_row("SELECT coalesce(sum(a), 0) FROM t", [], |row| row.get(0))?)
+        };
         writer.write("sum up", query).await.unwrap()
     }
 

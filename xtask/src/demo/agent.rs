@@ -35,6 +35,17 @@ impl Agent {
         Ok(Self { home: folder.home(), programs_dir: programs_dir.to_owned(), said_file, process })
     }
 
+    /// One that has joined a control server, or will.
+    pub(super) fn of_fleet(programs_dir: &Path, home: &Path) -> Result<Self> {
+        let said_file = home.with_extension("out");
+        let said = File::create(&said_file).with_context(|| format!("create {}", said_file.display()))?;
+        let mut command = Command::new(programs_dir.join("agentd"));
+        command.args(["run", "--home"]).arg(home);
+        command.stdin(Stdio::null()).stdout(Stdio::from(said.try_clone()?)).stderr(Stdio::from(said)).process_group(0);
+        let process = command.spawn().context("start agentd")?;
+        Ok(Self { home: home.to_owned(), programs_dir: programs_dir.to_owned(), said_file, process })
+    }
+
     /// How it ended, once it has.
     pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.process.try_wait().context("ask for the end of agentd")
@@ -104,7 +115,7 @@ fn belongs(cmdline: &str, environ: &str, home: &str) -> bool {
     let program = cmdline.split('\0').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
     let in_instance = environ.split('\0').any(|variable| variable.starts_with("AGENTD_INSTANCE="));
     let names_home = cmdline.contains(home) || environ.contains(home);
-    (program.starts_with("agentd") && cmdline.contains(home)) || (in_instance && names_home)
+    ((program.starts_with("agentd") || program == "controld") && cmdline.contains(home)) || (in_instance && names_home)
 }
 
 #[cfg(test)]
@@ -115,6 +126,7 @@ mod tests {
     fn only_what_the_demo_started_is_its_own() {
         let cases = [
             ("/p/agentd\0run\0--home\0/h", "", true),
+            ("/p/controld\0serve\0--home\0/h/control", "", true),
             ("/h/state/shim/1/agentd-shim\0keeper", "", true),
             ("/proc/self/fd/5\0edge\0--snapshot\0/h/run/edge/snapshot.json", "AGENTD_INSTANCE=x", true),
             ("node\0server.js", "AGENTD_INSTANCE=x\0DATA_DIR=/h/data", true),

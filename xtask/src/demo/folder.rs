@@ -1,12 +1,13 @@
 //! The demo's own folder: repositories, stack file, home. Kept between two runs, removed only where it is ours.
 
 use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::options::Hosts;
 use super::repositories;
 use crate::console::say;
 
@@ -30,9 +31,13 @@ pub(super) enum Start {
 
 impl Folder {
     /// Not below a home: started as root, services run as an unprivileged user, who may not enter `/root`.
-    pub(super) fn at(dir: Option<PathBuf>) -> Result<Self> {
+    pub(super) fn at(dir: Option<PathBuf>, hosts: Hosts) -> Result<Self> {
         let uid = fs::metadata("/proc/self").context("look at /proc/self")?.uid();
-        let folder = Self { dir: dir.unwrap_or_else(|| PathBuf::from(format!("/var/tmp/agentd-demo-{uid}"))) };
+        let usual = match hosts {
+            Hosts::One => format!("/var/tmp/agentd-demo-{uid}"),
+            Hosts::Two => format!("/var/tmp/agentd-demo-control-{uid}"),
+        };
+        let folder = Self { dir: dir.unwrap_or_else(|| PathBuf::from(usual)) };
         match fs::symlink_metadata(&folder.dir) {
             // Anyone may have made that name in a shared folder.
             Ok(found) if found.uid() != uid => {
@@ -103,10 +108,18 @@ impl Folder {
 }
 
 /// By rename, as agentd watches the stack file.
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text).with_context(|| format!("write {}", new.display()))?;
     fs::rename(&new, path).with_context(|| format!("write {}", path.display()))
+}
+
+/// A secret.
+pub(super) fn write_private(path: &Path, text: &str) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path).with_context(|| format!("write {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -120,7 +133,7 @@ mod tests {
     #[test]
     fn a_folder_is_made_found_again_and_removed() {
         let dir = std::env::temp_dir().join(format!("agentd-demo-test-{}", std::process::id()));
-        let folder = Folder::at(Some(dir.clone())).unwrap();
+        let folder = Folder::at(Some(dir.clone()), Hosts::One).unwrap();
         assert_eq!(folder.prepare(root(), 9000).unwrap(), Start::Cold);
         let stack = fs::read_to_string(folder.stack_file()).unwrap();
         assert!(stack.contains("port = 9000") && !stack.contains('@'), "{stack}");

@@ -6,34 +6,29 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// All of it is Depends: who installs without what is recommended would miss it later. Beside systemd's own programs `ip`
-/// makes the links of the self-test, git fetches by https and ssh, and busctl talks to the system bus.
-const NEEDED: &str = "systemd (>= 247), default-dbus-system-bus | dbus-system-bus, nftables, iproute2, git, \
-                      ca-certificates, openssh-client, passwd";
+use super::product::Product;
 
 /// The control file of the staged tree.
-pub(super) fn text(version: &str, architecture: &str, staged: &Path) -> Result<String> {
+pub(super) fn text(product: &Product, version: &str, architecture: &str, staged: &Path) -> Result<String> {
     let mut glibc = (2, 0);
-    for program in ["agentd", "agentctl"] {
+    for program in product.programs {
         let path = staged.join("usr/bin").join(program);
         let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         glibc = glibc.max(glibc_of(&bytes));
     }
     let (major, minor) = glibc;
+    let Product { name, needs, description, .. } = product;
     let size_kib = bytes_below(staged)? / 1024;
     Ok(format!(
-        "Package: agentd\n\
+        "Package: {name}\n\
          Version: {version}\n\
          Architecture: {architecture}\n\
          Maintainer: agentd maintainers <maintainers@agentd.invalid>\n\
          Installed-Size: {size_kib}\n\
-         Depends: libc6 (>= {major}.{minor}), libgcc-s1, {NEEDED}\n\
+         Depends: libc6 (>= {major}.{minor}), libgcc-s1, {needs}\n\
          Section: admin\n\
          Priority: optional\n\
-         Description: turns a host into a small, dark, self-healing platform\n \
-         agentd clones, builds, runs and supervises the services of a stack file, routes\n \
-         requests to them by path, lets them reach each other by name, and shuts the\n \
-         host's inbound side to the degree chosen.\n"
+         Description: {description}"
     ))
 }
 

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 
 pub(super) const USAGE: &str = "\
 usage: cargo xtask package [--profile dev|release] [--version-suffix TEXT] [--out DIR] [--binaries DIR]
-  builds a Debian package of agentd and agentctl for this machine's release and architecture
+  builds Debian packages of agentd (with agentctl) and of agentd-control (controld), and SHA256SUMS, for this machine's release and architecture
   --profile P           how they are compiled (default: release)
   --version-suffix TEXT is put after the version, for example ~rc1 or +1
   --out DIR             folder for the package (default: target/package)
-  --binaries DIR        takes the programs from there as they are, compiles and strips nothing";
+  --binaries DIR        takes agentd and agentctl from there as they are, compiles and strips nothing, packages them alone";
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Options {

@@ -8,57 +8,51 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::path;
+use super::product::Product;
 use crate::command::Line;
 
 const UNITS: &str = "usr/lib/systemd/system";
-const DOCS: &str = "usr/share/doc/agentd";
-/// From the tree of the workspace to that of the host.
-const FILES: &[(&str, &str)] = &[
-    ("systemd/agentd.sysusers", "usr/lib/sysusers.d/agentd.conf"),
-    ("systemd/agentd.tmpfiles", "usr/lib/tmpfiles.d/agentd.conf"),
-    ("packaging/agentd.toml", "etc/agentd/agentd.toml"),
-    ("packaging/stack.toml.example", "usr/share/doc/agentd/stack.toml.example"),
-    ("LICENSE", "usr/share/doc/agentd/copyright"),
-];
-/// Settings of the owner, which no upgrade overwrites.
-const CONFFILES: &str = "/etc/agentd/agentd.toml\n";
-const SCRIPTS: &[&str] = &["preinst", "postinst", "prerm", "postrm"];
-const COMPLETIONS: &[(&str, &str)] = &[
-    ("bash", "usr/share/bash-completion/completions/agentctl"),
-    ("zsh", "usr/share/zsh/vendor-completions/_agentctl"),
-    ("fish", "usr/share/fish/vendor_completions.d/agentctl.fish"),
-];
+const DOCS: &str = "usr/share/doc";
 
-pub(super) fn fill(root: &Path, binaries: &Path, staged: &Path, strip: bool) -> Result<()> {
-    for program in ["agentd", "agentctl"] {
+pub(super) fn fill(product: &Product, root: &Path, binaries: &Path, staged: &Path, strip: bool) -> Result<()> {
+    for program in product.programs {
         let target = staged.join("usr/bin").join(program);
         copy(&binaries.join(program), &target, 0o755)?;
         if strip {
             Line::new("strip --strip-all").argument(path(&target)?).run(root)?;
         }
     }
-    for (from, to) in FILES {
+    for (from, to) in product.files {
         copy(&root.join(from), &staged.join(to), 0o644)?;
     }
-    with_ending(&root.join("systemd"), "service", &staged.join(UNITS))?;
-    with_ending(&root.join("docs"), "md", &staged.join(DOCS))?;
+    let docs = staged.join(DOCS).join(product.name);
+    copy_all(&root.join("systemd"), product.units, "service", &staged.join(UNITS))?;
+    copy_all(&root.join("docs"), "", "md", &docs)?;
     for page in ["README.md", "CHANGELOG.md"] {
-        copy(&root.join(page), &staged.join(DOCS).join(page), 0o644)?;
+        copy(&root.join(page), &docs.join(page), 0o644)?;
     }
-    for (shell, target) in COMPLETIONS {
-        write(&staged.join(target), &completions(&staged.join("usr/bin/agentctl"), shell)?, 0o644)?;
+    copy(&root.join("LICENSE"), &docs.join("copyright"), 0o644)?;
+    if let Some((program, shells)) = product.completions {
+        for (shell, target) in shells {
+            write(&staged.join(target), &completions(&staged.join("usr/bin").join(program), shell)?, 0o644)?;
+        }
     }
-    for script in SCRIPTS {
-        copy(&root.join("packaging/deb").join(script), &staged.join("DEBIAN").join(script), 0o755)?;
+    let (dir, scripts) = product.scripts;
+    for script in scripts {
+        copy(&root.join(dir).join(script), &staged.join("DEBIAN").join(script), 0o755)?;
     }
-    write(&staged.join("DEBIAN/conffiles"), CONFFILES.as_bytes(), 0o644)
+    if product.conffiles.is_empty() {
+        return Ok(());
+    }
+    write(&staged.join("DEBIAN/conffiles"), product.conffiles.as_bytes(), 0o644)
 }
 
-fn with_ending(from: &Path, ending: &str, to: &Path) -> Result<()> {
+fn copy_all(from: &Path, beginning: &str, ending: &str, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
         let file = entry?.path();
         if let (Some(found), Some(name)) = (file.extension(), file.file_name())
             && found == ending
+            && name.to_string_lossy().starts_with(beginning)
         {
             copy(&file, &to.join(name), 0o644)?;
         }
@@ -66,11 +60,11 @@ fn with_ending(from: &Path, ending: &str, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn completions(agentctl: &Path, shell: &str) -> Result<Vec<u8>> {
-    let output = Command::new(agentctl).args(["completions", shell]).stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("start {}", agentctl.display()))?;
+fn completions(program: &Path, shell: &str) -> Result<Vec<u8>> {
+    let output = Command::new(program).args(["completions", shell]).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("start {}", program.display()))?;
     if !output.status.success() {
-        bail!("`agentctl completions {shell}` ended with {}", output.status);
+        bail!("`{} completions {shell}` ended with {}", program.display(), output.status);
     }
     Ok(output.stdout)
 }

@@ -64,9 +64,13 @@ const TABLE: &[Row] = &[
         rooms: These(&["config", "supervisor", "edge::EdgeProcess", "edge::EdgeView"]),
         crates: &[PROTOCOL, SYS],
     },
+    // The owner's word on documents: one file, read by whoever judges one and by whoever starts the firewall.
+    Row { place: "agent/src/policy.rs", rooms: These(&["config", "firewall::OwnerRules"]), crates: &[PROTOCOL] },
+    // Two verbs of a person's, which work without a manager.
+    Row { place: "agent/src/join_cli.rs", rooms: These(&["config", "store", "sync"]), crates: &[PROTOCOL, SYS] },
     Row {
         place: "agent/src/firewall_launch.rs",
-        rooms: These(&["app", "config", "firewall", "reconcile"]),
+        rooms: These(&["app", "config", "firewall", "policy", "reconcile"]),
         crates: &[PROTOCOL, SYS],
     },
     // A room's verbs: one enum, one error.

@@ -284,6 +284,10 @@ impl Control {
             let signer = host_signer(identity.host.as_str(), &identity.key);
             (seq, client.send(call, created, &[signer]).await)
         }));
+        if flight.is_held && self.is_unsettled() {
+            // What was let go just before the server held this would wake nobody.
+            self.next_look = self.next_look.min(Instant::now() + LOOK_AGAIN);
+        }
         self.flight = Some(flight);
         self.due = Instant::now() + Duration::from_secs(86_400);
     }
@@ -335,13 +339,16 @@ impl Control {
         }
         let hint = reported.head;
         let is_news = hint.version > self.seen.seen || hint.root > self.seen.root || hint.epoch > self.seen.epoch;
-        let is_unsettled =
-            self.status.borrow().as_ref().is_some_and(|told| told.held.is_some() || told.refused.is_some());
-        if is_news || is_unsettled {
+        if is_news || self.is_unsettled() {
             self.next_look = self.next_look.min(now.max(self.last_look + LOOK_AGAIN));
         }
         self.same_news = if is_news { self.same_news.saturating_add(1) } else { 0 };
         if self.same_news > SAME_NEWS_MAX { More::SameNews } else { more }
+    }
+
+    /// There is a version that this host did not take, and may take later.
+    fn is_unsettled(&self) -> bool {
+        self.status.borrow().as_ref().is_some_and(|told| told.held.is_some() || told.refused.is_some())
     }
 
     fn note_link(&mut self, outcome: &Outcome, answered: bool) {

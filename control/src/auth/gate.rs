@@ -1,0 +1,187 @@
+//! The middleware in front of pages and of the operator's API: under which name we were called, whether another site is
+//! behind it, and who asks.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use agentd_protocol::control::problem::Slug;
+use agentd_protocol::digest::Digest;
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use http::{Extensions, HeaderMap, Method, header};
+
+use super::accounts::{Accounts, Scope, User};
+use super::session::Transport;
+use super::{Error, headers, origin};
+use crate::core::{Actor, problem_response};
+
+/// Sent by pages that look again by themselves: such a look keeps no session alive.
+const BY_ITSELF_HEADER: &str = "hx-request";
+
+/// How people reach this server.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub transport: Transport,
+    /// Names it goes by, without port. Over plain HTTP requests under any other are refused, numeric addresses and
+    /// `localhost` excepted.
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Gate {
+    accounts: Accounts,
+    listener: Listener,
+}
+
+/// Whoever has a session, in the extensions of a request; handlers of pages take it as an argument.
+#[derive(Debug, Clone)]
+pub struct Viewer {
+    pub user: User,
+    pub(crate) session: Digest,
+}
+
+impl Viewer {
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::User { id: self.user.id.clone(), name: self.user.name.clone() }
+    }
+}
+
+impl Gate {
+    pub fn new(accounts: Accounts, listener: Listener) -> Self {
+        Self { accounts, listener }
+    }
+
+    /// Puts [`Actor`] and [`Viewer`] into the requests that have a credential. Those without one pass, and each route
+    /// says itself whether it needs one. The address of the caller is taken from `ConnectInfo<SocketAddr>`.
+    pub fn guard(self, router: Router) -> Router {
+        router.layer(from_fn_with_state(self, pass))
+    }
+
+    async fn admit(&self, request: &mut Request) -> Result<(), Response> {
+        // Over the Unix socket the kernel has said who it is; no browser speaks there.
+        if request.extensions().get::<Actor>().is_some() {
+            return Ok(());
+        }
+        self.check_call(request)?;
+        let peer = peer(request.extensions());
+        if let Some(authorization) = request.headers().get(header::AUTHORIZATION) {
+            let token = authorization.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
+            let actor = self.program(token.trim(), request.method(), peer).await?;
+            request.extensions_mut().insert(actor);
+            return Ok(());
+        }
+        let Some(secret) = cookies(request.headers()).and_then(|cookies| self.listener.transport.read(cookies)) else {
+            return Ok(());
+        };
+        let session = secret.hash();
+        let touch = !request.headers().contains_key(BY_ITSELF_HEADER);
+        match self.accounts.who(session, touch).await.map_err(answer)? {
+            Some(user) => {
+                let viewer = Viewer { user, session };
+                request.extensions_mut().insert(viewer.actor());
+                request.extensions_mut().insert(viewer);
+            }
+            // A cookie of a session that is over is everyday; one that never was is somebody trying.
+            None => self.accounts.spend_bad_credential(peer).map_err(answer)?,
+        }
+        Ok(())
+    }
+
+    fn check_call(&self, request: &Request) -> Result<(), Response> {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        if self.listener.transport == Transport::Plain && !origin::is_ours(host, &self.listener.names) {
+            let why = "this server does not go by that name; call it by its address, or name it in controld.toml";
+            return Err(problem_response(&Slug::Forbidden.problem(why), None));
+        }
+        origin::check(request.method(), request.headers()).map_err(|_| {
+            problem_response(&Slug::Forbidden.problem("the request comes from another site; nothing was done"), None)
+        })
+    }
+
+    async fn program(&self, token: &str, method: &Method, peer: IpAddr) -> Result<Actor, Response> {
+        let Some(row) = self.accounts.api_token(token).await.map_err(answer)? else {
+            self.accounts.spend_bad_credential(peer).map_err(answer)?;
+            return Err(problem_response(
+                &Slug::Unauthenticated.problem("this API token opens nothing (any more)"),
+                None,
+            ));
+        };
+        if row.scope == Scope::Read && ![Method::GET, Method::HEAD].contains(method) {
+            return Err(problem_response(&Slug::Forbidden.problem("this API token may only read"), None));
+        }
+        Ok(Actor::ApiToken { id: row.id, name: row.name })
+    }
+}
+
+async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let transport = gate.listener.transport;
+    let mut response = match gate.admit(&mut request).await {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused,
+    };
+    headers::secure(response.headers_mut(), transport);
+    response
+}
+
+/// Of a request that came in by no socket, as in tests: this host.
+pub(crate) fn peer(extensions: &Extensions) -> IpAddr {
+    extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |info| info.0.ip())
+}
+
+/// HTTP/1.1 allows one header of cookies; more are somebody's trick.
+pub(crate) fn cookies(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::COOKIE).iter();
+    match (all.next(), all.next()) {
+        (Some(one), None) => one.to_str().ok(),
+        _ => None,
+    }
+}
+
+fn answer(error: Error) -> Response {
+    error.into_response()
+}
+
+impl Error {
+    pub(crate) fn slug(&self) -> Slug {
+        match self {
+            Self::Wrong => Slug::Unauthenticated,
+            Self::Limited { .. } => Slug::RateLimited,
+            Self::Busy => Slug::Overloaded,
+            Self::Link => Slug::TokenInvalid,
+            Self::Weak(_) | Self::Name | Self::Lifetime { .. } => Slug::BadRequest,
+            Self::Missing { .. } => Slug::NotFound,
+            Self::Store(error) if error.is_busy() => Slug::Overloaded,
+            Self::Store(_) => Slug::Internal,
+        }
+    }
+
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::Limited { retry_s } => Some(*retry_s),
+            Self::Busy => Some(1),
+            Self::Store(error) if error.is_busy() => Some(2),
+            Self::Wrong | Self::Link | Self::Weak(_) | Self::Name | Self::Lifetime { .. } | Self::Missing { .. } => {
+                None
+            }
+            Self::Store(_) => None,
+        }
+    }
+
+    /// In words for whoever asked: of our own failures only that there was one.
+    pub(crate) fn said(&self) -> String {
+        match self {
+            Self::Store(error) => {
+                tracing::error!(error = agentd_sys::causes::chain(error), "an account could not be looked at");
+                "the server's log says why; nothing was changed".to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        problem_response(&self.slug().problem(self.said()), self.retry_after_s())
+    }
+}

@@ -1,0 +1,71 @@
+//! `controld backup` and `controld restore`.
+
+use std::path::Path;
+
+use agentd_protocol::exit_code::Exit;
+
+use super::Error;
+use super::client::Client;
+use super::options::Restore;
+use super::out::{Out, time};
+use crate::core::shown;
+use crate::model::{BackupContents, BackupMade};
+use crate::operator_api::BackupTo;
+use crate::seal::Key;
+use crate::serve::Home;
+use crate::{clock, store};
+
+pub(super) async fn backup(client: &Client, file: &Path, out: &mut Out) -> Result<Exit, Error> {
+    let failed = |source| Error::Read { path: file.to_owned(), source };
+    let file = std::path::absolute(file).map_err(failed)?;
+    let made: BackupMade = client.post("/backup", &BackupTo { file: file.display().to_string() }).await?;
+    if !out.json(&made) {
+        out.line(format!("{}  {} bytes  sha256 {}", made.file, made.bytes, made.sha256));
+        print(&made.contents, out);
+        out.line("The key file is not in it: keep a copy elsewhere, without it no secret comes back.");
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) fn restore(home: &Path, options: &Restore, out: &mut Out) -> Result<Exit, Error> {
+    if options.dry_run {
+        let default = home.join(crate::serve::KEY_FILE);
+        let path = options.key_file.as_deref().unwrap_or(&default);
+        let key = if path.exists() { Some(Key::read(path)?) } else { None };
+        let contents = shown(store::inspect(&options.file)?, key.as_ref());
+        if !out.json(&contents) {
+            out.line("whole; it would bring back:");
+            print(&contents, out);
+        }
+        return Ok(Exit::Ok);
+    }
+    let home = Home::take(home)?;
+    let key = Key::read(&home.key_path(options.key_file.as_deref()))?;
+    let contents = shown(store::inspect(&options.file)?, Some(&key));
+    if contents.key_fits == Some(false) {
+        return Err(crate::seal::Error::Sealed.into());
+    }
+    store::restore(&options.file, &home.dir, clock::now_unix_ms())?;
+    if !out.json(&contents) {
+        out.line("restored:");
+        print(&contents, out);
+        out.line("Open tokens were revoked. Versions that hosts have seen since are shown as ahead, and counted over.");
+    }
+    Ok(Exit::Ok)
+}
+
+fn print(contents: &BackupContents, out: &mut Out) {
+    out.line(format!("made {}, schema {}", time(contents.made_unix_ms), contents.schema));
+    let rows: Vec<Vec<String>> = contents
+        .stacks
+        .iter()
+        .map(|stack| vec![stack.name.clone(), stack.id.to_string(), stack.version.to_string(), stack.hosts.to_string()])
+        .collect();
+    out.table(&["STACK", "ID", "VERSION", "HOSTS"], &rows);
+    let key = match contents.key_fits {
+        Some(true) => "the key file opens its secrets",
+        Some(false) => "the key file is ANOTHER one: its secrets do not open",
+        None => "no key file was tried",
+    };
+    out.line(format!("{} open tokens, {} rows of audit; {key}", contents.tokens_open, contents.audit_rows));
+}
