@@ -55,7 +55,7 @@ struct Unsupported(String);
 
 /// Runs them a few at a time, since much of their time is waiting; the outcomes as they come.
 pub fn run_all<'a>(plan: &'a Plan, vectors: &'a [Vector]) -> impl Stream<Item = (&'a Vector, Outcome)> {
-    let each = vectors.iter().map(|vector| async move { (vector, run(plan, vector).await) });
+    let each = vectors.iter().map(move |vector| async move { (vector, run(plan, vector).await) });
     stream::iter(each).buffer_unordered(AT_ONCE)
 }
 
