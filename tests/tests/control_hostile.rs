@@ -56,7 +56,6 @@ fn whatever_a_store_hands_out_only_what_was_signed_is_applied() {
         ("/obj/", Fault::Endless),
         ("/obj/", Fault::Status(206)),
         ("/obj/", Fault::Status(302)),
-        ("root/", Fault::Endless),
     ] {
         let what = format!("{part} {fault:?}");
         let (newest, applied) = in_force(&world);
