@@ -8,7 +8,8 @@ use agentd_protocol::control::time::Time;
 use agentd_protocol::control::trust::{Decision, Now, TrustRecord, check_state};
 use agentd_protocol::digest::Digest;
 use agentd_tests::Controld;
-use agentd_tests::conformance::{Operator, Outcome, Plan, dir, load, run};
+use agentd_tests::conformance::{Operator, Outcome, Plan, dir, load, run_all};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 fn recorded() -> Value {
@@ -105,8 +106,9 @@ fn controld_answers_as_recorded() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut failures = Vec::new();
-    for vector in load(&plan.dir).unwrap() {
-        match runtime.block_on(run(&plan, &vector)) {
+    let vectors = load(&plan.dir).unwrap();
+    for (vector, outcome) in runtime.block_on(run_all(&plan, &vectors).collect::<Vec<_>>()) {
+        match outcome {
             Outcome::Passed => {}
             Outcome::Skipped(capability) => failures.push(format!("{}: skipped for `{capability}`", vector.name)),
             Outcome::Failed(error) => failures.push(format!("{}: {error:#}", vector.name)),

@@ -138,17 +138,15 @@ async fn held(
         publishes(options.rounds, server, stack, &fleet, table).await?;
         say(&format!("fleet: {count} hosts are held; idle for {} s", (SETTLE + IDLE).as_secs()));
         tokio::time::sleep(SETTLE).await;
-        let (ticks, reports) = (server.ticks()?, fleet.reports());
-        let own = process::ticks(std::process::id())?;
+        let (used, reports) = (Used::before(server)?, fleet.reports());
         tokio::time::sleep(IDLE).await;
-        let (ticks, own) = (server.ticks()? - ticks, process::ticks(std::process::id())? - own);
-        let reports = fleet.reports() - reports;
+        let (used, reports) = (used.since(server)?, fleet.reports() - reports);
         let memory = server.memory()?;
         let shown = format!("Rss {}, Pss {}", kib(memory.rss_kib), kib(memory.pss_kib));
         table.fact(&format!("{count} hosts held: memory"), &shown);
         table.fact(
             &format!("{count} hosts held: CPU in an idle minute"),
-            &format!("{} ms of the server, {} ms of the fleet; {reports} reports were due", ticks * 10, own * 10),
+            &format!("{}; {reports} reports were due", used.shown()),
         );
         say(&format!("fleet: {PACED_PER_S} reports a second beside {count} held hosts"));
         let paced = load::paced(&server.calls, reporters, PACED_PER_S, PACED).await?;
@@ -167,13 +165,14 @@ async fn publishes(rounds: usize, server: &Server, stack: &str, fleet: &Fleet, t
     let (mut published, mut woken, mut verified) = (Vec::new(), Vec::new(), Vec::new());
     let (mut server_ms, mut own_ms) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let (ticks, own) = (server.ticks()?, process::ticks(std::process::id())?);
+        let used = Used::before(server)?;
         let asked = Instant::now();
         let version = server.publish(stack, round).await?;
         published.push(elapsed_us(asked));
         fleet.all_hold(version).await?;
-        server_ms.push((server.ticks()? - ticks) * 10);
-        own_ms.push((process::ticks(std::process::id())? - own) * 10);
+        let used = used.since(server)?;
+        server_ms.push(used.server_ms);
+        own_ms.push(used.fleet_ms);
         let times = fleet.times(version);
         woken.push(times.iter().map(|times| micros_of(times.woken - asked)).collect::<Vec<u64>>());
         verified.push(times.iter().map(|times| micros_of(times.verified - asked)).collect::<Vec<u64>>());
@@ -192,9 +191,13 @@ async fn publishes(rounds: usize, server: &Server, stack: &str, fleet: &Fleet, t
 async fn loads(server: &mut Server, reporters: &mut [Host], table: &mut Table) -> Result<()> {
     say("fleet: reports as fast as they are answered");
     let before = server.disk_bytes_at_rest().await?;
+    let used = Used::before(server)?;
     let burst = load::burst(&server.calls, reporters, 0, BURST).await?;
+    let used = used.since(server)?;
     let reports = burst.latencies_us.len();
-    table.fact("reports with snapshot, as fast as answered", &burst.rate("reports"));
+    let name = format!("reports with snapshot, {REPORTERS} hosts, as fast as answered");
+    table.fact(&name, &burst.rate("reports"));
+    table.fact("  CPU", &used.shown());
     table.quantiles("  each", burst.latencies_us, millis);
     let after = server.disk_bytes_at_rest().await?;
     let reports = u64::try_from(reports)?.max(1);
@@ -202,12 +205,15 @@ async fn loads(server: &mut Server, reporters: &mut [Host], table: &mut Table) -
     table.fact("  disk growth", &format!("{} for {reports} reports", bytes(growth)));
     say("fleet: events as fast as they are taken");
     let before = after;
+    let used = Used::before(server)?;
     let burst = load::burst(&server.calls, reporters, EVENTS_PER_REPORT, BURST).await?;
+    let used = used.since(server)?;
     let events = u64::try_from(burst.latencies_us.len())? * EVENTS_PER_REPORT;
     table.fact(
         &format!("events, {EVENTS_PER_REPORT} in a report"),
         &format!("{:.0} events/s", host::as_f64(events) / burst.took.as_secs_f64()),
     );
+    table.fact("  CPU", &used.shown());
     table.quantiles("  each report", burst.latencies_us, millis);
     let after = server.disk_bytes_at_rest().await?;
     let per_event = after.saturating_sub(before) / events.max(1);
@@ -221,6 +227,29 @@ async fn loads(server: &mut Server, reporters: &mut [Host], table: &mut Table) -
         ),
     );
     Ok(())
+}
+
+/// CPU time, which says what was the narrow part.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    server_ms: u64,
+    fleet_ms: u64,
+}
+
+impl Used {
+    fn before(server: &Server) -> Result<Self> {
+        // A tick is 10 ms.
+        Ok(Self { server_ms: server.ticks()? * 10, fleet_ms: process::ticks(std::process::id())? * 10 })
+    }
+
+    fn since(self, server: &Server) -> Result<Self> {
+        let now = Self::before(server)?;
+        Ok(Self { server_ms: now.server_ms - self.server_ms, fleet_ms: now.fleet_ms - self.fleet_ms })
+    }
+
+    fn shown(self) -> String {
+        format!("{} ms of the server, {} ms of the fleet", self.server_ms, self.fleet_ms)
+    }
 }
 
 fn elapsed_us(since: Instant) -> u64 {

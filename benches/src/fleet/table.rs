@@ -98,8 +98,8 @@ mod tests {
         table.rounds("x", vec![vec![1_000, 3_000], vec![2_000, 9_000]], millis);
         table.row("none", vec![], kib);
         let text = table.to_string();
-        assert!(text.contains("x: p50  2.0 ms (1.0 ms to 2.0 ms, n = 2)"), "{text}");
-        assert!(text.contains("x: max  9.0 ms (3.0 ms to 9.0 ms, n = 2)"), "{text}");
+        assert!(text.contains("x: p50  1.0 ms (1.0 ms to 2.0 ms, n = 2)"), "{text}");
+        assert!(text.contains("x: max  3.0 ms (3.0 ms to 9.0 ms, n = 2)"), "{text}");
         assert!(!text.contains("none"));
     }
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentd_sys::http;
-use agentd_tests::conformance::{Operator, Outcome, Plan, dir, load, run};
+use agentd_tests::conformance::{Operator, Outcome, Plan, dir, load, run_all};
 use anyhow::{Context, Result};
 use clap::Parser;
+use futures_util::StreamExt;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -62,11 +63,11 @@ fn whole(options: &Options, out: &mut impl Write) -> Result<bool> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut failed, mut passed, mut skipped) = (0, 0, 0);
-    for vector in load(&plan.dir)? {
-        if options.filter.as_ref().is_some_and(|filter| !vector.name.contains(filter.as_str())) {
-            continue;
-        }
-        match runtime.block_on(run(&plan, &vector)) {
+    let mut vectors = load(&plan.dir)?;
+    vectors.retain(|vector| options.filter.as_ref().is_none_or(|filter| vector.name.contains(filter.as_str())));
+    let mut outcomes = std::pin::pin!(run_all(&plan, &vectors));
+    while let Some((vector, outcome)) = runtime.block_on(outcomes.next()) {
+        match outcome {
             Outcome::Passed => {
                 passed += 1;
                 writeln!(out, "pass  {}", vector.name)?;

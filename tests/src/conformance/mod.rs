@@ -13,5 +13,5 @@ mod trust;
 mod vector;
 
 pub use operator::Operator;
-pub use run::{Outcome, Plan, run};
+pub use run::{Outcome, Plan, run_all};
 pub use vector::{Vector, dir, load};

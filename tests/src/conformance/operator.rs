@@ -1,11 +1,12 @@
 //! The operator's hook: a program that is called with a verb, reads JSON and answers JSON.
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 /// The hook's exit code for a verb that the server cannot do.
 const UNSUPPORTED: i32 = 3;
@@ -23,15 +24,15 @@ pub(super) enum Done {
 }
 
 impl Operator {
-    pub(super) fn ask(&self, verb: &str, input: &Value) -> Result<Done> {
+    pub(super) async fn ask(&self, verb: &str, input: &Value) -> Result<Done> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(verb);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {}", self.program.display()))?;
         let mut stdin = child.stdin.take().context("stdin is piped")?;
-        stdin.write_all(input.to_string().as_bytes()).context("hand the hook its input")?;
+        stdin.write_all(input.to_string().as_bytes()).await.context("hand the hook its input")?;
         drop(stdin);
-        let output = child.wait_with_output().context("wait for the hook")?;
+        let output = child.wait_with_output().await.context("wait for the hook")?;
         match output.status.code() {
             Some(0) => {
                 let answer = serde_json::from_slice(&output.stdout);

@@ -1,4 +1,4 @@
-//! Runs sequences one after the other. Each makes its own stack, so that none sees what another left.
+//! Runs sequences. Each makes its own stack, so that none sees what another does.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use agentd_protocol::control::time::Time;
 use agentd_protocol::digest::Digest;
 use anyhow::{Context, Result, bail};
 use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -24,6 +25,9 @@ const HELD_FOR: Duration = Duration::from_secs(1);
 /// Longest `Retry-After` that is waited for, where 429 is not what was expected.
 const RETRY_S_MAX: u64 = 70;
 const RETRIES_MAX: u32 = 5;
+const AT_ONCE: usize = 6;
+/// Keys that vectors may ask to be enrolled.
+const HOST_KEYS: [&str; 2] = ["host", "other"];
 
 #[derive(Debug)]
 pub struct Plan {
@@ -49,7 +53,13 @@ pub enum Outcome {
 #[error("the hook cannot do `{0}`")]
 struct Unsupported(String);
 
-pub async fn run(plan: &Plan, vector: &Vector) -> Outcome {
+/// Runs them a few at a time, since much of their time is waiting; the outcomes as they come.
+pub fn run_all<'a>(plan: &'a Plan, vectors: &'a [Vector]) -> impl Stream<Item = (&'a Vector, Outcome)> {
+    let each = vectors.iter().map(move |vector| async move { (vector, run(plan, vector).await) });
+    stream::iter(each).buffer_unordered(AT_ONCE)
+}
+
+async fn run(plan: &Plan, vector: &Vector) -> Outcome {
     let mut sequence = Sequence::new(plan, &vector.name);
     match sequence.whole(vector).await {
         Ok(()) => Outcome::Passed,
@@ -87,7 +97,11 @@ impl<'a> Sequence<'a> {
             let text = Digest::of(format!("{run}/{stream}").as_bytes()).to_string();
             values.insert(stream.to_owned(), json!(text[..32]));
         }
-        Self { plan, values, keys: Keys::of(run), believed: Believed::default(), holds: None }
+        let keys = Keys::of(run);
+        for name in HOST_KEYS {
+            values.insert(format!("public:{name}"), json!(keys.get(name).public().to_string()));
+        }
+        Self { plan, values, keys, believed: Believed::default(), holds: None }
     }
 
     async fn whole(&mut self, vector: &Vector) -> Result<()> {
@@ -110,7 +124,7 @@ impl<'a> Sequence<'a> {
 
     async fn step(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::Operator(order) => self.order(order),
+            Step::Operator(order) => self.order(order).await,
             Step::Exchange(exchange) => self.exchange(exchange).await,
             Step::PauseS(seconds) => {
                 tokio::time::sleep(Duration::from_secs(*seconds)).await; // poll: the vector's own, for what ends by time
@@ -119,9 +133,9 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    fn order(&mut self, order: &Order) -> Result<()> {
+    async fn order(&mut self, order: &Order) -> Result<()> {
         let input = fill::tree(&order.input, &self.values, &self.plan.dir)?;
-        let answer = match self.plan.operator.ask(&order.verb, &input)? {
+        let answer = match self.plan.operator.ask(&order.verb, &input).await? {
             Done::Answer(answer) => answer,
             Done::Unsupported => return Err(Unsupported(order.verb.clone()).into()),
         };
@@ -148,10 +162,6 @@ impl<'a> Sequence<'a> {
         let now = serde_json::to_value(Time::from_unix_secs(unix_secs()))?;
         self.values.insert("now".to_owned(), now);
         self.values.insert("now_ms".to_owned(), json!(unix_secs() * 1000));
-        for sign in &exchange.send.sign {
-            let public = self.keys.get(&sign.key).public().to_string();
-            self.values.insert(format!("public:{}", sign.key), json!(public));
-        }
         let snapshot = fill::tree(&json!({"$file": "bodies/snapshot.json"}), &self.values, &self.plan.dir)?;
         let digest = Digest::of(&serde_json::to_vec(&snapshot)?).to_string();
         self.values.insert("snapshot_digest".to_owned(), json!(digest));
