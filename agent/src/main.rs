@@ -89,6 +89,7 @@ enum HostsVerb {
 }
 
 fn main() -> ExitCode {
+    agentd_sys::process::unblock_signals();
     let outcome = match Cli::parse().verb {
         Verb::Run { stack, home, system: _, run_as, public, enforce_security, ufw } => {
             app::run(&RunOptions { stack, home, run_as, public, enforce_security, ufw })

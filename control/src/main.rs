@@ -6,5 +6,6 @@ use agentd_control::cli::{Cli, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    agentd_sys::process::unblock_signals();
     run(Cli::parse()).into()
 }

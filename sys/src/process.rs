@@ -142,6 +142,12 @@ fn plays_old_kernel() -> bool {
     std::env::var_os(NO_PIDFD_INFO_ENV).is_some_and(|value| value == "1")
 }
 
+/// Lets every signal through again. A process starts with what its parent had blocked, and who waits for SIGTERM would
+/// never hear of it. To be called first in `main`: other threads inherit it.
+pub fn unblock_signals() {
+    nix::sys::signal::SigSet::all().thread_unblock().expect("the set of all signals is one");
+}
+
 /// Random per boot (random(4)).
 pub fn boot_id() -> io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())

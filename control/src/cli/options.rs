@@ -27,11 +27,17 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+const HOME_ENV: &str = "CONTROLD_HOME";
+
+fn usual_home() -> PathBuf {
+    std::env::var_os(HOME_ENV).map_or_else(|| PathBuf::from("/var/lib/controld"), PathBuf::from)
+}
+
 /// Which server.
 #[derive(Debug, Clone, Args)]
 pub struct At {
-    /// Folder of the server of this machine
-    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/controld")]
+    /// Folder of the server of this machine [default: $CONTROLD_HOME, else /var/lib/controld]
+    #[arg(long, global = true, value_name = "DIR", default_value_os_t = usual_home(), hide_default_value = true)]
     pub home: PathBuf,
     /// Another machine's server; needs --api-token-file
     #[arg(long, global = true, value_name = "URL", requires = "api_token_file")]

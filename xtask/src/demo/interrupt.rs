@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
 /// From here on these signals end nothing: they arrive in the queue. To be called before any other thread is started,
-/// which would not have them blocked. Programs we start have them as usual: std gives them an empty mask.
+/// which would not have them blocked. Programs we start have them blocked too, and undo that (ours) or are not sent any.
 pub(super) fn queue() -> Result<Receiver<Signal>> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.thread_block().context("block signals")?;
