@@ -25,6 +25,9 @@ const REGRESSIONS_WITHIN_MS: u64 = 600_000;
 /// A host that has been told of a version and does not have it yet is held no longer than that: it may not have heard.
 const HOLD_BEHIND: Duration = Duration::from_secs(5);
 
+/// Of the agents that are still understood.
+const CAPABILITY_MIN: u32 = 1;
+
 /// Where a report stands among those of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -262,6 +265,9 @@ fn check(report: &Report) -> Result<(), Error> {
     };
     if !is_id(&report.rid) || !is_id(&report.stream) {
         return bad("rid and stream are letters, digits and `-`");
+    }
+    if report.cap < CAPABILITY_MIN {
+        return Err(Error::AgentTooOld);
     }
     let largest = u64::try_from(i64::MAX).unwrap_or(u64::MAX);
     let numbers = [report.boot, report.seq, report.head.seen.0, report.head.applied.0, report.head.epoch];

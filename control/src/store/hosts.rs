@@ -155,6 +155,10 @@ fn redeem(connection: &Connection, token: &TokenId, new: NewHost, now: u64) -> R
         return Ok(Admission::TokenInvalid);
     }
     let known = row(connection, "SELECT * FROM hosts WHERE key = ?1", [new.key.to_string()], host)?;
+    if known.as_ref().is_some_and(|known| known.stack != new.stack) {
+        // One key, one place: a host that joins another stack makes itself a new one.
+        return Ok(Admission::TokenInvalid);
+    }
     if let Some((by, _)) = &stored.used {
         return match known {
             Some(known) if known.id == *by => Ok(Admission::Again(known)),

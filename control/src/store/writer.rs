@@ -24,13 +24,12 @@ const ABORT_ENV: &str = "CONTROLD_TEST_ABORT_AT";
 
 type Lost = Arc<rusqlite::Error>;
 type Answer = Box<dyn FnOnce(Option<Lost>) + Send>;
-
 /// Told that there is no transaction to work in, or does the work in it; says whether the work is to stay.
-type Work = Box<dyn FnOnce(Result<&Connection, Lost>) -> (bool, Answer) + Send>;
+type Run = Box<dyn FnOnce(Result<&Connection, Lost>) -> (bool, Answer) + Send>;
 
 struct Job {
     operation: &'static str,
-    run: Work,
+    run: Run,
 }
 
 /// The way to one file's thread. The last clone to go closes the file.
