@@ -88,6 +88,7 @@ fn a_joined_host_runs_what_is_published_and_tells_what_happens() {
     world.serves("/", "2");
     let before = fake.lock().events.len();
     assert_eq!(world.ctl(&["restart", "web"]).code, 0);
+    world.until("told what waits", |world| control(world).outbox.records > 0);
     fake.mend();
     world.until("what happened meanwhile arrives", |_| {
         let inner = fake.lock();

@@ -225,6 +225,7 @@ impl Control {
     async fn look_at_host(&mut self) -> Option<(agentd_protocol::control::report::Snapshot, Status)> {
         let status = (self.snapshot)().await?;
         let outbox = self.outbox().await;
+        self.tell(|told| told.outbox = outbox);
         let told = self.status.borrow().clone();
         let (refused, clock_skew_ms) = told.map(|told| (told.refused, told.clock_skew_ms)).unwrap_or_default();
         Some((snapshot(&status, &Beside { refused, outbox, clock_skew_ms }), status))
