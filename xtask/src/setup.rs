@@ -50,6 +50,8 @@ const PACKAGES: &[Package] = &[
     package("iproute2", Proof::Program("ip"), Purpose::Tests),
     package("nftables", Proof::Program("nft"), Purpose::Tests),
     package("ufw", Proof::Program("ufw"), Purpose::Tests),
+    // Certificates of a control server.
+    package("openssl", Proof::Program("openssl"), Purpose::Tests),
     // The root tree of the test hosts.
     package("debootstrap", Proof::Program("debootstrap"), Purpose::Tests),
 ];

@@ -10,6 +10,7 @@ use agentd_protocol::control::request::{
 use agentd_protocol::digest::Digest;
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{HeaderMap, Method, Request, Uri, header};
 
 use crate::clock;
@@ -17,6 +18,9 @@ use crate::core::{Control, Error};
 
 /// A body that comes more slowly than that is let go.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// Of a body that is too large.
+const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
+const DISCARD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the headers say. Nothing of it is true before it is checked.
 pub(super) struct Claimed {
@@ -85,6 +89,7 @@ impl Claimed {
         let too_large = || Error::BodyTooLarge { bytes_max };
         let announced = self.header(header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());
         if announced.is_some_and(|length| length > bytes_max) {
+            discard(self.body).await;
             return Err(too_large());
         }
         if self.headers.contains_key(header::CONTENT_ENCODING) {
@@ -96,6 +101,21 @@ impl Claimed {
         request::check_digest(&self.signed.content_digest, &Digest::of(&bytes)).map_err(Error::Signature)?;
         Ok(bytes)
     }
+}
+
+/// Who is cut off while he sends may never read the answer that says why.
+async fn discard(body: Body) {
+    let reading = async {
+        let (mut left, mut chunks) = (DISCARDED_BYTES_MAX, body.into_data_stream());
+        while let Some(Ok(chunk)) = chunks.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Too slow or too much: then he is cut off.
+    let _ = tokio::time::timeout(DISCARD_DEADLINE, reading).await;
 }
 
 /// The host that has signed, if one has.

@@ -18,7 +18,7 @@ pub(super) fn public(control: &Control, accounts: &Accounts, listener: Listener)
     Gate::new(accounts.clone(), listener)
         .guard(guarded)
         .merge(agent_api::router(control.clone()))
-        .merge(packages::router(&control.settings().packages_dir))
+        .merge(packages::router(&control.settings().packages_dir, &control.settings().public_url))
 }
 
 /// For the Unix socket, where the caller is known already.

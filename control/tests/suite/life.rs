@@ -134,7 +134,7 @@ async fn drafts_are_saved_by_revision_and_published_whole() {
     let audit = server.cli(&["audit"]);
     let actions: Vec<&str> =
         audit["rows"].as_array().unwrap().iter().map(|row| row["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, ["draft.save", "version.publish", "draft.save", "draft.save", "stack.create"]);
+    assert_eq!(actions, ["draft.save", "version.publish", "draft.save", "draft.save", "stack.create", "user.link"]);
 }
 
 #[test]

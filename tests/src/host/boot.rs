@@ -182,6 +182,13 @@ impl Host {
         Program::start(command::beside(self.outside.id()).args(arguments))
     }
 
+    /// A program on the machine outside, to be started.
+    pub fn command_outside(&self, arguments: &[&str]) -> Command {
+        let mut command = command::beside(self.outside.id());
+        command.args(arguments);
+        command
+    }
+
     /// Waits for a command to succeed.
     pub fn until(&self, what: &str, command: &str) {
         let started = Instant::now();

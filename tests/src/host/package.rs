@@ -69,6 +69,14 @@ impl Package {
         host.must(&format!("cd {dir} && sha256sum *.deb >SHA256SUMS"));
     }
 
+    /// Puts package and sums where a control server has them for new hosts.
+    pub fn hand_out(&self, dir: &Path) {
+        let name = self.deb.file_name().unwrap();
+        fs::copy(&self.deb, dir.join(name)).unwrap();
+        let sums = Command::new("sha256sum").arg(name).current_dir(dir).output().unwrap();
+        fs::write(dir.join("SHA256SUMS"), sums.stdout).unwrap();
+    }
+
     /// Installs or upgrades as an administrator would; what dpkg said.
     pub fn install(&self, host: &Host) -> String {
         fs::copy(&self.deb, host.path("/var/tmp/agentd.deb")).unwrap();
