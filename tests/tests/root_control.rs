@@ -37,7 +37,12 @@ impl Server {
         let log = fs::File::options().append(true).create(true).open(self.dir.path().join("log")).unwrap();
         let address = format!("{OUTSIDE_V4}:{PORT}");
         let mut command = host.command_outside(&[program("controld").to_str().unwrap(), "serve"]);
-        command.arg("--home").arg(self.home()).args(["--listen", &address, "--public-url", &format!("https://{address}")]);
+        command.arg("--home").arg(self.home()).args([
+            "--listen",
+            &address,
+            "--public-url",
+            &format!("https://{address}"),
+        ]);
         command.arg("--tls-cert").arg(self.dir.path().join("tls.crt"));
         command.arg("--tls-key").arg(self.dir.path().join("tls.key"));
         self.process = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
@@ -145,10 +150,10 @@ fn the_pasted_command_joins_and_applies() {
     assert!(untrusted.code != 0, "{untrusted:?}");
     fs::copy(server.dir.path().join("ca.crt"), host.path("/usr/local/share/ca-certificates/test.crt")).unwrap();
     host.must("update-ca-certificates 2>&1");
-    let plan = host.must(&format!("cd /root && {command} --dry-run"));
+    let plan = host.must(&format!("cd /var/tmp && {command} --dry-run"));
     assert!(plan.contains("join the control server") && plan.contains("nothing was changed"), "{plan}");
     assert!(host.run("command -v agentd").code != 0);
-    host.must(&format!("cd /root && {command} --yes 2>&1"));
+    host.must(&format!("cd /var/tmp && {command} --yes 2>&1"));
     serves(&host, "v1");
     until("the server knows", || server.applied() == 1);
     let status = host.must("agentctl status");
@@ -157,8 +162,8 @@ fn the_pasted_command_joins_and_applies() {
     assert_eq!(identity.trim(), "600 root");
 
     // Again it is the same host; another one does not come in by the same string.
-    assert_eq!(host.must(&format!("cd /root && {command} --yes 2>/dev/null")).lines().last(), Some("nothing to do"));
-    let other = host.run(&format!("mkdir -p /root/other && echo {join} | agentd join - --home /root/other"));
+    assert_eq!(host.must(&format!("cd /var/tmp && {command} --yes 2>/dev/null")).lines().last(), Some("nothing to do"));
+    let other = host.run(&format!("mkdir -p /var/tmp/other && echo {join} | agentd join - --home /var/tmp/other"));
     assert!(other.code == 11 && other.stderr.contains("used"), "{other:?}");
 
     // Away, and killed at that: nothing stops, also when the manager starts anew.
@@ -177,9 +182,10 @@ fn the_pasted_command_joins_and_applies() {
     assert!(events.contains("run.stopped"), "what happened meanwhile has arrived: {events}");
     for secret in ["hunter2-is-no-password", join] {
         let mut grep = Command::new("grep");
-        let found = grep.args(["--recursive", "--text", "--files-with-matches", "--", secret]).arg(server.home()).output();
+        let found =
+            grep.args(["--recursive", "--text", "--files-with-matches", "--", secret]).arg(server.home()).output();
         assert_eq!(String::from_utf8_lossy(&found.unwrap().stdout), "", "a secret lies in the server's folder");
     }
-    host.must("sh /root/install.sh --uninstall --purge --yes");
+    host.must("sh /var/tmp/install.sh --uninstall --purge --yes");
     assert!(host.run("test -e /var/lib/agentd").code != 0);
 }

@@ -94,7 +94,7 @@ pub struct Serve {
     /// How hosts and people reach it, where that is another address
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
-    /// Key that secrets are sealed with [default: <home>/controld.key]
+    /// Key that secrets are sealed with [default: HOME/controld.key]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// Listen without TLS where other machines can reach it: for a trusted network alone
@@ -253,7 +253,7 @@ pub struct Restore {
     /// Only checks it and tells what would come back
     #[arg(long)]
     pub dry_run: bool,
-    /// Key to try its secrets with [default: <home>/controld.key]
+    /// Key to try its secrets with [default: HOME/controld.key]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 }

@@ -235,11 +235,10 @@ fn code() -> Result<String, Error> {
 fn made(row: &NewTokenRow, join: &JoinString) -> TokenMade {
     let join_text = join.reveal().to_string();
     // The join string goes through a pipe: arguments are seen by everybody on the machine.
-    let command =
-        format!(
-            "curl -fsSL {}/install.sh -o install.sh && echo {join_text} | $(command -v sudo) sh install.sh --join -",
-            join.url
-        );
+    let command = format!(
+        "curl -fsSL {}/install.sh -o install.sh && echo {join_text} | $(command -v sudo) sh install.sh --join -",
+        join.url
+    );
     let token = TokenRow {
         id: row.id.clone(),
         stack: row.stack.clone(),

@@ -4,7 +4,7 @@
 //! answer to one a redirect. With it a page is fetched again when the server says that something has changed.
 //! Must never know: databases, keys, the value of a variable. It asks [`crate::core::Control`] and
 //! [`crate::auth::Accounts`], and nobody else.
-//! Called by: the server, which puts [`routes`] behind [`crate::auth::Gate::guard`].
+//! Called by: the server, which puts [`routes()`] behind [`crate::auth::Gate::guard`].
 //! Nothing here survives a restart.
 
 mod acts;
