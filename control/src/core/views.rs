@@ -35,9 +35,7 @@ impl Control {
         let draft = self.inner.store.draft(id).await?;
         let fleet = self.fleet();
         let stack = fleet.stacks.get(id).ok_or_else(|| Error::not_found(format!("stack {id}")))?;
-        let saved_at = draft.map(|draft| draft.saved_at);
-        let published_at = stack.last.as_ref().map_or(0, |row| row.created_unix_ms);
-        let draft_differs = saved_at.is_some_and(|saved| saved > published_at);
+        let draft_differs = draft.is_some_and(|draft| draft.revision != draft.published);
         Ok(overview_of(&fleet, stack, draft_differs, clock::now_unix_ms()))
     }
 

@@ -34,6 +34,8 @@ pub struct StoredDraft {
     pub env: SealedEnv,
     pub actor: String,
     pub saved_at: u64,
+    /// Revision that the newest version was made of; 0: of another document.
+    pub published: u64,
 }
 
 impl Store {
@@ -48,7 +50,7 @@ impl Store {
             }
             let format = word(new.format);
             connection.execute(
-                "INSERT INTO drafts VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (stack) DO UPDATE SET
+                "INSERT INTO drafts VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0) ON CONFLICT (stack) DO UPDATE SET
                  revision = excluded.revision, format = excluded.format, text = excluded.text,
                  actor = excluded.actor, saved_at = excluded.saved_at",
                 (id, signed(found + 1), format, &new.text, &new.actor, signed(new.saved_at)),
@@ -79,6 +81,7 @@ impl Store {
                     env: env.clone(),
                     actor: text(row, "actor")?,
                     saved_at: unsigned(row, "saved_at")?,
+                    published: unsigned(row, "published")?,
                 })
             })
         };

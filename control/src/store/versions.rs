@@ -160,6 +160,8 @@ fn insert(connection: &Connection, new: &NewVersion) -> Result<(), Fault> {
             (new.stack.as_str(), sha256.to_string(), kind.word(), body, signed(new.created_at)),
         )?;
     }
+    let published = signed(new.draft_revision.unwrap_or(0));
+    connection.execute("UPDATE drafts SET published = ?2 WHERE stack = ?1", (new.stack.as_str(), published))?;
     let (kind, of) = match new.kind {
         VersionKind::Deploy => ("deploy", None),
         VersionKind::Rollback { of } => ("rollback", Some(signed(of.0))),

@@ -78,7 +78,9 @@ CREATE TABLE drafts (
     format   TEXT NOT NULL CHECK (format IN ('toml', 'json')),
     text     TEXT NOT NULL,
     actor    TEXT NOT NULL,
-    saved_at INTEGER NOT NULL
+    saved_at INTEGER NOT NULL,
+    -- Revision that the newest version was made of; 0: of another document.
+    published INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE draft_env (
