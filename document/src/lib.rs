@@ -61,6 +61,9 @@ impl fmt::Display for Located {
     }
 }
 
+/// [`Problem::found`] of a key that stands twice: readers differ in which of them counts.
+pub const DUPLICATE_KEY: &str = "a duplicate key";
+
 /// Key under which broken syntax is reported.
 const SYNTAX: &str = "syntax";
 

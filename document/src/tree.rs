@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use agentd_protocol::validate::{Locus, Problem};
 use serde_json::Value;
 
+use crate::DUPLICATE_KEY;
 use crate::{Format, SYNTAX};
 
 /// Byte offsets of a key and of its value; equal where there is no key (elements of a list).
@@ -39,7 +40,7 @@ impl Broken {
         let (key, found, expected) = match &self.fault {
             Fault::Duplicate(key) => {
                 let key = key.clone().unwrap_or_else(|| SYNTAX.to_owned());
-                (key, "a duplicate key".to_owned(), "each key once".to_owned())
+                (key, DUPLICATE_KEY.to_owned(), "each key once".to_owned())
             }
             Fault::Syntax { found, expected } => {
                 let expected = expected.clone().unwrap_or_else(|| format!("valid {}", format.name()));

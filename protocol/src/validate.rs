@@ -28,6 +28,9 @@ pub const COMMAND_BYTES_MAX: usize = 64 * 1024;
 /// Problems reported at once; beyond them nobody reads on, and a hostile document must not cost memory.
 pub const PROBLEMS_MAX: usize = 1_000;
 
+/// [`Problem::found`] of a key that the schema has not: what stands below it is anything.
+pub const UNKNOWN_KEY: &str = "an unknown key";
+
 /// One thing that is wrong, in words for whoever wrote the document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agentd_document::{Format, Located, read};
+use agentd_document::{DUPLICATE_KEY, Format, Located, read};
 use agentd_protocol::stack::Stack;
+use agentd_protocol::validate::{PROBLEMS_MAX, UNKNOWN_KEY};
 use toml_edit::{DocumentMut, Item, TableLike, Value as TomlValue};
 use zeroize::Zeroizing;
 
@@ -36,10 +37,22 @@ pub(super) fn take(text: &str, format: DraftFormat) -> Result<Taken, Vec<DraftPr
         DraftFormat::Toml => take_toml(text),
         DraftFormat::Json => take_json(text),
     };
-    taken.map_err(|unclear| {
-        let problems = problems(text, format);
-        if problems.is_empty() { vec![problem(unclear.pointer, unclear.text)] } else { problems }
-    })
+    let all = read(text, format_of(format)).err().unwrap_or_default();
+    let hiding: Vec<DraftProblem> = all.iter().filter(|one| may_hide(one)).cloned().map(located).collect();
+    match taken {
+        // Of more problems than are told, nobody knows what they are.
+        Ok(taken) if hiding.is_empty() && all.len() < PROBLEMS_MAX => Ok(taken),
+        Ok(_) if !hiding.is_empty() => Err(hiding),
+        Ok(_) => Err(all.into_iter().map(located).collect()),
+        Err(unclear) if all.is_empty() => Err(vec![problem(unclear.pointer, unclear.text)]),
+        Err(_) => Err(all.into_iter().map(located).collect()),
+    }
+}
+
+/// A misspelt `env` holds values as well, of a key that stands twice one was not looked at, and where there are too many
+/// services, the last were not.
+fn may_hide(one: &Located) -> bool {
+    [UNKNOWN_KEY, DUPLICATE_KEY].contains(&one.problem.found.as_str()) || one.problem.pointer == "/service"
 }
 
 /// All that keeps a text from being a document.
@@ -261,10 +274,22 @@ C = "three" # not to be told
             "[[service]]\nname = 's'\nenv = 'hunter2'",
             "[[service]]\nname = 's'\nenv = { K = ['hunter2'] }",
             "[[service]]\nname = 's'\nenv = { K = 'hunter2' }\n[[service]]\nname = 's'\nenv = { K = 'x' }",
+            "[[service]]\nname = 's'\nenvironment = { K = 'hunter2' }",
+            "[[services]]\nname = 's'\nenv = { K = 'hunter2' }",
+            "[[service]]\nname = 's'\n[env]\nK = 'hunter2'",
         ] {
             let problems = take(text, DraftFormat::Toml).err().unwrap_or_else(|| panic!("{text}"));
             assert!(!problems.is_empty() && !format!("{problems:?}").contains("hunter2"), "{problems:?}");
         }
-        assert!(take("{\"service\": [{\"env\": {\"K\": \"hunter2\"}}]", DraftFormat::Json).is_err());
+        for text in [
+            r#"{"service": [{"env": {"K": "hunter2"}}]"#,
+            r#"{"service": [{"name": "s", "env": {"K": "hunter2", "K": "<kept>"}}]}"#,
+            r#"{"service": [{"name": "s", "env": {"K": "hunter2"}, "env": {"K": "<kept>"}}]}"#,
+            r#"{"service": [{"name": "s", "env": {"K": "hunter2"}}], "service": []}"#,
+            r#"{"service": [{"name": "s", "environ": {"K": "hunter2"}}]}"#,
+        ] {
+            let problems = take(text, DraftFormat::Json).err().unwrap_or_else(|| panic!("{text}"));
+            assert!(!problems.is_empty() && !format!("{problems:?}").contains("hunter2"), "{problems:?}");
+        }
     }
 }

@@ -115,6 +115,12 @@ async fn drafts_are_saved_by_revision_and_published_whole() {
     let (code, text) = server.try_cli(&["stack", "draft", "shop", "-"], "schema = 1\nstack.name = 's'\nproxi = 1\n");
     assert_eq!(code, 3, "{text}");
     assert!(text.contains("proxi"), "{text}");
+    // Below a key that nobody knows anything may stand: that is not kept.
+    let (code, text) = server.try_cli(&["stack", "publish", "shop"], "");
+    assert!(code == 1 && text.contains("no draft"), "{text}");
+    let (code, text) =
+        server.try_cli(&["stack", "draft", "shop", "-"], "schema = 1\nstack.name = 's'\nproxy.port = 0\n");
+    assert!(code == 3 && text.contains("proxy.port"), "{text}");
     let (code, text) = server.try_cli(&["stack", "publish", "shop"], "");
     assert_eq!(code, 3, "{text}");
     // The operator API over the network wants to know who asks.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Locus, PROBLEMS_MAX, Problem};
+use super::{Locus, PROBLEMS_MAX, Problem, UNKNOWN_KEY};
 use crate::keys::{self, Absent, Choice, Key, NOT_YET, Shape, Support};
 use crate::stack::Span;
 
@@ -90,7 +90,7 @@ impl<'t> Table<'t> {
                     let near = keys::nearest(name, leaf);
                     let all = || keys::children(name).map(Key::leaf).collect::<Vec<_>>().join(", ");
                     let expected = near.map_or_else(|| format!("one of {}", all()), |_| "a known key".to_owned());
-                    let flaw = Flaw::plain("an unknown key", expected).near(near);
+                    let flaw = Flaw::plain(UNKNOWN_KEY, expected).near(near);
                     let key = table.dotted(&brief(leaf));
                     problems.note(table.pointer_to(leaf), key, flaw, Locus::Key);
                 }
