@@ -107,8 +107,7 @@ impl Fleet {
             self.stacks.insert(stored.id.clone(), StackNow { stored, last, head });
             return;
         };
-        let is_older = (stored.last_version, stored.fresh_issued) < (now.stored.last_version, now.stored.fresh_issued);
-        if is_older {
+        if stored.head_revision < now.stored.head_revision {
             // Two who published read the row again, and the first one's reading came last.
             return;
         }

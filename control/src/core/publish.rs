@@ -47,7 +47,7 @@ impl Control {
         reason: &str,
         idempotency_key: Option<&str>,
     ) -> Result<VersionRow, Error> {
-        let stored = self.stored_stack(stack)?;
+        self.stored_stack(stack)?;
         let request = json!({"call": "publish", "stack": stack, "revision": revision, "reason": reason});
         let memory = self.recall(actor, idempotency_key, &request).await?;
         if let Some(row) = memory.answer()? {
@@ -60,6 +60,8 @@ impl Control {
         }
         let mut content = self.open_draft(stack, &draft)?;
         let from = self.resolve(&mut content).await?;
+        // Asking takes its time; somebody may have put the stack on hold.
+        let stored = self.stored_stack(stack)?;
         let content =
             Content { stack: content, kind: VersionKind::Deploy, from, draft_revision: Some(revision), again: None };
         self.put_version(actor, &stored, content, names::reason(reason)?, memory).await
@@ -130,8 +132,11 @@ impl Control {
                 self.reload_stack(id).await?;
                 Ok(row)
             }
-            Put::VersionMoved => {
-                Err(Error::Conflict("somebody published meanwhile; look at it, then try again".to_owned()))
+            Put::HeadMoved => {
+                // Should memory be behind the database, the next try is of what is there.
+                self.reload_stack(id).await?;
+                let text = "somebody published, held or resumed meanwhile; look at it, then try again";
+                Err(Error::Conflict(text.to_owned()))
             }
             Put::DraftMoved { revision } => Err(Error::Revision { found: revision }),
             Put::Answered => Err(Error::Conflict("the same call is being answered; ask again".to_owned())),
@@ -201,7 +206,7 @@ impl Control {
             created_at: clock::ms_of(now),
             poll_s,
             head,
-            after: stored.last_version,
+            after: stored.head_revision,
             draft_revision: content.draft_revision,
         })
     }

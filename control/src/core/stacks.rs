@@ -107,7 +107,10 @@ impl Control {
         };
         for stack in due {
             let flow = if stack.held { Flow::Held } else { Flow::Open };
-            self.reissue(&stack, flow, None).await?;
+            // One stack's trouble is not the next one's.
+            if let Err(error) = self.reissue(&stack, flow, None).await {
+                tracing::warn!(stack = %stack.id, error = agentd_sys::causes::chain(&error), "its note is not renewed yet");
+            }
         }
         Ok(())
     }
@@ -127,9 +130,12 @@ impl Control {
             url: &self.inner.settings.public_url,
         };
         let head = self.new_head(envelope, &about, &keys);
-        match self.inner.store.put_head(&stack.id, stack.last_version, head, entry).await? {
+        match self.inner.store.put_head(&stack.id, stack.head_revision, head, entry).await? {
             HeadPut::Done => self.reload_stack(&stack.id).await,
-            HeadPut::Moved => Err(Error::Conflict("a version was published meanwhile; try again".to_owned())),
+            HeadPut::Moved => {
+                self.reload_stack(&stack.id).await?;
+                Err(Error::Conflict("somebody changed it meanwhile; look at it, then try again".to_owned()))
+            }
         }
     }
 

@@ -64,6 +64,8 @@ pub struct StoredStack {
     pub fresh_issued: Option<u64>,
     pub fresh_until: Option<u64>,
     pub created_at: u64,
+    /// Grows with every change of the head, whatever the clock does.
+    pub head_revision: u64,
 }
 
 /// Exact bytes of head.json, and what of them is needed without parsing.
@@ -162,17 +164,17 @@ impl Store {
         self.control_reads.read("read the roots of a stack", query).await
     }
 
-    /// A new fresh note for the version that is the newest.
+    /// A new fresh note for the version that is the newest, unless the head has changed since `revision`.
     pub async fn put_head(
         &self,
         id: &StackId,
-        version: Version,
+        revision: u64,
         head: NewHead,
         entry: Option<Entry>,
     ) -> Result<HeadPut, Error> {
         let id = id.clone();
         let change = move |connection: &Connection| {
-            let changed = set_head(connection, &id, version, &head)?;
+            let changed = set_head(connection, &id, revision, &head)?;
             if changed == 0 {
                 return Ok(HeadPut::Moved);
             }
@@ -183,11 +185,11 @@ impl Store {
     }
 }
 
-fn set_head(connection: &Connection, id: &StackId, version: Version, head: &NewHead) -> Result<usize, Fault> {
-    let sql = "UPDATE stacks SET head = ?3, fresh_issued = ?4, fresh_until = ?5, held = ?6
-               WHERE id = ?1 AND last_version = ?2";
+fn set_head(connection: &Connection, id: &StackId, revision: u64, head: &NewHead) -> Result<usize, Fault> {
+    let sql = "UPDATE stacks SET head = ?3, fresh_issued = ?4, fresh_until = ?5, held = ?6,
+               head_revision = head_revision + 1 WHERE id = ?1 AND head_revision = ?2";
     let NewHead { body, fresh_issued, fresh_until, held } = head;
-    let params = (id.as_str(), signed(version.0), body, signed(*fresh_issued), signed(*fresh_until), held);
+    let params = (id.as_str(), signed(revision), body, signed(*fresh_issued), signed(*fresh_until), held);
     Ok(connection.execute(sql, params)?)
 }
 
@@ -211,5 +213,6 @@ pub(super) fn stack(row: &Row<'_>) -> Result<StoredStack, Fault> {
         fresh_issued: unsigned_or_null(row, "fresh_issued")?,
         fresh_until: unsigned_or_null(row, "fresh_until")?,
         created_at: unsigned(row, "created_at")?,
+        head_revision: unsigned(row, "head_revision")?,
     })
 }

@@ -47,8 +47,8 @@ pub struct NewVersion {
     pub created_at: u64,
     pub poll_s: u64,
     pub head: NewHead,
-    /// The version this follows.
-    pub after: Version,
+    /// Revision of the head that this follows.
+    pub after: u64,
     /// The draft it was made from, where it was.
     pub draft_revision: Option<u64>,
 }
@@ -57,7 +57,7 @@ pub struct NewVersion {
 pub enum Put {
     Done,
     /// Somebody published meanwhile.
-    VersionMoved,
+    HeadMoved,
     /// Somebody saved the draft meanwhile.
     DraftMoved {
         revision: u64,
@@ -141,11 +141,10 @@ impl Store {
 }
 
 fn precondition(connection: &Connection, new: &NewVersion) -> Result<Option<Put>, Fault> {
-    let sql = "SELECT last_version FROM stacks WHERE id = ?1";
-    let last =
-        row(connection, sql, [new.stack.as_str()], |row| unsigned(row, "last_version"))?.ok_or(Fault::Missing)?;
-    if last != new.after.0 {
-        return Ok(Some(Put::VersionMoved));
+    let sql = "SELECT head_revision FROM stacks WHERE id = ?1";
+    let head = row(connection, sql, [new.stack.as_str()], |row| unsigned(row, "head_revision"))?;
+    if head.ok_or(Fault::Missing)? != new.after {
+        return Ok(Some(Put::HeadMoved));
     }
     let Some(seen) = new.draft_revision else { return Ok(None) };
     let sql = "SELECT revision FROM drafts WHERE stack = ?1";
@@ -186,7 +185,7 @@ fn insert(connection: &Connection, new: &NewVersion) -> Result<(), Fault> {
         ],
     )?;
     let sql = "UPDATE stacks SET last_version = ?2, poll_s = ?3, head = ?4, fresh_issued = ?5, fresh_until = ?6,
-               held = ?7 WHERE id = ?1";
+               held = ?7, head_revision = head_revision + 1 WHERE id = ?1";
     let NewHead { body, fresh_issued, fresh_until, held } = &new.head;
     let id = new.stack.as_str();
     let (number, poll_s) = (signed(new.number.0), signed(new.poll_s));

@@ -20,6 +20,8 @@ CREATE TABLE stacks (
     fresh_issued INTEGER,
     fresh_until  INTEGER,
     created_at   INTEGER NOT NULL,
+    -- Grows with every change of the head, whatever the clock does.
+    head_revision INTEGER NOT NULL DEFAULT 0,
     CHECK ((head IS NULL) = (last_version = 0))
 ) STRICT, WITHOUT ROWID;
 
