@@ -1,9 +1,12 @@
 //! Connections: accepted within a bound, served with deadlines, and drained at the end.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -11,7 +14,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+use crate::lifecycle;
 
 /// Each held report is one; beyond it a connection waits in the kernel until another ends.
 const CONNECTIONS_MAX: u32 = 20_000;
@@ -19,8 +25,21 @@ const CONNECTIONS_MAX: u32 = 20_000;
 const HEADERS_DEADLINE: Duration = Duration::from_secs(75);
 /// Headers of a request, bytes.
 const HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// For the body of a request, the whole of it: who sends a byte now and then holds no place for ever.
+const BODY_DEADLINE: Duration = Duration::from_secs(60);
 /// After the end was asked for: answers that are being written.
 pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Breaks when the deadline has passed.
+fn timed(body: Body) -> Body {
+    let by = Instant::now() + BODY_DEADLINE;
+    let chunks = futures_util::stream::unfold(body.into_data_stream(), move |mut chunks| async move {
+        let next = timeout_at(by, chunks.next()).await;
+        let chunk = next.unwrap_or_else(|_| Some(Err(axum::Error::new(std::io::Error::from(ErrorKind::TimedOut)))))?;
+        Some((chunk, chunks))
+    });
+    Body::from_stream(chunks)
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
@@ -49,7 +68,16 @@ impl Connections {
         let inner = TowerToHyperService::new(self.router.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             facts(request.extensions_mut());
-            inner.call(request)
+            // What was begun is done to its end, whether the caller stays or not: memory follows what the database has.
+            let request = request.map(|body| timed(Body::new(body)));
+            let answering = lifecycle::spawn("request", inner.call(request));
+            async move {
+                match answering.await {
+                    Ok(Ok(response)) => Ok(response),
+                    // It panicked; the caller sees the connection break.
+                    Err(error) => Err(std::io::Error::other(error)),
+                }
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agentd_git::Asker;
 use axum::extract::ConnectInfo;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,7 @@ pub struct Options {
 
 /// Until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), Error> {
+    raise_descriptors();
     let home = Home::take(&options.home)?;
     let config = &home.config;
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
@@ -90,6 +92,15 @@ pub async fn run(options: Options) -> Result<(), Error> {
     cancel.cancel();
     control.flush_at_end().await;
     Ok(())
+}
+
+/// Each host takes one for as long as its report is held, and a login shell's limit is 1,024.
+fn raise_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn open(
