@@ -135,6 +135,8 @@ pub(super) struct Limits {
     pub(super) ceiling: Duration,
     /// How long the call took.
     pub(super) took: Duration,
+    /// The call asked to be held.
+    pub(super) asked: bool,
     /// From 0 to 1.
     pub(super) random: f64,
 }
@@ -185,11 +187,13 @@ pub(super) fn step(state: State, outcome: &Outcome, limits: Limits) -> (State, N
 }
 
 fn taken(pace: Pace, holds: bool, limits: Limits) -> (State, Next) {
+    // One that brought news did not ask to be held, and tells nothing about that.
+    let holds = if limits.asked { holds } else { pace.hold_s > 0 };
     let interval = Duration::from_secs(pace.interval_s.max(1)).min(limits.ceiling);
     let spread = Duration::from_secs(pace.spread_s).min(SPREAD_MAX);
     let after = if pace.spread_s > 0 {
         spread.mul_f64(limits.random)
-    } else if holds && limits.took >= HELD_MIN {
+    } else if holds && limits.asked && limits.took >= HELD_MIN {
         Duration::ZERO
     } else if holds {
         HELD_MIN.min(interval)

@@ -18,7 +18,7 @@ fn reported(pace: Pace) -> Reported {
 }
 
 fn limits(random: f64) -> Limits {
-    Limits { ceiling: CEILING, took: Duration::from_secs(5), random }
+    Limits { ceiling: CEILING, took: Duration::from_secs(5), asked: true, random }
 }
 
 #[test]
@@ -70,7 +70,8 @@ fn a_held_answer_is_followed_at_once_and_a_quick_one_is_not() {
     let pace = Pace { interval_s: 30, hold_s: 50, spread_s: 0 };
     let after = |holds, took, spread_s| {
         let taken = Outcome::Taken { reported: reported(Pace { spread_s, ..pace }), holds };
-        let limits = Limits { ceiling: Duration::from_secs(60), took: Duration::from_secs(took), random: 0.5 };
+        let limits =
+            Limits { ceiling: Duration::from_secs(60), took: Duration::from_secs(took), asked: true, random: 0.5 };
         match step(State::new(), &taken, limits).1 {
             Next::Report { after } => after,
             cure @ Next::Cure { .. } => panic!("{cure:?}"),
@@ -81,6 +82,16 @@ fn a_held_answer_is_followed_at_once_and_a_quick_one_is_not() {
     assert_eq!(after(false, 0, 0), Duration::from_millis(28_500));
     assert_eq!(after(true, 50, 100), Duration::from_secs(50));
     assert_eq!(after(true, 50, 99_999), SPREAD_MAX / 2);
+}
+
+#[test]
+fn after_a_report_with_news_the_next_one_is_soon_held() {
+    let after = |hold_s| {
+        let taken = Outcome::Taken { reported: reported(Pace { interval_s: 30, hold_s, spread_s: 0 }), holds: false };
+        step(State::new(), &taken, Limits { asked: false, ..limits(1.0) }).1
+    };
+    assert_eq!(after(50), Next::Report { after: HELD_MIN });
+    assert_eq!(after(0), Next::Report { after: CEILING });
 }
 
 #[test]

@@ -298,7 +298,8 @@ impl Control {
         let Some(flight) = self.flight.take_if(|flight| flight.seq == seq) else { return };
         let now = Instant::now();
         let outcome = outcome(answer);
-        let limits = Limits { ceiling: self.ceiling, took: now.duration_since(flight.sent), random: fastrand::f64() };
+        let took = now.duration_since(flight.sent);
+        let limits = Limits { ceiling: self.ceiling, took, asked: flight.is_held, random: fastrand::f64() };
         let (state, next) = step(self.state, &outcome, limits);
         self.state = state;
         let mut more = More::Nothing;
