@@ -111,7 +111,7 @@ fetch_package() {
 # One file of the server's packages, of at most $2 bytes.
 fetch() {
     echo "fetching $from/packages/$1" >&2
-    curl --fail --silent --show-error --location --proto '=https,http' --connect-timeout 15 --max-time 600 --max-filesize "$2" \
+    curl --fail --silent --show-error --location --proto '=https,http' --proto-redir =https --connect-timeout 15 --max-time 600 --max-filesize "$2" \
         ${ca_file:+--cacert "$ca_file"} --output "$work/fetched/$1" "$from/packages/$1" ||
         fail "$from/packages/$1 cannot be fetched; nothing was changed"
 }
@@ -234,6 +234,7 @@ install_agentd() {
     command -v dpkg >/dev/null || fail "this host has no dpkg: only Debian and its relatives are supported"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
+    trap 'exit 130' INT TERM HUP
     [ -z "$join$join_file" ] || check_join
     [ -n "$offline" ] || fetch_package
     find_package

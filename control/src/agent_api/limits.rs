@@ -43,10 +43,9 @@ impl Window {
 impl Enrolments {
     pub(super) fn check(&self, source: Option<IpAddr>, now: Instant) -> Result<(), Error> {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, wait) = Window::add(windows.all, OF_ALL, now);
-        windows.all = Some(all);
-        let wait = wait.or_else(|| {
-            let source = network(source.filter(|source| !source.is_loopback())?);
+        // First its own: who is over it takes nothing from the others.
+        let of_source = source.filter(|source| !source.is_loopback()).and_then(|source| {
+            let source = network(source);
             if windows.by_source.len() >= SOURCES_MAX {
                 windows.by_source.retain(|_, window| now - window.began < WINDOW);
             }
@@ -56,6 +55,11 @@ impl Enrolments {
             }
             let (window, wait) = Window::add(before, PER_SOURCE, now);
             windows.by_source.insert(source, window);
+            wait
+        });
+        let wait = of_source.or_else(|| {
+            let (all, wait) = Window::add(windows.all, OF_ALL, now);
+            windows.all = Some(all);
             wait
         });
         wait.map_or(Ok(()), |retry_s| Err(Error::RateLimited { retry_s }))

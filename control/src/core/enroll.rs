@@ -120,7 +120,11 @@ impl Control {
                 self.know(&host);
                 self.welcome(&host, Welcome::New).await
             }
-            Admission::Again(host) => self.welcome(&host, Welcome::Again).await,
+            Admission::Again(host) => {
+                // The first time may have been cut off before it was known here.
+                self.know(&host);
+                self.welcome(&host, Welcome::Again).await
+            }
             Admission::TokenInvalid => Err(Error::TokenInvalid),
             Admission::TokenExpired => Err(Error::TokenExpired),
             Admission::TokenUsed => {

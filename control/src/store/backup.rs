@@ -128,14 +128,23 @@ fn contents(connection: &Connection, manifest: &Manifest, schema: u32) -> Result
     })
 }
 
-/// Puts a backup into a folder that has no database, with every open token revoked: a use of one may be what was lost.
+/// Puts a backup into a folder that has no database, with every open token revoked, since a use of one may be what was
+/// lost, and nobody logged in.
 pub fn restore(backup: &Path, dir: &Path, now: u64) -> Result<Contents, Error> {
     let contents = inspect(backup)?;
     let path = dir.join(CONTROL_FILE);
     let temp: PathBuf = dir.join(format!(".{CONTROL_FILE}.restore"));
     let failed = |source| Error::Open { path: path.clone(), source };
-    if path.exists() {
+    // What SQLite left beside a database would be played into the one that is put there.
+    let beside = |path: &Path, ending: &str| PathBuf::from(format!("{}{ending}", path.display()));
+    if ["", "-wal", "-shm"].iter().any(|ending| beside(&path, ending).exists()) {
         return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
+    }
+    for ending in ["", "-wal", "-shm"] {
+        match std::fs::remove_file(beside(&temp, ending)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
     }
     std::fs::copy(backup, &temp).map_err(failed)?;
     std::fs::set_permissions(&temp, Permissions::from_mode(0o600)).map_err(failed)?;
@@ -155,6 +164,9 @@ fn adapt(connection: &Connection, contents: &Contents, now: u64) -> Result<(), F
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let sql = "UPDATE tokens SET revoked_at = ?1 WHERE used_by IS NULL AND revoked_at IS NULL";
     connection.execute(sql, [signed(now)])?;
+    // Who was logged out since, or whose token was revoked, does not come in again. The password is that of then.
+    connection.execute_batch("DELETE FROM sessions; DELETE FROM entry_links; DELETE FROM idempotency;")?;
+    connection.execute("UPDATE api_tokens SET revoked_at = ?1 WHERE revoked_at IS NULL", [signed(now)])?;
     connection.execute("DELETE FROM meta WHERE key = ?1", [MANIFEST])?;
     let detail = serde_json::json!({"made_unix_ms": contents.made_unix_ms, "tokens_revoked": contents.tokens_open});
     let (actor, target) = ("controld restore".to_owned(), "database".to_owned());
