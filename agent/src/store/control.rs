@@ -9,7 +9,7 @@ use agentd_protocol::stack::Stack;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::convert::{Fault, signed, some_row, unsigned};
-use super::versions::{NewVersion, insert};
+use super::versions::{ERA, NewVersion, insert};
 use super::{Error, Store};
 
 /// What of an identity the store needs to know.
@@ -131,6 +131,12 @@ impl Store {
         let trust = serde_json::to_string(&trust).expect("a trust record is plain JSON");
         self.write("store a version of the control server", move |transaction| {
             some_row(transaction.execute("UPDATE control SET trust = ?1, refusal = NULL", [trust])?)?;
+            // Numbers only go back where the root's epoch has grown: what was newest is no longer.
+            let sql = format!("SELECT count(*) FROM versions WHERE era = {ERA} AND number >= ?1");
+            let later: i64 = transaction.query_row(&sql, [signed(version.0)], |row| row.get(0))?;
+            if later > 0 {
+                next_era(transaction)?;
+            }
             let new = NewVersion {
                 number: signed(version.0),
                 sha256,

@@ -353,3 +353,28 @@ async fn past_restarts_are_those_of_the_release_that_serves() {
     assert_eq!(store.past_restarts().await.unwrap(), []);
     assert!(store.note_restarts(&api, two, &id("c"), 1).await.is_err(), "of a release that is forgotten");
 }
+
+fn trust() -> agentd_protocol::control::trust::TrustRecord {
+    serde_json::from_value(serde_json::json!({
+        "root": {"stack": "stk_TEST", "version": 1, "epoch": 1, "mode": "managed", "expires": "2036-01-01T00:00:00Z",
+                 "keys": {}, "threshold": {"root": 1, "version": 1, "fresh": 1}},
+        "floor": null, "time_floor": "1970-01-01T00:00:00Z", "fresh_until": "1970-01-01T00:00:00Z",
+    }))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn after_a_new_epoch_the_newest_is_what_was_believed_last() {
+    let (_dir, store) = open_store();
+    store.begin_control(Joining { id: "a joining".into(), trust: trust() }).await.unwrap();
+    let adopt = async |number| {
+        let stack = stack(vec![service("api")]);
+        let verified =
+            VerifiedVersion { version: Version(number), sha256: Digest::of(b"state"), stack, trust: trust() };
+        store.adopt_version(verified).await.unwrap();
+        store.latest_version().await.unwrap().unwrap().version
+    };
+    assert_eq!((adopt(7).await, adopt(1_000).await), (Version(7), Version(1_000)));
+    // The thief's thousand is history.
+    assert_eq!((adopt(1).await, adopt(2).await), (Version(1), Version(2)));
+}

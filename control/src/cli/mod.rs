@@ -20,6 +20,7 @@ use std::path::PathBuf;
 
 use agentd_protocol::control::problem::Problem;
 use agentd_protocol::exit_code::Exit;
+use agentd_protocol::stack::DOCUMENT_BYTES_MAX;
 use agentd_sys::causes::chain;
 
 use client::Client;
@@ -44,6 +45,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("{path} is over {} MiB, the most a document may have", DOCUMENT_BYTES_MAX / (1024 * 1024))]
+    TooLarge { path: PathBuf },
     #[error("no stack is called {name}: `controld stack list` shows all")]
     NoStack { name: String },
     #[error("no host is called {name}: `controld host list` shows all")]
@@ -83,6 +86,7 @@ impl Error {
             Self::Store(_) | Self::Seal(_) => Exit::Home,
             Self::Answer(_)
             | Self::Read { .. }
+            | Self::TooLarge { .. }
             | Self::ManyHosts { .. }
             | Self::Client(_)
             | Self::Output(_)

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use agentd_protocol::control::ids::StackId;
 use agentd_protocol::exit_code::Exit;
+use agentd_protocol::stack::DOCUMENT_BYTES_MAX;
 use http::header;
 use reqwest::Method;
 
@@ -13,6 +14,9 @@ use super::client::Client;
 use super::options::StackVerb;
 use super::out::{Out, time};
 use crate::model::*;
+
+/// Read of a file; a document may have half of it.
+const READ_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 pub(super) async fn stack(client: &Client, verb: StackVerb, out: &mut Out) -> Result<Exit, Error> {
     match verb {
@@ -112,9 +116,14 @@ async fn save(client: &Client, stack: &str, file: &Path, out: &mut Out) -> Resul
     let failed = |source| Error::Read { path: file.to_owned(), source };
     let mut text = zeroize::Zeroizing::new(String::new());
     if file == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+        std::io::stdin().take(READ_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
     } else {
-        std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text)).map_err(failed)?;
+        let read = |file: std::fs::File| file.take(READ_BYTES_MAX).read_to_string(&mut text);
+        std::fs::File::open(file).and_then(read).map_err(failed)?;
+    }
+    // Here, where it can be said: a server breaks off who sends too much.
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(Error::TooLarge { path: file.to_owned() });
     }
     let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
     let media = if is_json { "application/json" } else { "application/toml" };

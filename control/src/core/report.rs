@@ -221,7 +221,8 @@ fn turn(host: &mut HostNow, report: &Report, now: u64) -> Result<Live, Error> {
         host.regressions.retain(|at| now.saturating_sub(*at) <= REGRESSIONS_WITHIN_MS);
         host.regressions.push(now);
         let is_conflict = host.regressions.len() >= REGRESSIONS_MAX;
-        host.regressions.truncate(REGRESSIONS_MAX);
+        let old = host.regressions.len().saturating_sub(REGRESSIONS_MAX);
+        host.regressions.drain(..old);
         return Err(if is_conflict { Error::IdentityConflict } else { Error::StateRegressed { boot } });
     };
     let last_seen = match (&host.live, turn) {

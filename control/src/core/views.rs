@@ -120,7 +120,7 @@ pub(super) fn host_row(stack: &StackNow, host: &HostNow, now: u64) -> HostRow {
             StoredStanding::Active => Standing::Active,
             StoredStanding::Revoked { at, reason } => Standing::Revoked { at_unix_ms: *at, reason: reason.clone() },
         },
-        problem: host_problem(host, presence, &rollout),
+        problem: host_problem(host, presence, &rollout, now),
         presence,
         rollout,
         seen: host.live.as_ref().map(|live| live.seen).unwrap_or_default(),
@@ -161,8 +161,11 @@ fn rollout(stack: &StackNow, host: &HostNow) -> Rollout {
     }
 }
 
-fn host_problem(host: &HostNow, presence: Presence, rollout: &Rollout) -> Option<String> {
-    if host.stored.conflict_at.is_some() {
+/// A conflict that was seen is told of for a day: should it go on, it is seen again.
+const CONFLICT_SHOWN_MS: u64 = 24 * 3_600 * 1_000;
+
+fn host_problem(host: &HostNow, presence: Presence, rollout: &Rollout, now: u64) -> Option<String> {
+    if host.stored.conflict_at.is_some_and(|at| now.saturating_sub(at) < CONFLICT_SHOWN_MS) {
         return Some("two machines report with its identity, or its disk was set back".to_owned());
     }
     if let Rollout::Refused { refusal } = rollout {

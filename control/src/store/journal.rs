@@ -164,7 +164,9 @@ impl Store {
             let plain = signed(now.saturating_sub(EVENTS_KEPT_MS));
             let loud = signed(now.saturating_sub(LOUD_EVENTS_KEPT_MS));
             let removed = connection.execute(sql, (plain, loud, signed(EVENTS_MAX), REMOVED_AT_ONCE))?;
-            connection.execute("DELETE FROM cursors WHERE at < ?1", [plain])?;
+            // The newest of a host stays: without it the host's next event would look like one after a hole.
+            let sql = "DELETE FROM cursors WHERE at < ?1 AND at < (SELECT max(at) FROM cursors c WHERE c.host = cursors.host)";
+            connection.execute(sql, [plain])?;
             Ok(u32::try_from(removed)? == REMOVED_AT_ONCE)
         };
         self.journal.write("remove old events", change).await
