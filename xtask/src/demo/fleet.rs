@@ -30,6 +30,8 @@ const PORTS_APART: u16 = 10;
 const CONTROL_PORT_ABOVE: u16 = 20;
 /// Instances of the two hosts share the usual range.
 const INSTANCE_PORTS: [&str; HOSTS] = ["[20000, 24999]", "[25000, 29999]"];
+/// How long it stays away when somebody ends it: `20 s` in what is told.
+const AWAY: Duration = Duration::from_secs(20);
 /// Until the control server answers, and until it has ended.
 const CONTROL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -74,18 +76,26 @@ struct Control {
     home: PathBuf,
     programs_dir: PathBuf,
     said_file: PathBuf,
+    port: u16,
     process: Child,
+    /// Somebody wants to see the hosts without it.
+    ended: Option<Instant>,
+}
+
+fn serve(programs_dir: &Path, home: &Path, said_file: &Path, port: u16) -> Result<Child> {
+    let said = File::options().append(true).create(true).open(said_file);
+    let said = said.with_context(|| format!("write {}", said_file.display()))?;
+    let mut command = Command::new(programs_dir.join("controld"));
+    command.args(["serve", "--home"]).arg(home).arg("--listen").arg(format!("127.0.0.1:{port}"));
+    command.stdin(Stdio::null()).stdout(Stdio::from(said.try_clone()?)).stderr(Stdio::from(said)).process_group(0);
+    command.spawn().context("start controld")
 }
 
 impl Control {
     fn start(programs_dir: &Path, folder: &Folder, port: u16) -> Result<Self> {
         let (home, said_file) = (folder.dir.join("control"), folder.dir.join("control.out"));
-        let said = File::create(&said_file).with_context(|| format!("create {}", said_file.display()))?;
-        let mut command = Command::new(programs_dir.join("controld"));
-        command.args(["serve", "--home"]).arg(&home).arg("--listen").arg(format!("127.0.0.1:{port}"));
-        command.stdin(Stdio::null()).stdout(Stdio::from(said.try_clone()?)).stderr(Stdio::from(said)).process_group(0);
-        let process = command.spawn().context("start controld")?;
-        let mut control = Self { home, programs_dir: programs_dir.to_owned(), said_file, process };
+        let process = serve(programs_dir, &home, &said_file, port)?;
+        let mut control = Self { home, programs_dir: programs_dir.to_owned(), said_file, port, process, ended: None };
         let began = Instant::now();
         while control.ask(&["stack", "list"]).is_err() {
             if control.process.try_wait()?.is_some() || began.elapsed() > CONTROL_LIMIT {
@@ -109,6 +119,25 @@ impl Control {
             bail!("controld {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).with_context(|| format!("read what `controld {}` says", words.join(" ")))
+    }
+
+    /// Brings it back after a while; what is to be told.
+    fn keep(&mut self) -> Result<Option<&'static str>> {
+        if self.process.try_wait()?.is_none() {
+            return Ok(None);
+        }
+        match self.ended {
+            None => {
+                self.ended = Some(Instant::now());
+                Ok(Some("the control server has ended; both hosts run on, and it comes back in 20 s"))
+            }
+            Some(ended) if ended.elapsed() < AWAY => Ok(None),
+            Some(_) => {
+                self.process = serve(&self.programs_dir, &self.home, &self.said_file, self.port)?;
+                self.ended = None;
+                Ok(Some("the control server is back; what happened meanwhile arrives there"))
+            }
+        }
     }
 
     fn end(&mut self) -> Result<()> {
@@ -195,8 +224,8 @@ impl Fleet<'_> {
                     bail!("agentd does not run:\n{}", agent.last_words());
                 }
             }
-            if self.control.process.try_wait()?.is_some() {
-                bail!("the control server has ended; see {}", self.control.said_file.display());
+            if let Some(line) = self.control.keep()? {
+                self.screen.line(line);
             }
             let is_settled = self.look(&mut news);
             if is_settled && !is_welcomed {
@@ -254,7 +283,7 @@ Go back  controld stack versions {STACK}; controld stack rollback {STACK} 1 --re
 Break it sed -i '1i import nonsense' {notes}/app.py
          git -C {notes} -c user.name=me -c user.email=me@example.com commit -qam 'Break it'
          controld stack publish {STACK} --reason 'break it'           the old release serves on, the dashboard says why
-Leave    kill -STOP {pid}       the server is away: both hosts serve on; kill -CONT {pid} brings it back
+Leave    kill -9 {pid}          the server is away for 20 s: both hosts serve on, and nothing is lost
 See      agentctl status        the first host's own view; controld host list, events, audit
 End      Ctrl-C here
 ",
