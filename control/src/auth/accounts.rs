@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agentd_protocol::digest::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::Error;
 use super::hashing::Hashing;
@@ -30,6 +31,8 @@ pub struct Accounts {
     store: Store,
     hashing: Hashing,
     tries: Arc<Mutex<Tries>>,
+    /// Counts up whenever a session or a token may have ended by somebody's act.
+    ended: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -144,7 +147,7 @@ impl Accounts {
             by_source: Limits::new(limit::SOURCE),
             bad_credentials: Limits::new(limit::BAD_CREDENTIAL),
         };
-        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(tries)) }
+        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(tries)), ended: watch::Sender::new(0) }
     }
 
     /// Nobody has an account: the first run.
@@ -188,6 +191,7 @@ impl Accounts {
         let new = store::StoredUser { id, name: name.clone(), password, created_at: now, password_at: now };
         let entry = user_entry(now, &name, "user.enter-by-link", json!({ "from": from.address.to_string() }));
         let user = self.store.enter_by_link(hash, new, entry).await?.ok_or(Error::Link)?;
+        self.tell_ended();
         self.begin(User { id: user.id, name: user.name }, from).await
     }
 
@@ -228,6 +232,8 @@ impl Accounts {
         };
         let entry = user_entry(now, &user.name, "user.login", json!({ "from": new.source }));
         self.store.begin_session(new, entry).await?;
+        // The one it replaces, and the oldest of too many.
+        self.tell_ended();
         Ok(Entered { user, secret })
     }
 
@@ -246,13 +252,17 @@ impl Accounts {
     pub(crate) async fn logout(&self, user: &User, hash: Digest) -> Result<(), Error> {
         let now = now_unix_ms();
         let entry = user_entry(now, &user.name, "user.logout", json!({}));
-        Ok(self.store.end_session(hash, now.saturating_sub(session::IDLE_MS), entry).await?)
+        self.store.end_session(hash, now.saturating_sub(session::IDLE_MS), entry).await?;
+        self.tell_ended();
+        Ok(())
     }
 
     /// Everybody, everywhere.
     pub async fn logout_all(&self, actor: &Actor) -> Result<u64, Error> {
         let entry = entry(now_unix_ms(), actor, "user.logout-all", "owner", json!({}));
-        Ok(self.store.end_sessions(None, entry).await?)
+        let ended = self.store.end_sessions(None, entry).await?;
+        self.tell_ended();
+        Ok(ended)
     }
 
     /// Ends every session but the one it was asked in.
@@ -273,7 +283,9 @@ impl Accounts {
         check_password(&new, &user.name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = user_entry(now, &user.name, "user.password", json!({}));
-        Ok(self.store.set_password(&user.id, password, Some(own), now, entry).await?)
+        self.store.set_password(&user.id, password, Some(own), now, entry).await?;
+        self.tell_ended();
+        Ok(())
     }
 
     /// By whoever owns the machine; every session ends.
@@ -282,7 +294,9 @@ impl Accounts {
         check_password(&new, name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = entry(now, actor, "user.password", name, json!({}));
-        Ok(self.store.set_password(&user.id, password, None, now, entry).await?)
+        self.store.set_password(&user.id, password, None, now, entry).await?;
+        self.tell_ended();
+        Ok(())
     }
 
     pub async fn users(&self) -> Result<Vec<User>, Error> {
@@ -342,9 +356,11 @@ impl Accounts {
     pub async fn revoke_api_token(&self, actor: &Actor, id: &str) -> Result<(), Error> {
         let now = now_unix_ms();
         match self.store.revoke_api_token(id, now, entry(now, actor, "api-token.revoke", id, json!({}))).await {
-            Err(store::Error::Missing { .. }) => Err(Error::Missing { what: "API token" }),
-            other => Ok(other?),
+            Err(store::Error::Missing { .. }) => return Err(Error::Missing { what: "API token" }),
+            other => other?,
         }
+        self.tell_ended();
+        Ok(())
     }
 
     /// `None`: it opens nothing, whether it never did or no longer does.
@@ -357,6 +373,21 @@ impl Accounts {
             seen(self.store.touch_api_token(&row.id, now).await);
         }
         Ok(Some(row))
+    }
+
+    /// Whether the token of that hash opens anything still.
+    pub(super) async fn api_token_holds(&self, hash: Digest) -> Result<bool, Error> {
+        let row = self.store.api_token(hash).await?.map(api_token_row);
+        Ok(row.is_some_and(|row| row.over(now_unix_ms()).is_none()))
+    }
+
+    /// Changes when somebody's session or token may have ended.
+    pub(super) fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+
+    fn tell_ended(&self) {
+        self.ended.send_modify(|count| *count += 1);
     }
 
     /// A credential that opens nothing was sent.

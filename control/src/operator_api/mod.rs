@@ -36,4 +36,4 @@ mod routes;
 mod stacks;
 
 pub use bodies::{Approve, BackupTo, HostEdit};
-pub use routes::router;
+pub use routes::{entries, router};
