@@ -166,8 +166,10 @@ mod tests {
         drop((own, other));
         assert!(streams.open().is_empty(), "nothing is remembered of who is gone");
         let accounts = ALL_MAX / ACCOUNT_MAX;
-        let all: Vec<Place> =
-            (0..accounts).flat_map(|n| (0..ACCOUNT_MAX).map(move |_| n)).filter_map(|n| streams.take(&n.to_string())).collect();
+        let all: Vec<Place> = (0..accounts)
+            .flat_map(|n| (0..ACCOUNT_MAX).map(move |_| n))
+            .filter_map(|n| streams.take(&n.to_string()))
+            .collect();
         assert_eq!(u32::try_from(all.len()).unwrap(), ALL_MAX);
         assert!(streams.take("one more").is_none());
     }
