@@ -173,4 +173,23 @@ mod tests {
         assert_eq!(u32::try_from(all.len()).unwrap(), ALL_MAX);
         assert!(streams.take("one more").is_none());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_after_its_life() {
+        use crate::auth::{NewApiToken, Scope};
+        use crate::core::Actor;
+
+        let dir = tempfile::tempdir().unwrap();
+        let accounts = Accounts::new(crate::store::Store::open(dir.path()).unwrap());
+        let new = NewApiToken { name: "ci".into(), scope: Scope::Read, days: 1 };
+        let made = accounts.create_api_token(&Actor::Server, new).await.unwrap();
+        let hash = super::super::secret::Secret::read_api_token(&made.token).unwrap().hash();
+        let credential = Credential::ApiToken { hash, id: made.row.id };
+        let endless = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>());
+        let (streams, began) = (Streams::default(), Instant::now());
+        let bounded = bound(Response::new(endless), &accounts, &streams, credential).unwrap();
+        let read = axum::body::to_bytes(bounded.into_body(), 10).await.unwrap();
+        assert!(read.is_empty() && began.elapsed() >= LIFE, "{:?}", began.elapsed());
+        assert!(streams.open().is_empty());
+    }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::bodies::Query;
 use crate::core::{Actor, Control, Error};
-use crate::model::{EventFilter, EventPage};
+use crate::model::{EventFilter, EventPage, EventRow};
 
 /// Between two looks: a browser needs no more.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -34,10 +34,25 @@ struct Follower {
     control: Control,
     filter: EventFilter,
     changes: watch::Receiver<u64>,
-    waiting: VecDeque<Event>,
-    /// The reader has this cursor.
+    reading: Reading,
+}
+
+/// How far the reader is, and what waits for it.
+#[derive(Debug)]
+struct Reading {
+    /// Up to here everything was looked at.
+    after: u64,
+    /// The cursor that the reader has.
     told: u64,
     told_at: Instant,
+    waiting: VecDeque<Message>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Event(Box<EventRow>),
+    /// Nothing fitted up to here.
+    Cursor(u64),
 }
 
 /// From `Last-Event-ID`, else from `after`, else from now on. Each has its id, so that a broken stream goes on where it
@@ -55,26 +70,26 @@ pub(super) async fn stream(
     let after = resumed.or(filter.after).unwrap_or(newest).min(newest);
     (filter.after, filter.before, filter.limit) = (Some(after), None, Some(EVENTS_PER_LOOK));
     let changes = control.changes();
-    let (waiting, told_at) = (VecDeque::new(), Instant::now());
-    let follower = Follower { control, filter, changes, waiting, told: after, told_at };
+    let follower = Follower { control, filter, changes, reading: Reading::from(after, Instant::now()) };
     let events = stream::unfold(follower, |mut follower| async move {
-        let event = follower.next().await?;
-        Some((Ok(event), follower))
+        let message = follower.next().await?.sent()?;
+        Some((Ok(message), follower))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 impl Follower {
     /// `None`: the server ends, or cannot look.
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some(event) = self.waiting.pop_front() {
-                return Some(event);
+            if let Some(message) = self.reading.waiting.pop_front() {
+                return Some(message);
             }
             self.changes.borrow_and_update();
+            self.filter.after = Some(self.reading.after);
             let page = self.control.events(self.filter.clone()).await.ok()?;
-            self.take(&page)?;
-            if !self.waiting.is_empty() {
+            self.reading.take(page, Instant::now());
+            if !self.reading.waiting.is_empty() {
                 continue;
             }
             let draining = self.control.draining().clone();
@@ -87,26 +102,62 @@ impl Follower {
             }
         }
     }
+}
+
+impl Reading {
+    fn from(after: u64, now: Instant) -> Self {
+        Self { after, told: after, told_at: now, waiting: VecDeque::new() }
+    }
 
     /// Moves the cursor over what was looked at, whether it fitted the filter or not.
-    fn take(&mut self, page: &EventPage) -> Option<()> {
-        for event in &page.events {
-            self.waiting.push_back(Event::default().id(event.id.to_string()).json_data(event).ok()?);
+    fn take(&mut self, page: EventPage, now: Instant) {
+        let last = page.events.last().map(|event| event.id);
+        // Whatever had come when the look began has been looked at, unless there was too much of it.
+        let looked_at = if page.more { last.unwrap_or(self.after) } else { last.unwrap_or(0).max(page.newest) };
+        self.after = self.after.max(looked_at);
+        self.waiting.extend(page.events.into_iter().map(|event| Message::Event(Box::new(event))));
+        if let Some(last) = last {
+            (self.told, self.told_at) = (last, now);
+        } else if self.after > self.told && now.duration_since(self.told_at) >= KEEP_ALIVE {
+            (self.told, self.told_at) = (self.after, now);
+            self.waiting.push_back(Message::Cursor(self.after));
         }
-        let after = if page.more { page.events.last()?.id } else { cursor(self.filter.after, page) };
-        self.filter.after = Some(after);
-        if !page.events.is_empty() {
-            (self.told, self.told_at) = (page.events.last()?.id, Instant::now());
-        } else if after > self.told && self.told_at.elapsed() >= KEEP_ALIVE {
-            self.waiting.push_back(Event::default().id(after.to_string()));
-            (self.told, self.told_at) = (after, Instant::now());
-        }
-        Some(())
     }
 }
 
-/// Whatever came until the look began has been looked at.
-fn cursor(after: Option<u64>, page: &EventPage) -> u64 {
-    let last = page.events.last().map(|event| event.id);
-    [after, last, Some(page.newest)].into_iter().flatten().max().unwrap_or_default()
+impl Message {
+    fn sent(self) -> Option<Event> {
+        match self {
+            Self::Event(event) => Event::default().id(event.id.to_string()).json_data(&event).ok(),
+            Self::Cursor(id) => Some(Event::default().id(id.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(id: u64) -> EventRow {
+        let event = serde_json::json!({"eid": "e", "seq": 1, "at_unix_ms": 1, "kind": "k", "severity": "info", "text": "t"});
+        let row = serde_json::json!({"id": id, "stack": "stk_abcdef", "host": "hst_abcdef", "host_name": "a", "received_unix_ms": 1, "event": event});
+        serde_json::from_value(row).unwrap()
+    }
+
+    #[test]
+    fn a_cursor_moves_over_what_does_not_fit() {
+        let start = Instant::now();
+        let mut reading = Reading::from(10, start);
+        let page = |ids: &[u64], newest, more| EventPage { events: ids.iter().map(|id| event(*id)).collect(), newest, more };
+        reading.take(page(&[], 500, false), start);
+        assert_eq!((reading.after, reading.waiting.len()), (500, 0), "the next look does not begin at 10 again");
+        reading.take(page(&[], 700, false), start + KEEP_ALIVE);
+        assert!(matches!(reading.waiting.pop_front(), Some(Message::Cursor(700))), "a reader that comes back begins there");
+        reading.take(page(&[], 700, false), start + 3 * KEEP_ALIVE);
+        assert!(reading.waiting.is_empty(), "it has been told");
+        reading.take(page(&[701, 703], 705, true), start);
+        assert_eq!((reading.after, reading.waiting.len()), (703, 2), "there are more");
+        reading.take(page(&[704], 703, false), start);
+        assert_eq!((reading.after, reading.told), (704, 704), "one that came during the look");
+    }
 }

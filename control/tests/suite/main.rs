@@ -1,5 +1,10 @@
 //! The server from outside: its command line, and hosts that speak the protocol.
 
 mod faults;
+mod foreign;
+mod hostile;
+mod html;
 mod life;
 mod server;
+mod streams;
+mod visitor;
