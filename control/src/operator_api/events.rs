@@ -139,7 +139,8 @@ mod tests {
     use super::*;
 
     fn event(id: u64) -> EventRow {
-        let event = serde_json::json!({"eid": "e", "seq": 1, "at_unix_ms": 1, "kind": "k", "severity": "info", "text": "t"});
+        let event =
+            serde_json::json!({"eid": "e", "seq": 1, "at_unix_ms": 1, "kind": "k", "severity": "info", "text": "t"});
         let row = serde_json::json!({"id": id, "stack": "stk_abcdef", "host": "hst_abcdef", "host_name": "a", "received_unix_ms": 1, "event": event});
         serde_json::from_value(row).unwrap()
     }
@@ -148,11 +149,15 @@ mod tests {
     fn a_cursor_moves_over_what_does_not_fit() {
         let start = Instant::now();
         let mut reading = Reading::from(10, start);
-        let page = |ids: &[u64], newest, more| EventPage { events: ids.iter().map(|id| event(*id)).collect(), newest, more };
+        let page =
+            |ids: &[u64], newest, more| EventPage { events: ids.iter().map(|id| event(*id)).collect(), newest, more };
         reading.take(page(&[], 500, false), start);
         assert_eq!((reading.after, reading.waiting.len()), (500, 0), "the next look does not begin at 10 again");
         reading.take(page(&[], 700, false), start + KEEP_ALIVE);
-        assert!(matches!(reading.waiting.pop_front(), Some(Message::Cursor(700))), "a reader that comes back begins there");
+        assert!(
+            matches!(reading.waiting.pop_front(), Some(Message::Cursor(700))),
+            "a reader that comes back begins there"
+        );
         reading.take(page(&[], 700, false), start + 3 * KEEP_ALIVE);
         assert!(reading.waiting.is_empty(), "it has been told");
         reading.take(page(&[701, 703], 705, true), start);

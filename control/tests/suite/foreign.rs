@@ -61,7 +61,12 @@ async fn no_other_site_changes_anything() {
     server.publish("shop", &document(&[("api", '1', "")]));
     let owner = Visitor::set_up(&server).await;
     let nobody = Visitor { http: owner.http.clone(), url: owner.url.clone(), cookie: String::new() };
-    let state = || (server.cli(&["audit", "--limit", "500"]), server.cli(&["stack", "show", "shop"])["overview"]["version"].clone());
+    let state = || {
+        (
+            server.cli(&["audit", "--limit", "500"]),
+            server.cli(&["stack", "show", "shop"])["overview"]["version"].clone(),
+        )
+    };
     let before = state();
     let calls = mutating(&stack);
     assert!(calls.len() > 30, "{} calls", calls.len());
@@ -116,7 +121,10 @@ async fn looking_changes_nothing() {
             }
             let status = request.send().await.unwrap().status();
             let is_shown = shown.contains(path);
-            assert!(is_shown || [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_FOUND].contains(&status), "{path}: {status}");
+            assert!(
+                is_shown || [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_FOUND].contains(&status),
+                "{path}: {status}"
+            );
         }
     }
     assert_eq!(server.cli(&["audit", "--limit", "500"]), before, "something was done by a GET");

@@ -30,20 +30,36 @@ struct Attack {
 const ATTACKS: [Attack; 7] = [
     Attack {
         name: "markup",
-        text: |n| format!("{MARK}{n}\"'><script>alert({n})</script><img src=x onerror=alert({n})><{MARK}-el {MARK}-at=1>"),
+        text: |n| {
+            format!("{MARK}{n}\"'><script>alert({n})</script><img src=x onerror=alert({n})><{MARK}-el {MARK}-at=1>")
+        },
     },
-    Attack { name: "attributes", text: |n| format!("{MARK}{n}\" onfocus=alert({n}) autofocus {MARK}-at='` style=x:y ") },
+    Attack {
+        name: "attributes",
+        text: |n| format!("{MARK}{n}\" onfocus=alert({n}) autofocus {MARK}-at='` style=x:y "),
+    },
     Attack { name: "addresses", text: |n| format!("javascript:alert({n})//{MARK}{n}") },
     Attack {
         name: "unseen",
-        text: |n| format!("{MARK}{n}\u{202e}live\u{2066}\u{0}\u{7}\u{8}\u{7f}\u{9b}31m\r\ndata: x\r\revent: y\u{feff}\u{e0041}\u{ad}\u{61c}"),
+        text: |n| {
+            format!(
+                "{MARK}{n}\u{202e}live\u{2066}\u{0}\u{7}\u{8}\u{7f}\u{9b}31m\r\ndata: x\r\revent: y\u{feff}\u{e0041}\u{ad}\u{61c}"
+            )
+        },
     },
     Attack {
         name: "terminals",
-        text: |n| format!("{MARK}{n}\u{1b}[2J\u{1b}[1;1H\u{1b}]0;owned\u{7}\u{1b}]8;;http://evil.example\u{1b}\\x\u{1b}]8;;\u{1b}\\\u{1b}P1$r\u{1b}"),
+        text: |n| {
+            format!(
+                "{MARK}{n}\u{1b}[2J\u{1b}[1;1H\u{1b}]0;owned\u{7}\u{1b}]8;;http://evil.example\u{1b}\\x\u{1b}]8;;\u{1b}\\\u{1b}P1$r\u{1b}"
+            )
+        },
     },
-    Attack { name: "templates", text: |n| format!("{MARK}{n}{{{{7*7}}}}</textarea></pre></title><!--<base href=//evil> hx-get=\"/x\"]]>") },
-    Attack { name: "size", text: |n| format!("{MARK}{n}{}", "<b>&amp;".repeat(512)) },
+    Attack {
+        name: "templates",
+        text: |n| format!("{MARK}{n}{{{{7*7}}}}</textarea></pre></title><!--<base href=//evil> hx-get=\"/x\"]]>"),
+    },
+    Attack { name: "size", text: |n| format!("{MARK}{n}{}", "<b>&amp;".repeat(480)) },
 ];
 
 /// With every field there is, each written out: one that is added does not compile until it stands here.
@@ -111,7 +127,12 @@ fn report_in_full(host: &mut Host) -> Report {
                 disk_free_bytes: Some(u64::MAX),
             }),
             limitations: vec![text()],
-            refused: Some(Refusal { version: Some(Version(u64::MAX)), kind: text(), reasons: vec![text(), text()], since_unix_ms: u64::MAX }),
+            refused: Some(Refusal {
+                version: Some(Version(u64::MAX)),
+                kind: text(),
+                reasons: vec![text(), text()],
+                since_unix_ms: u64::MAX,
+            }),
             clock_skew_ms: i64::MIN,
         },
         stack: StackStatus {
@@ -191,7 +212,9 @@ fn attacked(report: &Report, attack: &Attack) -> (Value, Vec<String>, Vec<String
     let mut all = Vec::new();
     texts(&value, "", &mut all);
     // Of these the server knows the host and the order of its reports.
-    all.retain(|at| !["/rid", "/time", "/machine", "/digest", "/stream"].contains(&at.as_str()) && !at.ends_with("/eid"));
+    all.retain(|at| {
+        !["/rid", "/time", "/machine", "/digest", "/stream"].contains(&at.as_str()) && !at.ends_with("/eid")
+    });
     let (mut open, mut shut) = (Vec::new(), Vec::new());
     for at in all {
         let before = value.pointer(&at).unwrap().clone();
@@ -238,7 +261,8 @@ async fn scene(server: &Server, attack: &Attack) -> Scene {
 async fn join(server: &Server, text: &str, attack: &Attack) -> Host {
     let join = JoinString::read(text).unwrap();
     let key = SecretKey::from_seed(Digest::of(attack.name.as_bytes()).as_bytes());
-    let said = (attack.text)(900);
+    // As much of it as a wish of 16 KiB has room for, five times.
+    let said: String = (attack.text)(900).chars().take(1_500).collect();
     let mut wanted = wish(&join, &key, attack.name);
     (wanted.name, wanted.os, wanted.arch, wanted.agent) = (said.clone(), said.clone(), said.clone(), said.clone());
     wanted.features = vec![said.clone()];
@@ -254,7 +278,12 @@ async fn join(server: &Server, text: &str, attack: &Attack) -> Host {
         if status == StatusCode::CREATED {
             return Host::enrolled(server, &join, key, &body, wanted.machine);
         }
-        assert_eq!((status, wanted.labels.is_empty()), (StatusCode::BAD_REQUEST, false), "{}", String::from_utf8_lossy(&body));
+        assert_eq!(
+            (status, wanted.labels.is_empty()),
+            (StatusCode::BAD_REQUEST, false),
+            "{}",
+            String::from_utf8_lossy(&body)
+        );
         wanted.labels = BTreeMap::new();
     }
 }
@@ -262,10 +291,20 @@ async fn join(server: &Server, text: &str, attack: &Attack) -> Host {
 /// Every address of a GET, with what it names filled in.
 fn addresses(scene: &Scene) -> Vec<String> {
     let token = "tok_abcdefabcdefabcdef";
-    let known = [("{stack}", scene.stack.as_str()), ("{host}", scene.host.as_str()), ("{service}", "api"), ("{version}", "1"),
-        ("{token}", token), ("{name}", "app.css"), ("{id}", "apt_0"), ("{file}", "x")];
+    let known = [
+        ("{stack}", scene.stack.as_str()),
+        ("{host}", scene.host.as_str()),
+        ("{service}", "api"),
+        ("{version}", "1"),
+        ("{token}", token),
+        ("{name}", "app.css"),
+        ("{id}", "apt_0"),
+        ("{file}", "x"),
+    ];
     let mut all: Vec<String> = Vec::new();
-    let api = agentd_control::operator_api::entries().into_iter().map(|entry| (entry.method, format!("/api/v1{}", entry.path)));
+    let api = agentd_control::operator_api::entries()
+        .into_iter()
+        .map(|entry| (entry.method, format!("/api/v1{}", entry.path)));
     let rest = agentd_control::dashboard::entries().into_iter().chain(agentd_control::auth::entries());
     for (method, path) in api.chain(rest.map(|entry| (entry.method, entry.path.to_owned()))) {
         let filled = known.iter().fold(path, |path, (name, value)| path.replace(name, value));
@@ -275,9 +314,18 @@ fn addresses(scene: &Scene) -> Vec<String> {
         }
     }
     let attack = coded(&(ATTACKS[0].text)(0));
-    for query in ["/events?stack={}", "/events?service={}&kind={}&since={}&severity={}", "/hosts?stack={}", "/login?next={}", "/setup?link={}",
-        "/?did={}", "/{}", "/stacks/{}", "/api/v1/events?kind={}", "/api/v1/{}"]
-    {
+    for query in [
+        "/events?stack={}",
+        "/events?service={}&kind={}&since={}&severity={}",
+        "/hosts?stack={}",
+        "/login?next={}",
+        "/setup?link={}",
+        "/?did={}",
+        "/{}",
+        "/stacks/{}",
+        "/api/v1/events?kind={}",
+        "/api/v1/{}",
+    ] {
         all.push(query.replace("{}", &attack));
     }
     all.push(format!("/events?host={}", scene.host));
@@ -296,7 +344,10 @@ fn check_page(path: &str, html: &str) {
     for tag in &page.tags {
         let said = format!("{path}: <{} {:?}>", tag.name, tag.attributes);
         assert!(!tag.name.starts_with(MARK), "{said}");
-        assert!(!["img", "iframe", "object", "embed", "base", "svg", "style", "template"].contains(&tag.name.as_str()), "{said}");
+        assert!(
+            !["img", "iframe", "object", "embed", "base", "svg", "style", "template"].contains(&tag.name.as_str()),
+            "{said}"
+        );
         for (name, value) in &tag.attributes {
             assert!(!name.starts_with(MARK) && !name.starts_with("on") && name != "style", "{said}");
             assert!(!value.contains(MARK) || FOR_EYES.contains(&name.as_str()) || path.contains('%'), "{said}");
@@ -323,9 +374,12 @@ fn check_unseen(path: &str, text: &str) {
 
 /// Numbers of the fields that a text shows.
 fn seen(text: &str, fields: usize) -> BTreeSet<usize> {
-    (0..fields).filter(|n| text.match_indices(&format!("{MARK}{n}")).any(|(at, found)| {
-        !text[at + found.len()..].starts_with(|char: char| char.is_ascii_digit())
-    })).collect()
+    (0..fields)
+        .filter(|n| {
+            text.match_indices(&format!("{MARK}{n}"))
+                .any(|(at, found)| !text[at + found.len()..].starts_with(|char: char| char.is_ascii_digit()))
+        })
+        .collect()
 }
 
 #[tokio::test]
@@ -340,7 +394,8 @@ async fn no_text_of_a_host_is_more_than_text_on_any_page() {
             let answer = owner.ask(Method::GET, &path).header("accept", "text/html").send().await.unwrap();
             assert!(!answer.status().is_server_error(), "{path}: {}", answer.status());
             let header = |name: &str| answer.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
-            let (media, nosniff, csp) = (header("content-type"), header("x-content-type-options"), header("content-security-policy"));
+            let (media, nosniff, csp) =
+                (header("content-type"), header("x-content-type-options"), header("content-security-policy"));
             assert_eq!(nosniff, "nosniff", "{path}");
             assert!(csp.contains("script-src 'self'") && !csp.contains("unsafe"), "{path}");
             let text = answer.text().await.unwrap();
@@ -355,9 +410,16 @@ async fn no_text_of_a_host_is_more_than_text_on_any_page() {
             }
         }
         assert!(pages > 20, "{pages} pages");
-        let hidden: Vec<&String> = scene.open.iter().enumerate().filter(|(n, _)| !shown.contains(n)).map(|(_, at)| at).collect();
+        let hidden: Vec<&String> =
+            scene.open.iter().enumerate().filter(|(n, _)| !shown.contains(n)).map(|(_, at)| at).collect();
         // What is asked for from the host and shown nowhere is not worth sending.
-        let unshown = ["/events/0/data/key", "/events/1/data/key", "/events/2/data/key", "/snapshot/host/os", "/snapshot/host/arch"];
+        let unshown = [
+            "/events/0/data/key",
+            "/events/1/data/key",
+            "/events/2/data/key",
+            "/snapshot/host/os",
+            "/snapshot/host/arch",
+        ];
         assert!(hidden.iter().all(|at| unshown.contains(&at.as_str())), "{}: nowhere shown: {hidden:?}", attack.name);
         streams(&owner, &scene).await;
     }
@@ -387,7 +449,12 @@ async fn streams(owner: &Visitor, scene: &Scene) {
 fn terminals(server: &Server) {
     let stacks: Vec<String> = ATTACKS.iter().map(|attack| format!("shop-{}", attack.name)).collect();
     let hosts = server.cli(&["host", "list"]);
-    let mut all: Vec<Vec<&str>> = vec![vec!["stack", "list"], vec!["host", "list"], vec!["events", "--limit", "100"], vec!["audit", "--limit", "200"]];
+    let mut all: Vec<Vec<&str>> = vec![
+        vec!["stack", "list"],
+        vec!["host", "list"],
+        vec!["events", "--limit", "100"],
+        vec!["audit", "--limit", "200"],
+    ];
     for stack in &stacks {
         all.extend([vec!["stack", "show", stack], vec!["stack", "versions", stack]]);
     }

@@ -26,6 +26,7 @@ pub(crate) fn read(html: &str) -> Page {
             page.tags.push(tag);
         }
     }
+    assert!(!rest.contains('>'), "a `>` outside of tags: {rest}");
     page.text.push_str(rest);
     page
 }
@@ -33,7 +34,9 @@ pub(crate) fn read(html: &str) -> Page {
 fn tag(inside: &str) -> (Tag, &str) {
     let end = inside.find([' ', '>', '\n']).expect("a tag ends");
     let name = inside[..end].to_owned();
-    let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || b"-0123456789".contains(&byte));
+    let plain = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || b"-0123456789".contains(&byte))
+    };
     assert!(plain(name.trim_start_matches('/')), "an element called {name:?}");
     let mut tag = Tag { name, attributes: Vec::new() };
     let mut rest = inside[end..].trim_start();

@@ -118,7 +118,10 @@ async fn a_reader_goes_on_where_it_was() {
     }
     let told = ids(&text);
     let again = |after: u64, query: &'static str| {
-        owner.ask(Method::GET, &format!("/api/v1/events/stream?{query}")).header("last-event-id", after.to_string()).send()
+        owner
+            .ask(Method::GET, &format!("/api/v1/events/stream?{query}"))
+            .header("last-event-id", after.to_string())
+            .send()
     };
     // The header counts, whatever the address says; the filter holds.
     let mut errors = again(told[1], "after=0&severity=error").await.unwrap();
