@@ -16,6 +16,7 @@ mod handle;
 mod hosts;
 mod memory;
 mod names;
+mod preview;
 mod publish;
 mod report;
 mod settings;

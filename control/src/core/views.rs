@@ -18,6 +18,8 @@ const INTERVAL_SECS: u64 = 30;
 const SILENT_SLACK_MS: u64 = 10_000;
 /// Versions a service's page looks at for what changed.
 const HISTORY_LOOKED_AT: u32 = 100;
+/// Services on their way that are told of one host.
+const DOING_MAX: usize = 5;
 
 impl Control {
     pub async fn stacks(&self) -> Result<Vec<StackOverview>, Error> {
@@ -131,7 +133,28 @@ pub(super) fn host_row(stack: &StackNow, host: &HostNow, now: u64) -> HostRow {
         exposure: security.and_then(|security| word(serde_json::to_value(security.exposure))),
         services_ready: count(&|service| service.state == ServiceState::Ready),
         services: count(&|service| service.state != ServiceState::Removed),
+        verdict_since_unix_ms: snapshot.and_then(|snapshot| snapshot.stack.since_unix_ms),
+        doing: services.iter().filter_map(doing).take(DOING_MAX).collect(),
+        usage: snapshot.and_then(|snapshot| snapshot.host.usage.clone()),
     }
+}
+
+fn doing(service: &agentd_protocol::control::report::ServiceReport) -> Option<Doing> {
+    match service.state {
+        ServiceState::Pending
+        | ServiceState::Fetching
+        | ServiceState::Building
+        | ServiceState::Starting
+        | ServiceState::Stopping => {}
+        ServiceState::Ready
+        | ServiceState::Partial
+        | ServiceState::Failing
+        | ServiceState::CrashLoop
+        | ServiceState::Stopped
+        | ServiceState::Removed => return None,
+    }
+    let (service, state, since_unix_ms) = (service.name.clone(), service.state, service.since_unix_ms);
+    Some(Doing { service, state, since_unix_ms })
 }
 
 fn presence(stack: &StackNow, host: &HostNow, now: u64) -> Presence {
@@ -164,10 +187,20 @@ fn rollout(stack: &StackNow, host: &HostNow) -> Rollout {
 /// A conflict that was seen is told of for a day: should it go on, it is seen again.
 const CONFLICT_SHOWN_MS: u64 = 24 * 3_600 * 1_000;
 
+pub(super) fn conflict(host: &HostNow, now: u64) -> Option<u64> {
+    host.stored.conflict_at.filter(|at| now.saturating_sub(*at) < CONFLICT_SHOWN_MS)
+}
+
 fn host_problem(host: &HostNow, presence: Presence, rollout: &Rollout, now: u64) -> Option<String> {
-    if host.stored.conflict_at.is_some_and(|at| now.saturating_sub(at) < CONFLICT_SHOWN_MS) {
-        return Some("two machines report with its identity, or its disk was set back".to_owned());
+    let other = other_problem(host, presence, rollout);
+    if conflict(host, now).is_none() {
+        return other;
     }
+    let conflict = "two machines report with its identity, or its disk was set back";
+    Some(other.map_or_else(|| conflict.to_owned(), |other| format!("{conflict}; also: {other}")))
+}
+
+fn other_problem(host: &HostNow, presence: Presence, rollout: &Rollout) -> Option<String> {
     if let Rollout::Refused { refusal } = rollout {
         return Some(format!("refuses the version: {}", refusal.reasons.first().map_or("", String::as_str)));
     }

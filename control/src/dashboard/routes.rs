@@ -50,6 +50,7 @@ fn table() -> Table<Face> {
         .post("/hosts/{host}/approve", acts::approve)
         .post("/hosts/{host}/name", acts::rename)
         .post("/hosts/{host}/labels", acts::label)
+        .post("/hosts/{host}/clear-conflict", acts::clear_conflict)
         .post("/hosts/{host}/revoke", acts::revoke)
         .get("/events", looks::events)
         .get("/audit", looks::audit)

@@ -5,6 +5,7 @@ mod foreign;
 mod hostile;
 mod html;
 mod life;
+mod pages;
 mod server;
 mod streams;
 mod visitor;

@@ -40,6 +40,7 @@ impl std::fmt::Debug for Made {
 pub(crate) struct TokenLine {
     pub(crate) id: String,
     pub(crate) note: String,
+    pub(crate) labels: Vec<String>,
     pub(crate) status: Status,
     pub(crate) open: bool,
     pub(crate) used_by: Option<String>,
@@ -83,6 +84,7 @@ impl TokenLine {
         Self {
             id: row.id.to_string(),
             note: text::word(&row.note),
+            labels: row.labels.iter().map(|(key, value)| text::word(&format!("{key}={value}"))).collect(),
             status: status::token(&row.state),
             open: row.state == TokenState::Open,
             used_by: match &row.state {
