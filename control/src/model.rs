@@ -29,6 +29,9 @@ pub struct StackOverview {
     pub health: Health,
     /// The worst that is wrong, in a sentence; `None`: nothing is.
     pub problem: Option<String>,
+    /// Since when, where that is known.
+    #[serde(default)]
+    pub problem_since_unix_ms: Option<u64>,
     /// Until when hosts believe that `version` is current.
     pub fresh_until_unix_ms: Option<u64>,
     pub poll_interval_s: u64,
@@ -110,6 +113,9 @@ pub struct HostRow {
     pub verdict: Option<Verdict>,
     /// The worst that is wrong on it, in a sentence.
     pub problem: Option<String>,
+    /// Since when, where that is known.
+    #[serde(default)]
+    pub problem_since_unix_ms: Option<u64>,
     pub agent: String,
     /// `open`, `daemon-port`, `tunnel`; `None`: not reported.
     pub security_mode: Option<String>,

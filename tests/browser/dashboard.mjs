@@ -178,6 +178,7 @@ try {
     await page.goto(url("/"));
     assert.match(await page.textContent(id("headline")), /shop is broken/);
     assert.match(await page.textContent(id("stack-problem")), /api.*web-2|web-2.*api/);
+    assert.match(await page.textContent(id("stack-since")), /since [\d: -]+ \(\d+ min ago\)/);
     await page.click(`[data-stack="${site.stack}"] a.strong`);
     const text = await page.textContent("main");
     for (const words of ["HTTP 500 from /healthz", "ECONNREFUSED 10.0.0.9:5432", "b81e77a use the new payment provider", "PAYMENT_KEY added", "martha", "checkout: new payment provider"]) {
@@ -310,7 +311,7 @@ try {
   if (shots) {
     await step("screenshots", async () => {
       for (const [name, path] of screens()) {
-        if (["stacks", "stack", "service", "hosts", "host", "events", "draft", "draft-follows", "join", "version"].includes(name)) await shoot(name, path);
+        if (["stacks", "stack", "service", "hosts", "host", "events", "draft", "join", "version"].includes(name)) await shoot(name, path);
       }
     });
   }

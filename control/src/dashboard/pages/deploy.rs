@@ -8,7 +8,7 @@ use agentd_protocol::api::Verdict;
 /// The result stands on the stack's page for so long.
 const RESULT_SHOWN_MS: u64 = 15 * 60_000;
 /// Hosts that are told of one by one; those that want a look come first.
-const LINES_MAX: usize = 30;
+const LINES_MAX: usize = 12;
 
 #[derive(Debug)]
 pub(crate) struct Deploy {
@@ -16,6 +16,8 @@ pub(crate) struct Deploy {
     pub(crate) said: String,
     pub(crate) done: u32,
     pub(crate) of: u32,
+    /// Some host is at it.
+    pub(crate) is_moving: bool,
     pub(crate) lines: Vec<Line>,
     pub(crate) more: usize,
 }
@@ -96,6 +98,7 @@ impl Deploy {
             said,
             done: small(count(Stage::Done)),
             of: small(staged.len()),
+            is_moving: count(Stage::Working) + count(Stage::Waiting) > 0,
             lines: lines.collect(),
             more: staged.len().saturating_sub(LINES_MAX),
         })
@@ -236,7 +239,7 @@ mod tests {
         assert_eq!(deploy.lines[2].doing[0].status.word, "building");
         assert_eq!(deploy.lines[3].why.as_deref(), Some("has not fetched it yet"));
         assert_eq!(deploy.lines[4].took.as_deref(), Some("12 s"));
-        assert!(deploy.is_news());
+        assert!(deploy.is_news() && deploy.is_moving);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How a host joins a stack: the one command, the tokens there are, and who is asking.
 
+use agentd_protocol::control::ids::HostId;
 use askama::Template;
 
 use super::super::frame::{Frame, Live, Section};
@@ -43,7 +44,8 @@ pub(crate) struct TokenLine {
     pub(crate) labels: Vec<String>,
     pub(crate) status: Status,
     pub(crate) open: bool,
-    pub(crate) used_by: Option<String>,
+    /// Id and name.
+    pub(crate) used_by: Option<(String, String)>,
     pub(crate) approval: bool,
     pub(crate) by: String,
     pub(crate) created: Moment,
@@ -71,7 +73,7 @@ impl Page {
                 approval: made.token.approval == Approval::Person,
             }),
             pending: pending.map(|row| HostLine::of(row, now_ms)).collect(),
-            tokens: tokens.iter().map(|row| TokenLine::of(row, now_ms)).collect(),
+            tokens: tokens.iter().map(|row| TokenLine::of(row, hosts, now_ms)).collect(),
             idempotency_key,
             failed: None,
             frame,
@@ -80,7 +82,11 @@ impl Page {
 }
 
 impl TokenLine {
-    fn of(row: &TokenRow, now_ms: u64) -> Self {
+    fn of(row: &TokenRow, hosts: &[HostRow], now_ms: u64) -> Self {
+        let named = |id: &HostId| {
+            let name = hosts.iter().find(|host| host.id == *id).map(|host| text::word(&host.name));
+            (id.to_string(), name.unwrap_or_else(|| id.to_string()))
+        };
         Self {
             id: row.id.to_string(),
             note: text::word(&row.note),
@@ -88,7 +94,7 @@ impl TokenLine {
             status: status::token(&row.state),
             open: row.state == TokenState::Open,
             used_by: match &row.state {
-                TokenState::Used { by, .. } => Some(by.to_string()),
+                TokenState::Used { by, .. } => Some(named(by)),
                 TokenState::Open | TokenState::Expired | TokenState::Revoked { .. } => None,
             },
             approval: row.approval == Approval::Person,
