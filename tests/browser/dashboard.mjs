@@ -224,14 +224,14 @@ try {
     await order("deploy");
     const line = (name) => `${id("deploy-host")}[data-host="${hosts[name]}"]`;
     await page.waitForSelector(`${line("web-1")} [data-status="building"]`);
-    assert.match(await page.textContent(line("web-1")), /at work.*since [\d:]+ .*api.*building.*since/s);
+    assert.match(await page.textContent(line("web-1")), /at work.*since [\d:]+ .*api.*building.*began/s);
     assert.match(await page.textContent(line("edge-1")), /fetching/);
     assert.match(await page.textContent(`${id("deploy")} h2`), /Version 2: done on 0 of 4 hosts, failed on 1, at work on 2/);
     await check(page, "deploying");
     if (shots) await shoot("stack-deploying", `/stacks/${site.stack}`);
     await order("deployed");
     await page.waitForSelector(`${line("web-1")} [data-status="done"]`);
-    assert.match(await page.textContent(`${id("deploy")} h2`), /Version 2: done on 2 of 4 hosts, failed on 1, unknown of 1/);
+    assert.match(await page.textContent(`${id("deploy")} h2`), /Version 2: done on 2 of 4 hosts, failed on 1, 1 silent/);
     const grid = await page.$$eval(`${id("grid-row")}[data-service="api"] [data-status]`, (all) => all.map((one) => one.dataset.status));
     assert.deepEqual(grid.sort(), ["partial", "ready", "ready", "silent"]);
     await wide.close();

@@ -242,3 +242,18 @@ impl IntoResponse for Error {
         problem_response(&self.slug().problem(self.said()), self.retry_after_s())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_looks_by_itself_keeps_nobody_logged_in() {
+        let with = |name: &'static str, value: &'static str| {
+            HeaderMap::from_iter([(header::HeaderName::from_static(name), header::HeaderValue::from_static(value))])
+        };
+        assert!(is_by_itself(&with("hx-request", "true")));
+        assert!(is_by_itself(&with("accept", "text/event-stream")), "a stream is opened anew for ever");
+        assert!(!is_by_itself(&with("accept", "text/html,application/xhtml+xml")) && !is_by_itself(&HeaderMap::new()));
+    }
+}

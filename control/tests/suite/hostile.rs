@@ -220,11 +220,10 @@ fn attacked(report: &Report, attack: &Attack) -> (Value, Vec<String>, Vec<String
         let before = value.pointer(&at).unwrap().clone();
         *value.pointer_mut(&at).unwrap() = (attack.text)(open.len()).into();
         // A kind is a word, and checked as such by hand.
-        if !at.ends_with("/kind") || at.starts_with("/snapshot") {
-            if serde_json::from_value::<Report>(value.clone()).is_ok() {
-                open.push(at);
-                continue;
-            }
+        let is_word = at.ends_with("/kind") && !at.starts_with("/snapshot");
+        if !is_word && serde_json::from_value::<Report>(value.clone()).is_ok() {
+            open.push(at);
+            continue;
         }
         *value.pointer_mut(&at).unwrap() = before;
         shut.push(at);
@@ -234,7 +233,10 @@ fn attacked(report: &Report, attack: &Attack) -> (Value, Vec<String>, Vec<String
 
 struct Scene {
     stack: String,
+    /// The one that reports.
     host: String,
+    /// All of the stack's.
+    hosts: Vec<String>,
     open: Vec<String>,
 }
 
@@ -254,16 +256,38 @@ async fn scene(server: &Server, attack: &Attack) -> Scene {
         let (status, _) = host.call(Method::POST, "/v1/report", next.to_string().into_bytes(), &[]).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{at} took {}", attack.name);
     }
-    Scene { stack, host: host.id, open }
+    // One that waits for a person, and one that was sent away.
+    let asks = server.cli(&["token", "create", &name, "--approval"]);
+    ask_to_join(server, asks["join"].as_str().unwrap(), attack, "asks").await;
+    let (.., gone) = ask_to_join(server, &server.join(&name), attack, "leaves").await;
+    let gone: Value = serde_json::from_slice(&gone).unwrap();
+    server.cli(&["host", "revoke", gone["host"].as_str().unwrap(), "--reason", "sold"]);
+    let hosts = server.cli(&["host", "list", &name]);
+    let hosts: Vec<String> =
+        hosts.as_array().unwrap().iter().map(|host| host["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(hosts.len(), 3);
+    Scene { stack, host: host.id, hosts, open }
 }
 
 /// Name, labels and facts of the machine are attacks as well, as far as they are let in.
 async fn join(server: &Server, text: &str, attack: &Attack) -> Host {
+    let (join, key, machine, body) = ask_to_join(server, text, attack, "reports").await;
+    Host::enrolled(server, &join, key, &body, machine)
+}
+
+/// `machine`: another one each, so that it has a key of its own.
+async fn ask_to_join(
+    server: &Server,
+    text: &str,
+    attack: &Attack,
+    machine: &str,
+) -> (JoinString, SecretKey, Digest, Vec<u8>) {
     let join = JoinString::read(text).unwrap();
-    let key = SecretKey::from_seed(Digest::of(attack.name.as_bytes()).as_bytes());
+    let machine = format!("{machine} {}", attack.name);
+    let key = SecretKey::from_seed(Digest::of(machine.as_bytes()).as_bytes());
     // As much of it as a wish of 16 KiB has room for, five times.
     let said: String = (attack.text)(900).chars().take(1_500).collect();
-    let mut wanted = wish(&join, &key, attack.name);
+    let mut wanted = wish(&join, &key, &machine);
     (wanted.name, wanted.os, wanted.arch, wanted.agent) = (said.clone(), said.clone(), said.clone(), said.clone());
     wanted.features = vec![said.clone()];
     wanted.labels = BTreeMap::from([(said.clone(), said)]);
@@ -275,8 +299,8 @@ async fn join(server: &Server, text: &str, attack: &Attack) -> Host {
         let body = serde_json::to_vec(&wanted).unwrap();
         let signed = Signed { method: Method::POST, path: "/v1/enroll", body, later_s: 0 };
         let (status, body) = send(&http(), &server.url, signed, &signers, &[]).await;
-        if status == StatusCode::CREATED {
-            return Host::enrolled(server, &join, key, &body, wanted.machine);
+        if [StatusCode::CREATED, StatusCode::ACCEPTED].contains(&status) {
+            return (join, key, wanted.machine, body);
         }
         assert_eq!(
             (status, wanted.labels.is_empty()),
@@ -329,6 +353,7 @@ fn addresses(scene: &Scene) -> Vec<String> {
         all.push(query.replace("{}", &attack));
     }
     all.push(format!("/events?host={}", scene.host));
+    all.extend(scene.hosts.iter().map(|host| format!("/hosts/{host}")));
     all.push(format!("/events?stack={}&before=3", scene.stack));
     all.push(format!("/stacks/{}/versions?before=2", scene.stack));
     all.push(format!("/api/v1/stacks/{}/diff?from=0&to=1", scene.stack));
@@ -421,10 +446,31 @@ async fn no_text_of_a_host_is_more_than_text_on_any_page() {
             "/snapshot/host/arch",
         ];
         assert!(hidden.iter().all(|at| unshown.contains(&at.as_str())), "{}: nowhere shown: {hidden:?}", attack.name);
+        refusals(&owner, &scene).await;
         streams(&owner, &scene).await;
     }
     terminals(&server);
     assert!(server.stop());
+}
+
+/// Pages that answer a form which could not be done.
+async fn refusals(owner: &Visitor, scene: &Scene) {
+    for host in &scene.hosts {
+        for (act, form) in [
+            ("approve", &[("code", "NONE-0000"), ("back", "host")][..]),
+            ("name", &[("name", "")]),
+            ("labels", &[("labels", "no pair")]),
+            ("clear-conflict", &[]),
+            ("revoke", &[("name", "another"), ("reason", "none")]),
+        ] {
+            let path = format!("/hosts/{host}/{act}");
+            let answer = owner.post(&path, form).await;
+            assert!(answer.status().is_client_error(), "{path}: {}", answer.status());
+            let text = answer.text().await.unwrap();
+            check_page(&path, &text);
+            check_unseen(&path, &text);
+        }
+    }
 }
 
 /// A message of a stream ends with an empty line: no text may bring one, nor a field of its own.
@@ -435,6 +481,9 @@ async fn streams(owner: &Visitor, scene: &Scene) {
     while text.matches("\n\n").count() < 3 {
         text.push_str(std::str::from_utf8(&answer.chunk().await.unwrap().expect("three events come")).unwrap());
     }
+    // What /live says holds no word of anybody's.
+    let mut live = owner.get("/live").await;
+    assert_eq!(live.chunk().await.unwrap().unwrap(), "retry: 3000\n\n");
     let events: Vec<&str> = text.split("\n\n").take(3).collect();
     for event in events {
         let lines: Vec<&str> = event.split(['\n', '\r']).collect();

@@ -127,12 +127,15 @@ fn said(last: &VersionRow, staged: &[(Stage, &HostRow)]) -> String {
         (Stage::Working, "at work on"),
         (Stage::Waiting, "not begun on"),
         (Stage::Held, "on hold on"),
-        (Stage::Silent, "unknown of"),
     ] {
         let hosts = count(stage);
         if hosts > 0 {
             words.push(format!("{word} {hosts}"));
         }
+    }
+    let silent = count(Stage::Silent);
+    if silent > 0 {
+        words.push(format!("{silent} silent"));
     }
     format!("Version {number}: {}", words.join(", "))
 }
@@ -231,7 +234,7 @@ mod tests {
         let deploy = Deploy::of(Some(&version()), &hosts, NOW_MS).unwrap();
         assert_eq!(
             deploy.said,
-            "Version 58: done on 1 of 5 hosts, failed on 1, at work on 1, not begun on 1, unknown of 1"
+            "Version 58: done on 1 of 5 hosts, failed on 1, at work on 1, not begun on 1, 1 silent"
         );
         let order: Vec<&str> = deploy.lines.iter().map(|line| line.host_name.as_str()).collect();
         assert_eq!(order, ["fails", "gone", "works", "waits", "done"]);

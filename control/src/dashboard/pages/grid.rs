@@ -43,7 +43,8 @@ impl Field {
             status: status::service_on(report.state, cell.silent),
             release: report.release.map(|release| release.0),
             commit: report.commit.as_ref().map(|commit| commit.short().to_owned()),
-            counts: if report.wanted > 1 || report.ready < report.wanted {
+            // Of a silent host nobody knows how many there are now.
+            counts: if !cell.silent && (report.wanted > 1 || report.ready < report.wanted) {
                 format!("{} of {}", report.ready, report.wanted)
             } else {
                 String::new()
