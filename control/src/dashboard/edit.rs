@@ -103,6 +103,25 @@ pub(crate) struct PublishForm {
     reason: String,
     #[serde(default)]
     key: String,
+    /// What the branches pointed at when the difference was shown.
+    #[serde(default)]
+    saw: String,
+}
+
+/// Whether what would be published is another commit than the one that was shown.
+async fn has_moved(face: &Face, id: &StackId, saw: &str) -> Result<bool, Error> {
+    if saw.is_empty() {
+        return Ok(false);
+    }
+    match face.control.preview(id).await {
+        Ok(preview) => {
+            let now = preview.as_ref().map(super::pages::draft::saw).unwrap_or_default();
+            // What is not known, publishing tells of.
+            Ok(!now.is_empty() && now != saw)
+        }
+        Err(Error::Document(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 pub(crate) async fn publish(
@@ -113,6 +132,13 @@ pub(crate) async fn publish(
 ) -> Answer {
     let id: StackId = named(&stack, "this stack")?;
     let key = Some(form.key.as_str()).filter(|key| !key.is_empty());
+    if has_moved(&face, &id, &form.saw).await? {
+        let typed = Typed { reason: form.reason, ..Typed::default() };
+        let mut shown = draft_page(&face, &viewer, &id, typed, None).await?;
+        shown.failed =
+            Some("not published: a branch moved since you looked; this is what publishing changes now".to_owned());
+        return Ok(page(StatusCode::CONFLICT, &shown));
+    }
     let error = match face.control.publish(&viewer.actor(), &id, form.revision, form.reason.trim(), key).await {
         Ok(row) => return see(&format!("/stacks/{id}/versions/{}", row.number), "published"),
         Err(error) => error,

@@ -52,8 +52,31 @@ async fn a_branch_that_moved_is_said_before_publishing() {
     let preview: serde_json::Value = owner.get(&format!("/api/v1/stacks/{stack}/preview")).await.json().await.unwrap();
     assert_eq!(preview["follows"][0]["now"]["commit"], second.as_str());
     assert_eq!(preview["follows"][0]["published"], first.as_str());
-    let form = [("revision", "1"), ("reason", "it moved"), ("key", "k1")];
-    assert_eq!(owner.post(&format!("/stacks/{stack}/publish"), &form).await.status(), StatusCode::SEE_OTHER);
+    let saw = |shown: &str| {
+        let (_, rest) = shown.split_once("name=\"saw\" value=\"").unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let (at, before) = (format!("/stacks/{stack}/publish"), saw(&shown));
+    let third = commit(repo.path(), "third");
+    let form = |saw: &str, key: &'static str| {
+        [
+            ("revision", "1".to_owned()),
+            ("reason", "it moved".to_owned()),
+            ("key", key.to_owned()),
+            ("saw", saw.to_owned()),
+        ]
+    };
+    let publish = async |saw: &str, key| {
+        let form = form(saw, key);
+        let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        owner.post(&at, &form).await
+    };
+    let refused = publish(&before, "k1").await;
+    assert_eq!(refused.status(), StatusCode::CONFLICT, "it is another commit than the one that was shown");
+    let shown = refused.text().await.unwrap();
+    assert!(shown.contains(&third[..7]) && shown.contains("a branch moved since you looked"), "{shown}");
+    assert!(shown.contains("value=\"it moved\""), "what was typed stands there still");
+    assert_eq!(publish(&saw(&shown), "k2").await.status(), StatusCode::SEE_OTHER);
     assert!(page().await.contains("Publishing now would change nothing"));
 
     drop(repo);

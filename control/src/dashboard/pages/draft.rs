@@ -1,5 +1,6 @@
 //! The document as it is edited: its text, its problems by line, and what publishing it would change.
 
+use agentd_protocol::digest::Digest;
 use askama::Template;
 
 use super::super::frame::{Frame, Headline, Live, Section};
@@ -26,6 +27,8 @@ pub(crate) struct Page {
     pub(crate) follows: Vec<FollowsLine>,
     /// Where a branch points could not be found out: nothing is said of what publishing changes there.
     pub(crate) unknown: bool,
+    /// What the branches shown point at; empty where that is not known of all.
+    pub(crate) saw: String,
     pub(crate) can_publish: bool,
     pub(crate) reason: String,
     /// The same for a form that is sent twice.
@@ -103,6 +106,7 @@ impl Page {
             is_json: draft.format == DraftFormat::Json,
             by: super::parts::person(&draft.by),
             saved: (draft.saved_unix_ms > 0).then(|| Moment::relative(draft.saved_unix_ms, now_ms)),
+            saw: preview.map(saw).unwrap_or_default(),
             diff: diff.map(DiffView::of),
             follows,
             unknown,
@@ -120,6 +124,16 @@ impl Page {
     pub(crate) fn blame(&mut self, problems: &[DraftProblem]) {
         self.problems = problems.iter().map(|problem| ProblemLine::of(problem, &self.text)).collect();
     }
+}
+
+/// Of what branches and tags point at: another one means that one of them moved. Empty where one is not known.
+pub(crate) fn saw(preview: &Preview) -> String {
+    let mut all = String::new();
+    for follows in &preview.follows {
+        let PointsAt::Commit { commit } = &follows.now else { return String::new() };
+        all.push_str(&format!("{} {commit}\n", follows.service));
+    }
+    Digest::of(all.as_bytes()).to_string()
 }
 
 fn headline(problems: usize, seen: (Option<bool>, bool), stack: &StackOverview, draft: &Draft) -> Headline {
