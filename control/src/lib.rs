@@ -7,9 +7,10 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod dashboard;
-pub mod lifecycle;
 pub mod model;
 pub mod operator_api;
 pub mod seal;
 pub mod serve;
 pub mod store;
+
+pub use agentd_lifecycle as lifecycle;

@@ -11,9 +11,10 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde_json::{Value, json};
 use uuid::Builder;
 
-use super::convert::{Fault, now_unix_ms, plain, rows, signed, unsigned};
+use super::convert::{now_unix_ms, plain};
 use super::events::NewEvent;
 use super::{Error, Store};
+use agentd_sqlite::{Fault, rows, signed, unsigned};
 
 /// Of a host that is offline, bytes on its disk; some 200,000 events.
 pub const OUTBOX_BYTES_MAX: u64 = 64 * 1024 * 1024;

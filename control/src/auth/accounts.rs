@@ -342,7 +342,9 @@ impl Accounts {
     pub async fn revoke_api_token(&self, actor: &Actor, id: &str) -> Result<(), Error> {
         let now = now_unix_ms();
         match self.store.revoke_api_token(id, now, entry(now, actor, "api-token.revoke", id, json!({}))).await {
-            Err(store::Error::Missing { .. }) => Err(Error::Missing { what: "API token" }),
+            Err(store::Error::Sqlite(agentd_sqlite::Error::Missing { .. })) => {
+                Err(Error::Missing { what: "API token" })
+            }
             other => Ok(other?),
         }
     }

@@ -81,7 +81,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     lifecycle::spawn_essential("local listener", accepting.clone(), serving);
     tracing::info!(url = control.settings().public_url, %address, home = %home.dir.display(), "serves");
     greet(&control, &accounts).await?;
-    lifecycle::service::ready();
+    lifecycle::service::ready("serves");
     let signal = lifecycle::termination().await;
     tracing::info!(signal, "ends; held reports are answered");
     lifecycle::service::stopping();

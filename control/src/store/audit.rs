@@ -3,9 +3,9 @@
 use rusqlite::Connection;
 use serde_json::Value;
 
-use super::convert::{Fault, json, rows, signed, text, to_json, unsigned};
 use super::{Error, Store};
 use crate::model::AuditRow;
+use agentd_sqlite::{Fault, json, rows, signed, text, to_json, unsigned};
 
 /// A row to be. `detail` never holds a secret.
 #[derive(Debug, Clone)]

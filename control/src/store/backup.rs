@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::audit::{Entry, append};
-use super::convert::{Fault, parsed, row, rows, signed, text, unsigned};
 use super::{CONTROL_FILE, Error, Store, open};
 use crate::lifecycle;
+use agentd_sqlite::{Fault, parsed, row, rows, signed, text, unsigned};
 
 const MANIFEST: &str = "backup";
 
@@ -57,13 +57,13 @@ impl Store {
 }
 
 fn copy(from: &Path, to: &Path, now: u64) -> Result<Contents, Error> {
-    let failed = |source| Error::Open { path: to.to_owned(), source };
+    let failed = |source| agentd_sqlite::Error::Open { path: to.to_owned(), source };
     // The place must be free; and nobody else may read what comes there.
     drop(OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?);
     let copied = (|| {
-        open::open_to_read(from)?
+        agentd_sqlite::open_to_read(from)?
             .execute("VACUUM INTO ?1", [to.to_string_lossy()])
-            .map_err(|source| open::broken(to, source))?;
+            .map_err(|source| agentd_sqlite::broken(to, source))?;
         seal_manifest(to, now).map_err(|fault| fault.of("write the manifest of a backup"))?;
         File::open(to).and_then(|file| file.sync_all()).map_err(failed)?;
         inspect(to)
@@ -85,10 +85,8 @@ fn seal_manifest(path: &Path, now: u64) -> Result<(), Fault> {
 
 /// Reads a backup without changing it, every row of it.
 pub fn inspect(path: &Path) -> Result<Contents, Error> {
-    let connection = open::open_to_read(path)?;
-    let schema = open::check(&connection).map_err(|source| open::broken(path, source))?;
-    let Some(schema) = schema else { return Err(Error::Unreadable { path: path.to_owned(), source: None }) };
-    open::refuse_newer(schema, open::CONTROL)?;
+    let connection = agentd_sqlite::open_to_read(path)?;
+    let schema = agentd_sqlite::check(&connection, path, open::CONTROL)?;
     let operation = "read a backup";
     let json = row(&connection, "SELECT value FROM meta WHERE key = ?1", [MANIFEST], |row| text(row, "value"));
     let changed = || Error::Changed { path: path.to_owned() };
@@ -97,7 +95,7 @@ pub fn inspect(path: &Path) -> Result<Contents, Error> {
     if rows_digest(&connection).map_err(|fault| fault.of(operation))? != manifest.rows_sha256 {
         return Err(changed());
     }
-    contents(&connection, &manifest, schema).map_err(|fault| fault.of(operation))
+    Ok(contents(&connection, &manifest, schema).map_err(|fault| fault.of(operation))?)
 }
 
 fn contents(connection: &Connection, manifest: &Manifest, schema: u32) -> Result<Contents, Fault> {
@@ -134,15 +132,15 @@ pub fn restore(backup: &Path, dir: &Path, now: u64) -> Result<Contents, Error> {
     let contents = inspect(backup)?;
     let path = dir.join(CONTROL_FILE);
     let temp: PathBuf = dir.join(format!(".{CONTROL_FILE}.restore"));
-    let failed = |source| Error::Open { path: path.clone(), source };
+    let failed = |source| agentd_sqlite::Error::Open { path: path.clone(), source };
     // What SQLite left beside a database would be played into the one that is put there.
     let beside = |path: &Path, ending: &str| PathBuf::from(format!("{}{ending}", path.display()));
     if ["", "-wal", "-shm"].iter().any(|ending| beside(&path, ending).exists()) {
-        return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
+        return Err(failed(std::io::ErrorKind::AlreadyExists.into()).into());
     }
     for ending in ["", "-wal", "-shm"] {
         match std::fs::remove_file(beside(&temp, ending)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error).into()),
             Ok(()) | Err(_) => {}
         }
     }
@@ -152,7 +150,7 @@ pub fn restore(backup: &Path, dir: &Path, now: u64) -> Result<Contents, Error> {
     adapt(&connection, &contents, now).map_err(|fault| fault.of("adapt a restored database"))?;
     connection
         .pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))
-        .map_err(|source| open::broken(&temp, source))?;
+        .map_err(|source| agentd_sqlite::broken(&temp, source))?;
     drop(connection);
     File::open(&temp).and_then(|file| file.sync_all()).map_err(failed)?;
     std::fs::rename(&temp, &path).map_err(failed)?;

@@ -3,8 +3,8 @@
 use agentd_protocol::digest::Digest;
 use rusqlite::Connection;
 
-use super::convert::{Fault, parsed, row, signed};
 use super::{Error, Store};
+use agentd_sqlite::{Fault, parsed, row, signed};
 
 /// How long an answer is remembered, ms.
 const KEPT_MS: u64 = 24 * 3_600 * 1_000;

@@ -10,9 +10,9 @@ use agentd_protocol::ids::Version;
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, params_from_iter};
 
-use super::convert::{Fault, json, parsed, row, rows, signed, text, unsigned};
 use super::{Error, Store};
 use crate::model::{EventFilter, EventRow};
+use agentd_sqlite::{Fault, json, parsed, row, rows, signed, text, unsigned};
 
 /// Plain events are kept so long, ms; those of severity warn and worse six times as long.
 const EVENTS_KEPT_MS: u64 = 30 * DAY_MS;

@@ -10,7 +10,6 @@
 mod accounts;
 mod audit;
 mod backup;
-mod convert;
 mod drafts;
 mod hosts;
 mod idempotency;
@@ -23,7 +22,6 @@ mod versions;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use accounts::{NewApiToken, NewSession, StoredApiToken, StoredSession, StoredUser};
 pub use audit::Entry;
@@ -38,49 +36,8 @@ pub use versions::{NewVersion, ObjectKind, Put, StoredVersion};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot open the database {path}: check that its folder exists and that this user may write there")]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("cannot prepare the database {path}")]
-    Prepare {
-        path: PathBuf,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error("the database {path} is not readable as one; it was left untouched: put back a backup")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: Option<rusqlite::Error>,
-    },
-    #[error(
-        "the database has schema {found} and this program knows up to {known}: it was written by a newer controld; run \
-         that version, or restore a copy from before the upgrade"
-    )]
-    Newer { found: u32, known: u32 },
-    #[error("cannot {operation}: the disk of the database is full; free some space, then try again")]
-    DiskFull {
-        operation: &'static str,
-        #[source]
-        source: Arc<rusqlite::Error>,
-    },
-    #[error("cannot {operation} in the database; look at its disk")]
-    Query {
-        operation: &'static str,
-        #[source]
-        source: Arc<rusqlite::Error>,
-    },
-    #[error("cannot {operation}: a stored value is not what its column holds; restore a backup")]
-    Stored {
-        operation: &'static str,
-        #[source]
-        source: StoredValue,
-    },
-    #[error("cannot {operation}: the database has no such row; it was removed meanwhile, or never written")]
-    Missing { operation: &'static str },
+    #[error(transparent)]
+    Sqlite(#[from] agentd_sqlite::Error),
     #[error("cannot {operation}: too much waits for the disk")]
     Busy { operation: &'static str },
     #[error("cannot {operation}: the store has stopped; the log says why, and the server has to be started again")]
@@ -92,25 +49,8 @@ pub enum Error {
 impl Error {
     /// The same call may succeed in a moment.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Stopped { .. } | Self::DiskFull { .. })
+        matches!(self, Self::Busy { .. } | Self::Stopped { .. } | Self::Sqlite(agentd_sqlite::Error::DiskFull { .. }))
     }
-}
-
-/// Why a stored value could not be understood.
-#[derive(Debug, thiserror::Error)]
-pub enum StoredValue {
-    #[error("not the expected JSON")]
-    Json(#[from] serde_json::Error),
-    #[error(transparent)]
-    Name(#[from] agentd_protocol::ids::BadName),
-    #[error(transparent)]
-    Digest(#[from] agentd_protocol::digest::BadDigest),
-    #[error(transparent)]
-    Key(#[from] agentd_protocol::control::key::BadKey),
-    #[error("number out of range")]
-    Number(#[from] std::num::TryFromIntError),
-    #[error("unknown word in a column of fixed words")]
-    Word,
 }
 
 #[derive(Debug, Clone)]
