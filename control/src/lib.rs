@@ -8,6 +8,7 @@ pub mod config;
 pub mod core;
 pub mod dashboard;
 pub mod lifecycle;
+mod limit;
 pub mod model;
 pub mod operator_api;
 pub mod seal;

@@ -9,12 +9,13 @@ use serde_json::json;
 
 use super::Error;
 use super::hashing::Hashing;
-use super::limit::{self, Limits, Source};
+use super::limits::Tries;
 use super::password::{self, PASSWORD_BYTES_MAX};
 use super::secret::Secret;
 use super::session::{self, Times, Verdict};
 use crate::clock::now_unix_ms;
 use crate::core::Actor;
+use crate::limit::{Source, Wait};
 use crate::store::{self, Entry, Store};
 
 /// An entry link, from its making on. Long enough to walk to another machine's screen, short enough to be forgotten.
@@ -30,13 +31,6 @@ pub struct Accounts {
     store: Store,
     hashing: Hashing,
     tries: Arc<Mutex<Tries>>,
-}
-
-#[derive(Debug)]
-struct Tries {
-    by_account: Limits<Digest>,
-    by_source: Limits<Source>,
-    bad_credentials: Limits<Source>,
 }
 
 /// Who is in, by a session.
@@ -139,12 +133,7 @@ impl ApiTokenRow {
 
 impl Accounts {
     pub fn new(store: Store) -> Self {
-        let tries = Tries {
-            by_account: Limits::new(limit::ACCOUNT),
-            by_source: Limits::new(limit::SOURCE),
-            bad_credentials: Limits::new(limit::BAD_CREDENTIAL),
-        };
-        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(tries)) }
+        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(Tries::new())) }
     }
 
     /// Nobody has an account: the first run.
@@ -197,11 +186,11 @@ impl Accounts {
         if name.chars().count() > NAME_CHARS_MAX || password.len() > PASSWORD_BYTES_MAX {
             return Err(Error::Wrong);
         }
-        self.spend_source(from.address)?;
-        // Also for names that are not there, or trying would say which are.
-        let account = Digest::of(name.as_bytes());
-        self.tries().by_account.take(account, now_unix_ms()).map_err(limited)?;
+        // All of it also for names that are not there, or trying would say which are.
+        let (account, source) = (Digest::of(name.as_bytes()), Source::of(from.address));
         let user = self.store.user_named(&name).await?;
+        let has_session = self.has_session(user.as_ref().map_or("", |user| &user.id), source).await?;
+        self.tries().login(account, source, has_session, now_unix_ms()).map_err(limited)?;
         let stored = user.as_ref().map(|user| user.password.clone());
         let is_right = self.hashing.verify(stored, password).await?;
         let Some(user) = user.filter(|_| is_right) else {
@@ -210,8 +199,19 @@ impl Accounts {
             self.store.append_audit(row).await?;
             return Err(Error::Wrong);
         };
-        self.tries().by_account.give_back(&account);
+        self.tries().was_right(account, source, has_session, now_unix_ms());
         self.begin(User { id: user.id, name: user.name }, from).await
+    }
+
+    /// Whether somebody who is in came from there.
+    async fn has_session(&self, user: &str, source: Source) -> Result<bool, Error> {
+        let now = now_unix_ms();
+        let is_from_there = |row: &store::StoredSession| {
+            let times = Times { created_ms: row.created_at, seen_ms: row.seen_at };
+            let is_live = session::judge(times, now) != Verdict::Over;
+            is_live && row.source.parse().is_ok_and(|address| Source::of(address) == source)
+        };
+        Ok(self.store.sessions(user).await?.iter().any(is_from_there))
     }
 
     /// Always a new secret: whoever knew the one from before knows nothing.
@@ -263,13 +263,11 @@ impl Accounts {
         new: String,
         own: Digest,
     ) -> Result<(), Error> {
-        let account = Digest::of(user.name.as_bytes());
-        self.tries().by_account.take(account, now_unix_ms()).map_err(limited)?;
+        self.tries().old_password(own, now_unix_ms()).map_err(limited)?;
         let stored = self.store.user_named(&user.name).await?.map(|user| user.password);
         if old.len() > PASSWORD_BYTES_MAX || !self.hashing.verify(stored, old).await? {
             return Err(Error::Wrong);
         }
-        self.tries().by_account.give_back(&account);
         check_password(&new, &user.name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = user_entry(now, &user.name, "user.password", json!({}));
@@ -361,11 +359,11 @@ impl Accounts {
 
     /// A credential that opens nothing was sent.
     pub(crate) fn spend_bad_credential(&self, address: IpAddr) -> Result<(), Error> {
-        self.tries().bad_credentials.take(Source::of(address), now_unix_ms()).map_err(limited)
+        self.tries().bad_credential(Source::of(address), now_unix_ms()).map_err(limited)
     }
 
     fn spend_source(&self, address: IpAddr) -> Result<(), Error> {
-        self.tries().by_source.take(Source::of(address), now_unix_ms()).map_err(limited)
+        self.tries().source(Source::of(address), now_unix_ms()).map_err(limited)
     }
 
     fn tries(&self) -> std::sync::MutexGuard<'_, Tries> {
@@ -373,7 +371,7 @@ impl Accounts {
     }
 }
 
-fn limited(wait: limit::Wait) -> Error {
+fn limited(wait: Wait) -> Error {
     Error::Limited { retry_s: wait.secs() }
 }
 

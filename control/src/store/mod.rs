@@ -20,6 +20,7 @@ mod reader;
 mod stacks;
 mod tokens;
 mod versions;
+mod volumes;
 mod writer;
 
 use std::path::{Path, PathBuf};

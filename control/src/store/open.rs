@@ -16,7 +16,8 @@ use super::Error;
 /// Each runs once, in order, in a transaction of its own. A released file never changes; a new one is added.
 pub(super) const CONTROL: &[&str] =
     &[include_str!("migrations/control/0001_stacks.sql"), include_str!("migrations/control/0002_accounts.sql")];
-pub(super) const JOURNAL: &[&str] = &[include_str!("migrations/journal/0001_journal.sql")];
+pub(super) const JOURNAL: &[&str] =
+    &[include_str!("migrations/journal/0001_journal.sql"), include_str!("migrations/journal/0002_volumes.sql")];
 
 /// First bytes of every SQLite 3 file (file format, §1.3.1).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
