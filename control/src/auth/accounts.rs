@@ -13,6 +13,7 @@ use super::limits::Tries;
 use super::password::{self, PASSWORD_BYTES_MAX};
 use super::secret::Secret;
 use super::session::{self, Times, Verdict};
+use super::unsaved::Unsaved;
 use crate::clock::now_unix_ms;
 use crate::core::Actor;
 use crate::limit::{Source, Wait};
@@ -31,6 +32,7 @@ pub struct Accounts {
     store: Store,
     hashing: Hashing,
     tries: Arc<Mutex<Tries>>,
+    unsaved: Unsaved,
 }
 
 /// Who is in, by a session.
@@ -133,7 +135,7 @@ impl ApiTokenRow {
 
 impl Accounts {
     pub fn new(store: Store) -> Self {
-        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(Tries::new())) }
+        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(Tries::new())), unsaved: Unsaved::default() }
     }
 
     /// Nobody has an account: the first run.
@@ -177,6 +179,7 @@ impl Accounts {
         let new = store::StoredUser { id, name: name.clone(), password, created_at: now, password_at: now };
         let entry = user_entry(now, &name, "user.enter-by-link", json!({ "from": from.address.to_string() }));
         let user = self.store.enter_by_link(hash, new, entry).await?.ok_or(Error::Link)?;
+        self.unsaved.end_all();
         self.begin(User { id: user.id, name: user.name }, from).await
     }
 
@@ -196,7 +199,7 @@ impl Accounts {
         let Some(user) = user.filter(|_| is_right) else {
             let detail = json!({ "from": from.address.to_string() });
             let row = entry(now_unix_ms(), &Actor::Server, "user.login-refused", "owner", detail);
-            self.store.append_audit(row).await?;
+            noted(self.store.append_counted(row, &from.address.to_string()).await);
             return Err(Error::Wrong);
         };
         self.tries().was_right(account, source, has_session, now_unix_ms());
@@ -227,17 +230,23 @@ impl Accounts {
             keep: session::SESSIONS_MAX,
         };
         let entry = user_entry(now, &user.name, "user.login", json!({ "from": new.source }));
-        self.store.begin_session(new, entry).await?;
+        match self.store.begin_session(new, entry).await {
+            Err(error @ store::Error::DiskFull { .. }) => {
+                noted(Err(error));
+                self.unsaved.begin(secret.hash(), user.clone(), now);
+            }
+            done => done?,
+        }
         Ok(Entered { user, secret })
     }
 
     /// `touch`: this request is a person's doing, not a page's that looks again by itself.
     pub(crate) async fn who(&self, hash: Digest, touch: bool) -> Result<Option<User>, Error> {
-        let Some(stored) = self.store.session(hash).await? else { return Ok(None) };
         let now = now_unix_ms();
+        let Some(stored) = self.store.session(hash).await? else { return Ok(self.unsaved.who(hash, now)) };
         match session::judge(Times { created_ms: stored.created_at, seen_ms: stored.seen_at }, now) {
             Verdict::Over => return Ok(None),
-            Verdict::Touch if touch => seen(self.store.touch_session(hash, now).await),
+            Verdict::Touch if touch => noted(self.store.touch_session(hash, now).await),
             Verdict::Touch | Verdict::Live => {}
         }
         Ok(Some(User { id: stored.user, name: stored.user_name }))
@@ -246,12 +255,14 @@ impl Accounts {
     pub(crate) async fn logout(&self, user: &User, hash: Digest) -> Result<(), Error> {
         let now = now_unix_ms();
         let entry = user_entry(now, &user.name, "user.logout", json!({}));
+        self.unsaved.end(hash);
         Ok(self.store.end_session(hash, now.saturating_sub(session::IDLE_MS), entry).await?)
     }
 
     /// Everybody, everywhere.
     pub async fn logout_all(&self, actor: &Actor) -> Result<u64, Error> {
         let entry = entry(now_unix_ms(), actor, "user.logout-all", "owner", json!({}));
+        self.unsaved.end_all();
         Ok(self.store.end_sessions(None, entry).await?)
     }
 
@@ -271,6 +282,7 @@ impl Accounts {
         check_password(&new, &user.name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = user_entry(now, &user.name, "user.password", json!({}));
+        self.unsaved.end_all_but(own);
         Ok(self.store.set_password(&user.id, password, Some(own), now, entry).await?)
     }
 
@@ -280,6 +292,7 @@ impl Accounts {
         check_password(&new, name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = entry(now, actor, "user.password", name, json!({}));
+        self.unsaved.end_all();
         Ok(self.store.set_password(&user.id, password, None, now, entry).await?)
     }
 
@@ -352,7 +365,7 @@ impl Accounts {
         let row = self.store.api_token(secret.hash()).await?.map(api_token_row);
         let Some(row) = row.filter(|row| row.over(now).is_none()) else { return Ok(None) };
         if row.seen_unix_ms.is_none_or(|seen| now.saturating_sub(seen) >= session::TOUCH_MS) {
-            seen(self.store.touch_api_token(&row.id, now).await);
+            noted(self.store.touch_api_token(&row.id, now).await);
         }
         Ok(Some(row))
     }
@@ -407,8 +420,8 @@ fn user_entry(at_unix_ms: u64, name: &str, action: &'static str, detail: serde_j
 }
 
 /// On a full disk people still get in to look.
-fn seen(noted: Result<(), store::Error>) {
-    if let Err(error) = noted {
-        tracing::warn!(error = agentd_sys::causes::chain(&error), "when somebody was here last is not noted");
+fn noted(done: Result<(), store::Error>) {
+    if let Err(error) = done {
+        tracing::warn!(error = agentd_sys::causes::chain(&error), "who was here is not noted");
     }
 }
