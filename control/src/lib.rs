@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod dashboard;
+mod limit;
 pub mod model;
 pub mod operator_api;
 pub mod seal;

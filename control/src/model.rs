@@ -484,6 +484,8 @@ pub struct BackupContents {
     pub audit_rows: u64,
     /// Whether this key file opens its secrets; `None`: no key file was at hand.
     pub key_fits: Option<bool>,
+    /// Whether it was made by who has this key file, and is as it was made; `None`: no key file was at hand.
+    pub authentic: Option<bool>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The calls, each a few lines over core's handle.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentd_protocol::control::dsse::Envelope;
 use agentd_protocol::control::enroll::Enroll;
@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use super::limits::Enrolments;
 use super::signed::{self, Claimed};
+use crate::clock;
 use crate::core::{Control, Error, File, Welcome};
 
 /// Files that are named by their digest or number never change.
@@ -42,7 +43,7 @@ pub fn router(control: Control) -> Router {
         .route("/s/{stack}/root/{file}", get(root))
         .route("/s/{stack}/obj/{sha256}", get(object))
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Calls { control, enrolments: Enrolments::default() })
+        .with_state(Calls { control, enrolments: Enrolments::new() })
 }
 
 async fn method_not_allowed() -> Error {
@@ -60,7 +61,7 @@ struct Wish {
 
 async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Response, Error> {
     let source = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-    calls.enrolments.check(source, Instant::now())?;
+    calls.enrolments.check(source, clock::now_unix_ms())?;
     let claimed = Claimed::read(request)?;
     let host = claimed.claim(HOST_LABEL)?.clone();
     let token = match claimed.claim(TOKEN_LABEL) {
@@ -68,6 +69,8 @@ async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Re
             let id = TokenId::new(&claim.keyid).map_err(|_| Error::TokenInvalid)?;
             let key = calls.control.token_key(&id).await?;
             claimed.check(claim, &key)?;
+            // Only now: who does not have the token takes nothing from who has it.
+            calls.enrolments.check_token(&id, clock::now_unix_ms())?;
             if host.keyid != NEW_HOST_KEYID {
                 return Err(Error::Signature(BadSignature::Profile));
             }
@@ -101,6 +104,7 @@ async fn report(State(calls): State<Calls>, request: Request<Body>) -> Result<Re
     let wait = claimed.header(PREFER).and_then(wait_of);
     let body = claimed.body(REPORT_BYTES_MAX).await?;
     let report: Report = serde_json::from_slice(&body).map_err(|_| Error::BadRequest("not a report".to_owned()))?;
+    calls.control.admit_report(&host, report.events.len(), body.len())?;
     drop(body);
     let reported = calls.control.report(&host, report, wait).await?;
     let mut response = Json(reported).into_response();

@@ -115,6 +115,7 @@ impl Control {
     /// Both signatures have been checked: that of `token`, and that of the host's own key.
     pub async fn enroll(&self, token: &TokenId, wish: Enroll) -> Result<Welcome, Error> {
         let new = self.new_host(HostId::of(&*random()?), &wish)?;
+        let new_name = new.name.clone();
         match self.inner.store.redeem(token, new, clock::now_unix_ms()).await? {
             Admission::New(host) => {
                 self.know(&host);
@@ -127,7 +128,11 @@ impl Control {
             }
             Admission::TokenInvalid => Err(Error::TokenInvalid),
             Admission::TokenExpired => Err(Error::TokenExpired),
-            Admission::TokenUsed => {
+            Admission::TokenUsed { by } => {
+                let detail = json!({"name": new_name, "machine": wish.machine, "key": wish.key.id()});
+                let mut entry = entry(&Actor::Server, "token.used-twice", by, detail);
+                (entry.actor, entry.alarm) = (format!("token {token}"), true);
+                self.inner.store.append_counted(entry, token.as_str()).await?;
                 tracing::warn!(%token, name = names::shown(&wish.name, NAME_BYTES_MAX), "a token was used a second time");
                 self.changed();
                 Err(Error::TokenUsed)

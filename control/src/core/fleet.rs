@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::limits::Shares;
 use crate::model::VersionRow;
 use crate::store::{Live, StoredHost, StoredStack};
 
@@ -69,6 +70,7 @@ pub(super) struct HostNow {
     pub told: u64,
     /// When it last went back in time, Unix ms; the newest last.
     pub regressions: Vec<u64>,
+    pub shares: Shares,
 }
 
 #[derive(Debug, Clone)]
@@ -80,7 +82,16 @@ pub(super) struct SnapshotNow {
 
 impl HostNow {
     pub(super) fn of(stored: StoredHost) -> Self {
-        Self { stored, live: None, is_dirty: false, snapshot: None, held: None, told: 0, regressions: Vec::new() }
+        Self {
+            stored,
+            live: None,
+            is_dirty: false,
+            snapshot: None,
+            held: None,
+            told: 0,
+            regressions: Vec::new(),
+            shares: Shares::default(),
+        }
     }
 }
 

@@ -33,6 +33,7 @@ pub fn router(control: Control) -> Router {
         .route("/events", get(events::page))
         .route("/events/stream", get(events::stream))
         .route("/audit", get(audit))
+        .route("/notices", get(notices))
         .route("/backup", post(backup))
         .fallback(nothing)
         .method_not_allowed_fallback(method_not_allowed)
@@ -68,6 +69,10 @@ async fn audit(
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<AuditPage>, Error> {
     Ok(Json(control.audit(query.before, query.limit.unwrap_or(AUDIT_DEFAULT)).await?))
+}
+
+async fn notices(State(control): State<Control>, _actor: Actor) -> Json<Vec<String>> {
+    Json(control.notices())
 }
 
 async fn backup(

@@ -10,6 +10,7 @@
 mod accounts;
 mod audit;
 mod backup;
+mod damaged;
 mod drafts;
 mod hosts;
 mod idempotency;
@@ -19,13 +20,15 @@ mod reader;
 mod stacks;
 mod tokens;
 mod versions;
+mod volumes;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
 pub use accounts::{NewApiToken, NewSession, StoredApiToken, StoredSession, StoredUser};
 pub use audit::Entry;
-pub use backup::{Contents, ContentsStack, inspect, restore};
+pub use backup::{Contents, ContentsStack, Prove, inspect, restore};
+pub use damaged::SetAside;
 pub use drafts::{NewDraft, SealedEnv, StoredDraft};
 pub use hosts::{Admission, NewHost, StoredHost, StoredStanding};
 pub use idempotency::Remembered;
@@ -36,20 +39,56 @@ pub use versions::{NewVersion, ObjectKind, Put, StoredVersion};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(
+        "the database {path} is damaged, or is none; it was left untouched: move it away, then `controld restore` a backup \
+         (`controld restore --dry-run FILE` says what would come back)"
+    )]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: Option<rusqlite::Error>,
+    },
     #[error(transparent)]
-    Sqlite(#[from] agentd_sqlite::Error),
+    Sqlite(agentd_sqlite::Error),
     #[error("cannot {operation}: too much waits for the disk")]
     Busy { operation: &'static str },
     #[error("cannot {operation}: the store has stopped; the log says why, and the server has to be started again")]
     Stopped { operation: &'static str },
+    #[error("a backup cannot be sealed")]
+    Prove(#[source] crate::seal::Error),
     #[error("the copy {path} differs from the manifest in it: it was damaged or changed")]
     Changed { path: PathBuf },
+}
+
+impl From<agentd_sqlite::Error> for Error {
+    fn from(error: agentd_sqlite::Error) -> Self {
+        match error {
+            agentd_sqlite::Error::Unreadable { path, source } => Self::Unreadable { path, source },
+            error => Self::Sqlite(error),
+        }
+    }
 }
 
 impl Error {
     /// The same call may succeed in a moment.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Stopped { .. } | Self::Sqlite(agentd_sqlite::Error::DiskFull { .. }))
+        matches!(self, Self::Busy { .. } | Self::Stopped { .. })
+    }
+
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(agentd_sqlite::Error::DiskFull { .. }))
+    }
+
+    /// What the caller is told. A call that was not answered may have taken effect all the same.
+    pub fn said(&self) -> &'static str {
+        match self {
+            Self::Sqlite(agentd_sqlite::Error::DiskFull { .. }) => {
+                "the server's disk is full: nothing was changed, reading goes on; free some space there, then try again"
+            }
+            Self::Busy { .. } => "too much waits for the server's disk: nothing was changed; try again in a moment",
+            Self::Stopped { .. } => "the server is ending: look whether it was done before you try again",
+            _ => "the server failed, its log says why; look whether it was done before you try again",
+        }
     }
 }
 
@@ -59,6 +98,8 @@ pub struct Store {
     control_reads: reader::Reader,
     journal: writer::Writer,
     journal_reads: reader::Reader,
+    tally: audit::Tally,
+    set_aside: Option<SetAside>,
     pub(super) control_path: PathBuf,
 }
 
@@ -69,13 +110,22 @@ impl Store {
     /// Blocks for as long as the disk takes: to be called before anything is served.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let (control_path, journal_path) = (dir.join(CONTROL_FILE), dir.join(JOURNAL_FILE));
+        let control = writer::Writer::open(&control_path, open::CONTROL, "control store")?;
+        let (journal, set_aside) = damaged::open_journal(&journal_path)?;
         Ok(Self {
-            control: writer::Writer::open(&control_path, open::CONTROL, "control store")?,
+            control,
             control_reads: reader::Reader::open(&control_path)?,
-            journal: writer::Writer::open(&journal_path, open::JOURNAL, "journal store")?,
+            journal,
             journal_reads: reader::Reader::open(&journal_path)?,
+            tally: audit::Tally::default(),
+            set_aside,
             control_path,
         })
+    }
+
+    /// What had to be put out of the way when this was opened.
+    pub fn set_aside(&self) -> Option<&SetAside> {
+        self.set_aside.as_ref()
     }
 
     /// Returns when one of the files can be written no more. For an essential task to wait on.

@@ -177,10 +177,19 @@ impl Batch<'_> {
     }
 
     fn reached(&self, stage: &str, operation: &str) {
-        if self.abort.and_then(|at| at.split_once(':')) == Some((stage, operation)) {
-            std::process::abort();
-        }
+        abort_at(self.abort, stage, operation);
     }
+}
+
+fn abort_at(at: Option<&str>, stage: &str, operation: &str) {
+    if at.and_then(|at| at.split_once(':')) == Some((stage, operation)) {
+        std::process::abort();
+    }
+}
+
+/// The same switch, for what is done to a file as a whole.
+pub(super) fn reached(stage: &str, operation: &str) {
+    abort_at(std::env::var(ABORT_ENV).ok().as_deref(), stage, operation);
 }
 
 #[cfg(test)]

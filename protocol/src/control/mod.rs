@@ -42,6 +42,8 @@ pub const EVENTS_PER_REPORT_MAX: usize = 500;
 pub const EVENTS_BYTES_MAX: usize = 256 * 1024;
 /// One event's `data`, bytes.
 pub const EVENT_DATA_BYTES_MAX: usize = 4 * 1024;
+/// `text` of one event. A longer one is kept cut off, and says so: it is for people, and no reason to lose the event.
+pub const EVENT_TEXT_BYTES_MAX: usize = 4 * 1024;
 pub const ENROLL_BYTES_MAX: usize = 16 * 1024;
 /// An answer that is no file, bytes.
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
