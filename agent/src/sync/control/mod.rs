@@ -14,9 +14,11 @@ mod events;
 #[path = "../../../../tests/src/fake_control.rs"]
 mod fake;
 mod fetch;
+mod fit;
 mod identity;
 mod join;
 mod probe;
+mod readopt;
 mod report;
 mod snapshot;
 mod status;
