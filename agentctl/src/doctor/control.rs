@@ -63,10 +63,8 @@ fn of(control: &ControlStatus, now_unix_ms: u64) -> Vec<Check> {
         checks.push(note("control version", "nobody has said lately that it is the newest", cure));
     }
     if control.outbox.lost > 0 {
-        let said = format!(
-            "{} events were lost while the server was away: too many, or older than 7 days",
-            control.outbox.lost
-        );
+        let said =
+            format!("{} events were lost while the server was away: too many, or 7 days old", control.outbox.lost);
         checks.push(note("control events", said, "the timeline there shows where; nothing else is lost by it"));
     }
     let skew_ms = control.clock_skew_ms.unsigned_abs();
