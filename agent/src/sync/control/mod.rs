@@ -26,6 +26,8 @@ mod step;
 mod task;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_faults;
 
 use std::fmt::Write;
 use std::sync::Arc;
