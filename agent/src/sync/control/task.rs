@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agentd_protocol::api::{ControlStatus, Status};
 use agentd_protocol::control::ANSWER_BYTES_MAX;
-use agentd_protocol::control::report::{GAP_KIND, OutboxReport, Reported, Seen};
+use agentd_protocol::control::report::{GAP_KIND, HeadHint, OutboxReport, Reported, Seen};
 use agentd_protocol::control::time::Time;
 use agentd_protocol::ids::{EventId, Version};
 use agentd_sys::causes::chain;
@@ -122,6 +122,7 @@ pub struct Control {
     next_look: Instant,
     last_look: Instant,
     same_news: u32,
+    last_hint: Option<HeadHint>,
     events: watch::Receiver<EventId>,
 }
 
@@ -179,6 +180,7 @@ impl Control {
             next_look: now,
             last_look: now,
             same_news: 0,
+            last_hint: None,
         };
         lifecycle::spawn_essential("control", cancel.clone(), async move {
             // Cancelled: the manager ends. What was not acknowledged is sent by the next one.
@@ -376,7 +378,9 @@ impl Control {
         }
         let hint = reported.head;
         let is_news = hint.version > self.seen.seen || hint.root > self.seen.root || hint.epoch > self.seen.epoch;
-        if is_news || self.is_unsettled() {
+        // One that went back is worth a look as well: the database may be an older one, which people are to be told of.
+        let is_other = self.last_hint.replace(hint) != Some(hint);
+        if is_news || is_other || self.is_unsettled() {
             self.next_look = self.next_look.min(now.max(self.last_look + LOOK_AGAIN));
         }
         self.same_news = if is_news { self.same_news.saturating_add(1) } else { 0 };
