@@ -363,6 +363,9 @@ pub struct TokenMade {
     pub join: String,
     /// To be pasted on a fresh host; holds the join string.
     pub command: String,
+    /// What a person should know before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 impl std::fmt::Debug for TokenMade {

@@ -15,6 +15,7 @@ mod deploys;
 mod events;
 mod migrations;
 mod outbox;
+mod outbox_clock;
 mod releases;
 mod restarts;
 mod services;

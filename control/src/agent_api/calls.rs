@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use agentd_protocol::control::dsse::Envelope;
 use agentd_protocol::control::enroll::Enroll;
 use agentd_protocol::control::ids::{StackId, TokenId};
 use agentd_protocol::control::report::Report;
@@ -16,7 +15,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
-use serde::Deserialize;
 
 use super::limits::Enrolments;
 use super::signed::{self, Claimed};
@@ -50,15 +48,6 @@ async fn method_not_allowed() -> Error {
     Error::MethodNotAllowed
 }
 
-/// A wish with, perhaps, the receipt of an earlier enrolment here.
-#[derive(Deserialize)]
-struct Wish {
-    #[serde(flatten)]
-    enroll: Enroll,
-    #[serde(default)]
-    receipt: Option<Envelope>,
-}
-
 async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Response, Error> {
     let source = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     calls.enrolments.check(source, clock::now_unix_ms())?;
@@ -82,11 +71,11 @@ async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Re
     };
     let proof = claimed.proof();
     let body = claimed.body(ENROLL_BYTES_MAX).await?;
-    let wish: Wish = serde_json::from_slice(&body).map_err(|_| Error::BadRequest("not an enrolment".to_owned()))?;
-    proof.check(&host, &wish.enroll.key)?;
-    let welcome = match (token, wish.receipt) {
-        (Some(token), _) => calls.control.enroll(&token, wish.enroll).await?,
-        (None, Some(receipt)) => calls.control.readopt(&receipt, wish.enroll).await?,
+    let wish: Enroll = serde_json::from_slice(&body).map_err(|_| Error::BadRequest("not an enrolment".to_owned()))?;
+    proof.check(&host, &wish.key)?;
+    let welcome = match (token, wish.receipt.clone()) {
+        (Some(token), _) => calls.control.enroll(&token, wish).await?,
+        (None, Some(receipt)) => calls.control.readopt(&receipt, wish).await?,
         (None, None) => return Err(Error::Signature(BadSignature::Header)),
     };
     let mut response = match welcome {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::Shares;
 use crate::model::VersionRow;
-use crate::store::{Live, StoredHost, StoredStack};
+use crate::store::{Live, StoredHost, StoredStack, StoredStanding};
 
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
@@ -111,6 +111,17 @@ impl Fleet {
         lives.map(|live| live.seen).filter(|seen| *seen <= believed).max().unwrap_or_default()
     }
 
+    /// Hosts that joined long ago and are not known to have ever reported: what they have seen went with the journal.
+    pub(super) fn unheard(&self, stack: &StackId, now_unix_ms: u64) -> usize {
+        let is_unheard = |host: &&HostNow| {
+            host.stored.stack == *stack
+                && host.stored.standing == StoredStanding::Active
+                && host.live.is_none()
+                && now_unix_ms.saturating_sub(host.stored.enrolled_at) > FIRST_REPORT_MS
+        };
+        self.hosts.values().filter(is_unheard).count()
+    }
+
     /// Puts in what the database has now; those who wait are woken when the head is another.
     pub(super) fn put_stack(&mut self, stored: StoredStack, last: Option<VersionRow>) {
         let Some(now) = self.stacks.get_mut(&stored.id) else {
@@ -139,5 +150,7 @@ impl Fleet {
     }
 }
 
+/// A host that has joined reports as soon as somebody starts it.
+const FIRST_REPORT_MS: u64 = 600_000;
 /// A host may not push versions further ahead than a restored backup could be behind.
 const AHEAD_BELIEVED_MAX: u64 = 1_000;

@@ -6,6 +6,7 @@
 //! | method and path | signed by | answer |
 //! |---|---|---|
 //! | POST /v1/enroll with [`enroll::Enroll`] | token and host | 201, 200 (again) [`enroll::Enrolled`]; 202 [`enroll::Pending`] |
+//! | POST /v1/enroll with a receipt | host | 202 [`enroll::Pending`]; 200 [`enroll::Enrolled`] |
 //! | POST /v1/report with [`report::Report`], `Prefer: wait=N` | host | [`report::Reported`] |
 //! | GET /s/STACK/head.json | host | [`trust::Head`], `ETag`, 304 |
 //! | GET /s/STACK/root/N.json | host | a DSSE envelope |
