@@ -54,7 +54,14 @@
     source = new EventSource("/live");
     source.addEventListener("changed", look);
     // Without a stream, as behind some proxies, look now and then.
-    source.onerror = () => { if (!timer) timer = setInterval(look, 10000); };
+    source.onerror = () => {
+      if (!timer) timer = setInterval(look, 10000);
+      // Refused, as when too many are open: the browser does not try again by itself.
+      if (source.readyState === EventSource.CLOSED) {
+        source = null;
+        setTimeout(listen, 30000);
+      }
+    };
     source.onopen = () => { clearInterval(timer); timer = null; };
   };
   const hush = () => {

@@ -10,6 +10,8 @@ pub mod dashboard;
 mod limit;
 pub mod model;
 pub mod operator_api;
+mod plain;
+pub mod routes;
 pub mod seal;
 pub mod serve;
 pub mod store;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use agentd_protocol::api::{Severity, Verdict};
+use agentd_protocol::api::{ServiceState, Severity, Verdict};
 use agentd_protocol::control::ids::{HostId, StackId, TokenId};
 use agentd_protocol::control::report::{EventRecord, Refusal, ServiceReport, Snapshot};
 use agentd_protocol::digest::Digest;
@@ -29,6 +29,9 @@ pub struct StackOverview {
     pub health: Health,
     /// The worst that is wrong, in a sentence; `None`: nothing is.
     pub problem: Option<String>,
+    /// Since when, where that is known.
+    #[serde(default)]
+    pub problem_since_unix_ms: Option<u64>,
     /// Until when hosts believe that `version` is current.
     pub fresh_until_unix_ms: Option<u64>,
     pub poll_interval_s: u64,
@@ -110,6 +113,9 @@ pub struct HostRow {
     pub verdict: Option<Verdict>,
     /// The worst that is wrong on it, in a sentence.
     pub problem: Option<String>,
+    /// Since when, where that is known.
+    #[serde(default)]
+    pub problem_since_unix_ms: Option<u64>,
     pub agent: String,
     /// `open`, `daemon-port`, `tunnel`; `None`: not reported.
     pub security_mode: Option<String>,
@@ -117,6 +123,22 @@ pub struct HostRow {
     pub exposure: Option<String>,
     pub services_ready: u32,
     pub services: u32,
+    /// Since when the verdict is what it is, by the host's clock.
+    #[serde(default)]
+    pub verdict_since_unix_ms: Option<u64>,
+    /// What it is at, of services that are on their way; at most a few.
+    #[serde(default)]
+    pub doing: Vec<Doing>,
+    #[serde(default)]
+    pub usage: Option<agentd_protocol::api::Host>,
+}
+
+/// A service that is fetched, built, started or stopped on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doing {
+    pub service: ServiceName,
+    pub state: ServiceState,
+    pub since_unix_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -295,6 +317,38 @@ pub struct Draft {
     pub problems: Vec<DraftProblem>,
     /// What publishing it would change; `None` while there are problems.
     pub diff: Option<Diff>,
+}
+
+/// What publishing the draft now would do: branches and tags were asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Preview {
+    /// In the order of the document; services with a fixed commit are not among them.
+    pub follows: Vec<Follows>,
+    /// With the commits that were found out; what could not be is taken as it was published.
+    pub diff: Diff,
+}
+
+/// A service of the draft that follows a branch or tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follows {
+    pub service: ServiceName,
+    pub repo: String,
+    pub reference: String,
+    /// What the newest version runs; `None`: the service is not in it.
+    pub published: Option<Commit>,
+    pub now: PointsAt,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum PointsAt {
+    Commit {
+        commit: Commit,
+    },
+    /// A sentence for the operator.
+    Unknown {
+        why: String,
+    },
 }
 
 /// Stands for a value that is kept and never shown; on saving it means "as it is".

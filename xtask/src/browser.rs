@@ -2,16 +2,16 @@
 //! npm's registry (their hashes stand in tests/browser/package-lock.json).
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::command::Line;
 use crate::setup;
 
-const PROGRAMS: [&str; 3] = ["chromium", "node", "npm"];
-const FILES: [&str; 3] = ["package.json", "package-lock.json", "dashboard.mjs"];
-/// Under the workspace; holds the packages and the server's home.
+const LOCK: &str = "package-lock.json";
+const FILES: [&str; 4] = ["package.json", LOCK, "dashboard.mjs", "server.mjs"];
+/// Under the workspace; holds the packages and the servers' homes.
 const DIR: &str = "target/browser";
 const SCREENSHOTS_DIR: &str = "docs/dashboard";
 
@@ -23,20 +23,28 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<()> {
             "usage: cargo xtask browser [--screenshots]; with it, the pictures of {SCREENSHOTS_DIR} are made anew"
         ),
     };
-    let missing: Vec<&str> = PROGRAMS.into_iter().filter(|name| setup::find_program(name).is_none()).collect();
-    if !missing.is_empty() {
-        bail!(
-            "missing: {}; run: sudo apt-get install --no-install-recommends -y chromium nodejs npm",
-            missing.join(" ")
-        );
-    }
+    setup::for_browser(root)?;
     let dir = root.join(DIR);
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let has_packages = are_installed(root, &dir);
     for file in FILES {
         fs::copy(root.join("tests/browser").join(file), dir.join(file)).with_context(|| format!("copy {file}"))?;
     }
-    Line::new("npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix").argument(DIR).run(root)?;
-    Line::new("cargo build --workspace --example dashboard --locked --target-dir target").run(root)?;
-    let walk = Line::new(&format!("node {DIR}/dashboard.mjs target/debug/examples/dashboard {DIR}/home"));
+    if !has_packages {
+        Line::new("npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-timeout=60000 --prefix")
+            .argument(DIR)
+            .run(root)?;
+    }
+    Line::new("cargo build --workspace --example dashboard --bin controld --locked --target-dir target").run(root)?;
+    let programs = "target/debug/examples/dashboard target/debug/controld";
+    let walk = Line::new(&format!("node {DIR}/dashboard.mjs {programs} {DIR}/walk"));
     if keeps_screenshots { walk.argument(SCREENSHOTS_DIR).run(root) } else { walk.run(root) }
+}
+
+/// The registry is asked once, and again when other packages are wanted.
+fn are_installed(root: &Path, dir: &Path) -> bool {
+    let lock = |path: PathBuf| fs::read(path).ok();
+    let wanted = lock(root.join("tests/browser").join(LOCK));
+    // npm writes the hidden one when it is done.
+    wanted.is_some() && lock(dir.join(LOCK)) == wanted && dir.join("node_modules/.package-lock.json").is_file()
 }

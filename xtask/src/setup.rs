@@ -28,6 +28,8 @@ enum Purpose {
     Everything,
     Tests,
     Demo,
+    /// The dashboard in a real one.
+    Browser,
 }
 
 enum Proof {
@@ -47,6 +49,8 @@ const PACKAGES: &[Package] = &[
     package("nodejs", Proof::Program("node"), Purpose::Everything),
     // Debian splits it off nodejs, others do not.
     package("npm", Proof::Program("npm"), Purpose::Demo),
+    package("chromium", Proof::Program("chromium"), Purpose::Browser),
+    package("openssl", Proof::Program("openssl"), Purpose::Browser),
     package("iproute2", Proof::Program("ip"), Purpose::Tests),
     package("nftables", Proof::Program("nft"), Purpose::Tests),
     package("ufw", Proof::Program("ufw"), Purpose::Tests),
@@ -61,7 +65,7 @@ const fn package(name: &'static str, proof: Proof, purpose: Purpose) -> Package 
 }
 
 pub(crate) fn run(root: &Path) -> Result<()> {
-    packages(root, Purpose::Tests)?;
+    packages(root, &[Purpose::Tests])?;
     shim_target(root);
     ensure_nextest(root)?;
     ensure_deny(root)?;
@@ -72,15 +76,19 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 
 /// What the demo builds and runs with, and no more.
 pub(crate) fn for_demo(root: &Path) -> Result<()> {
-    packages(root, Purpose::Demo)?;
+    packages(root, &[Purpose::Demo])?;
     shim_target(root);
     Ok(())
 }
 
-fn packages(root: &Path, purpose: Purpose) -> Result<()> {
-    let is_missing = |package: &&Package| {
-        [Purpose::Everything, purpose].contains(&package.purpose) && !is_there(root, &package.proof)
-    };
+/// What the walk needs, and the demo's npm.
+pub(crate) fn for_browser(root: &Path) -> Result<()> {
+    packages(root, &[Purpose::Demo, Purpose::Browser])
+}
+
+fn packages(root: &Path, purposes: &[Purpose]) -> Result<()> {
+    let is_wanted = |package: &Package| package.purpose == Purpose::Everything || purposes.contains(&package.purpose);
+    let is_missing = |package: &&Package| is_wanted(package) && !is_there(root, &package.proof);
     let missing: Vec<&str> = PACKAGES.iter().filter(is_missing).map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());

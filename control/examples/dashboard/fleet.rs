@@ -1,6 +1,7 @@
 //! The hosts: who joined, what each of them reports, and what happened in the last quarter of an hour.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use agentd_control::clock::{now, now_unix_ms};
 use agentd_control::core::{Actor, Control, Welcome};
@@ -55,6 +56,9 @@ kind = "worker"
 #[derive(Debug)]
 pub(crate) struct Fleet {
     pub(crate) stack: StackId,
+    /// One whose service follows a branch.
+    pub(crate) site: StackId,
+    repo: PathBuf,
     hosts: BTreeMap<&'static str, Member>,
 }
 
@@ -66,13 +70,15 @@ struct Member {
     events: u64,
 }
 
-pub(crate) async fn seed(control: &Control, store: &Store) -> Result<Fleet> {
+pub(crate) async fn seed(control: &Control, store: &Store, dir: &Path) -> Result<Fleet> {
     let martha = Actor::User { id: "1".into(), name: "martha".into() };
     let new = NewStack { name: "shop".into(), environment: "production".into() };
     let stack = control.create_stack(&martha, new).await?.id;
     let quiet = NewStack { name: "intranet".into(), environment: "staging".into() };
     control.create_stack(&Actor::User { id: "2".into(), name: "bob".into() }, quiet).await?;
-    let mut fleet = Fleet { stack: stack.clone(), hosts: BTreeMap::new() };
+    let repo = dir.join("repo");
+    let site = following(control, &martha, &repo).await?;
+    let mut fleet = Fleet { stack: stack.clone(), site, repo, hosts: BTreeMap::new() };
     publish(control, &martha, &stack, &[("@API@", OLD), ("@MORE@", "")], "first version").await?;
     for name in ["web-1", "web-2", "web-3", "edge-1"] {
         fleet.join(control, &martha, name, Approval::None).await?;
@@ -94,6 +100,42 @@ pub(crate) async fn seed(control: &Control, store: &Store) -> Result<Fleet> {
     lives.iter_mut().for_each(|live| live.last_seen = now_unix_ms() - 46 * 60_000);
     store.touch(lives).await?;
     Ok(fleet)
+}
+
+/// A stack whose one service follows the branch of a repository on this machine.
+async fn following(control: &Control, by: &Actor, repo: &Path) -> Result<StackId> {
+    std::fs::create_dir_all(repo)?;
+    git(repo, &["init", "--quiet"])?;
+    commit(repo, "first")?;
+    let new = NewStack { name: "site".into(), environment: String::new() };
+    let site = control.create_stack(by, new).await?.id;
+    let repo = repo.canonicalize()?;
+    let text = format!(
+        "schema = 1\n\n[stack]\nname = \"site\"\n\n[[service]]\nname = \"docs\"\nrepo = \"file://{}\"\nref = \"main\"\nrun = \"./serve\"\n",
+        repo.display()
+    );
+    let draft = control.save_draft(by, &site, 0, DraftFormat::Toml, text).await?;
+    control.publish(by, &site, draft.revision, "first version", None).await?;
+    Ok(site)
+}
+
+fn commit(repo: &Path, subject: &str) -> Result<()> {
+    git(repo, &["commit", "--quiet", "--allow-empty", "-m", subject])
+}
+
+fn git(repo: &Path, words: &[&str]) -> Result<()> {
+    let mut command = std::process::Command::new("git");
+    command.args([
+        "-c",
+        "user.name=martha",
+        "-c",
+        "user.email=martha@example.com",
+        "-c",
+        "init.defaultBranch=main",
+        "-C",
+    ]);
+    let done = command.arg(repo).args(words).env("GIT_CONFIG_GLOBAL", "/dev/null").status()?;
+    if done.success() { Ok(()) } else { bail!("git {words:?} failed") }
 }
 
 async fn publish(control: &Control, by: &Actor, stack: &StackId, changes: &[(&str, &str)], reason: &str) -> Result<()> {
@@ -118,7 +160,25 @@ impl Fleet {
                 self.report(control, "web-2", healthy("web-2", 2, NEW), events, (2, 2)).await
             }
             "break" => self.report(control, "web-2", broken(), broken_events(), (2, 1)).await,
-            other => bail!("`{other}` is no order: heal, break"),
+            "deploy" => {
+                self.report(control, "web-1", deploying("web-1", "building"), Vec::new(), (2, 1)).await?;
+                self.report(control, "edge-1", deploying("edge-1", "fetching"), Vec::new(), (2, 1)).await
+            }
+            "deployed" => {
+                self.report(control, "web-1", healthy("web-1", 2, NEW), Vec::new(), (2, 2)).await?;
+                self.report(control, "edge-1", healthy("edge-1", 2, NEW), Vec::new(), (2, 2)).await
+            }
+            // Another machine reports with the key of this one.
+            "clone" => {
+                let member = self.hosts.get_mut("edge-1").context("it has joined")?;
+                let machine = std::mem::replace(&mut member.machine, Digest::of(b"another"));
+                let refused = self.report(control, "edge-1", healthy("edge-1", 2, NEW), Vec::new(), (2, 2)).await;
+                self.hosts.get_mut("edge-1").context("it has joined")?.machine = machine;
+                if refused.is_ok() { bail!("the copy was believed") } else { Ok(()) }
+            }
+            "attack" => self.report(control, "web-1", attack(), attack_events(), (2, 2)).await,
+            "commit" => commit(&self.repo, "another"),
+            other => bail!("`{other}` is no order: heal, break, deploy, deployed, clone, attack, commit"),
         }
     }
 
@@ -283,4 +343,73 @@ fn broken() -> Value {
     );
     snapshot["services"][2]["restarts"] = json!(4);
     snapshot
+}
+
+/// The new version on its way: one service is being made, the others run.
+fn deploying(name: &str, state: &str) -> Value {
+    let mut snapshot = healthy(name, 2, OLD);
+    snapshot["stack"] = json!({
+        "name": "shop", "verdict": "applying", "since_unix_ms": ago(20), "version": 2, "applied_version": 1, "file_problem": null,
+        "problems": [],
+    });
+    snapshot["services"][1] =
+        service("api", 1, OLD, json!({"state": state, "ready": 2, "wanted": 2, "since_unix_ms": ago(12)}));
+    snapshot
+}
+
+/// In every text of it there is what a browser must not act on.
+fn attack() -> Value {
+    const TEXT: &str = "zq\"'><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)><svg onload=alert(1)>\
+        <a href=\"javascript:alert(1)\">x</a><style>*{background:url(//evil.example/y)}</style>\u{202e}\u{1b}[2J";
+    fn everywhere(value: &mut Value) {
+        match value {
+            Value::String(text) => TEXT.clone_into(text),
+            Value::Array(all) => all.iter_mut().for_each(everywhere),
+            Value::Object(fields) => fields.values_mut().for_each(everywhere),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let mut snapshot = broken();
+    let clean = snapshot.clone();
+    everywhere(&mut snapshot);
+    // What has a type of its own has no room for it.
+    for at in [
+        "/host/security/mode",
+        "/host/security/exposure",
+        "/host/tunnel/state",
+        "/host/tunnel/metrics",
+        "/host/dns/address",
+        "/stack/name",
+        "/stack/verdict",
+        "/stack/problems/0/service",
+        "/stack/problems/0/phase",
+        "/stack/problems/0/commit",
+        "/stack/problems/0/probes",
+        "/stack/problems/0/why/changes/from",
+        "/stack/problems/0/why/changes/to",
+        "/services/0/name",
+        "/services/0/state",
+        "/services/0/commit",
+        "/services/1/name",
+        "/services/1/state",
+        "/services/1/commit",
+        "/services/2/name",
+        "/services/2/state",
+        "/services/2/commit",
+    ] {
+        if let (Some(to), Some(from)) = (snapshot.pointer_mut(at), clean.pointer(at)) {
+            to.clone_from(from);
+        }
+    }
+    snapshot["host"]["limitations"] = json!([TEXT]);
+    snapshot["host"]["security"]["notice"] = json!(TEXT);
+    snapshot["host"]["tunnel"]["cause"] = json!(TEXT);
+    snapshot["services"][0]["warnings"] = json!([TEXT]);
+    snapshot["services"][0]["last_error"] = json!(TEXT);
+    snapshot
+}
+
+fn attack_events() -> Vec<Value> {
+    let text = attack()["host"]["agent"].as_str().unwrap_or_default().to_owned();
+    vec![event("deploy.failed", "error", Some("api"), 1, &text)]
 }

@@ -2,7 +2,8 @@
 //! `cargo run -p agentd-control --example dashboard -- DIR [PORT]`. Nothing of it is shipped.
 //!
 //! It prints one line of JSON: the server's address, the path of the link that makes the owner, and the stack's id. Its
-//! hosts are no programs: their reports are made here. A word on standard input moves the fleet on: `heal`, `ask`.
+//! hosts are no programs: their reports are made here. A word on standard input moves the fleet on: `heal`, `break`, `deploy`,
+//! `deployed`, `clone`, `attack`, `commit`. Where standard input ends at once, the folder is a home for `controld serve`.
 
 mod fleet;
 
@@ -33,7 +34,7 @@ async fn main() -> Result<()> {
     let seeded = {
         let store = Store::open(&dir)?;
         let control = open(&dir, &url, store.clone(), key.clone()).await?;
-        fleet::seed(&control, &store).await?
+        fleet::seed(&control, &store, &dir).await?
     };
     // Opened anew, so that what was written about the past is what is known.
     let store = Store::open(&dir)?;
@@ -44,7 +45,7 @@ async fn main() -> Result<()> {
     let face = Face::new(control.clone(), accounts.clone(), Transport::Plain);
     let router = Gate::new(accounts, listener).guard(routes(face));
 
-    let said = serde_json::json!({ "url": url, "link": link.path, "stack": seeded.stack });
+    let said = serde_json::json!({ "url": url, "link": link.path, "stack": seeded.stack, "site": seeded.site });
     writeln!(std::io::stdout(), "{said}")?;
     let fleet = Arc::new(tokio::sync::Mutex::new(seeded));
     let orders = lifecycle::spawn_blocking("orders", {

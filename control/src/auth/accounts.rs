@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agentd_protocol::digest::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::Error;
 use super::hashing::Hashing;
@@ -33,6 +34,8 @@ pub struct Accounts {
     hashing: Hashing,
     tries: Arc<Mutex<Tries>>,
     unsaved: Unsaved,
+    /// Counts up whenever a session or a token may have ended by somebody's act.
+    ended: watch::Sender<u64>,
 }
 
 /// Who is in, by a session.
@@ -135,7 +138,13 @@ impl ApiTokenRow {
 
 impl Accounts {
     pub fn new(store: Store) -> Self {
-        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(Tries::new())), unsaved: Unsaved::default() }
+        Self {
+            store,
+            hashing: Hashing::new(),
+            tries: Arc::new(Mutex::new(Tries::new())),
+            unsaved: Unsaved::default(),
+            ended: watch::Sender::new(0),
+        }
     }
 
     /// Nobody has an account: the first run.
@@ -180,6 +189,7 @@ impl Accounts {
         let entry = user_entry(now, &name, "user.enter-by-link", json!({ "from": from.address.to_string() }));
         let user = self.store.enter_by_link(hash, new, entry).await?.ok_or(Error::Link)?;
         self.unsaved.end_all();
+        self.tell_ended();
         self.begin(User { id: user.id, name: user.name }, from).await
     }
 
@@ -237,6 +247,8 @@ impl Accounts {
             }
             done => done?,
         }
+        // The one it replaces, and the oldest of too many.
+        self.tell_ended();
         Ok(Entered { user, secret })
     }
 
@@ -256,14 +268,18 @@ impl Accounts {
         let now = now_unix_ms();
         let entry = user_entry(now, &user.name, "user.logout", json!({}));
         self.unsaved.end(hash);
-        Ok(self.store.end_session(hash, now.saturating_sub(session::IDLE_MS), entry).await?)
+        self.store.end_session(hash, now.saturating_sub(session::IDLE_MS), entry).await?;
+        self.tell_ended();
+        Ok(())
     }
 
     /// Everybody, everywhere.
     pub async fn logout_all(&self, actor: &Actor) -> Result<u64, Error> {
         let entry = entry(now_unix_ms(), actor, "user.logout-all", "owner", json!({}));
         self.unsaved.end_all();
-        Ok(self.store.end_sessions(None, entry).await?)
+        let ended = self.store.end_sessions(None, entry).await?;
+        self.tell_ended();
+        Ok(ended)
     }
 
     /// Ends every session but the one it was asked in.
@@ -283,7 +299,9 @@ impl Accounts {
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = user_entry(now, &user.name, "user.password", json!({}));
         self.unsaved.end_all_but(own);
-        Ok(self.store.set_password(&user.id, password, Some(own), now, entry).await?)
+        self.store.set_password(&user.id, password, Some(own), now, entry).await?;
+        self.tell_ended();
+        Ok(())
     }
 
     /// By whoever owns the machine; every session ends.
@@ -293,7 +311,9 @@ impl Accounts {
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = entry(now, actor, "user.password", name, json!({}));
         self.unsaved.end_all();
-        Ok(self.store.set_password(&user.id, password, None, now, entry).await?)
+        self.store.set_password(&user.id, password, None, now, entry).await?;
+        self.tell_ended();
+        Ok(())
     }
 
     pub async fn users(&self) -> Result<Vec<User>, Error> {
@@ -354,10 +374,12 @@ impl Accounts {
         let now = now_unix_ms();
         match self.store.revoke_api_token(id, now, entry(now, actor, "api-token.revoke", id, json!({}))).await {
             Err(store::Error::Sqlite(agentd_sqlite::Error::Missing { .. })) => {
-                Err(Error::Missing { what: "API token" })
+                return Err(Error::Missing { what: "API token" });
             }
-            other => Ok(other?),
+            other => other?,
         }
+        self.tell_ended();
+        Ok(())
     }
 
     /// `None`: it opens nothing, whether it never did or no longer does.
@@ -370,6 +392,21 @@ impl Accounts {
             noted(self.store.touch_api_token(&row.id, now).await);
         }
         Ok(Some(row))
+    }
+
+    /// Whether the token of that hash opens anything still.
+    pub(super) async fn api_token_holds(&self, hash: Digest) -> Result<bool, Error> {
+        let row = self.store.api_token(hash).await?.map(api_token_row);
+        Ok(row.is_some_and(|row| row.over(now_unix_ms()).is_none()))
+    }
+
+    /// Changes when somebody's session or token may have ended.
+    pub(super) fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+
+    fn tell_ended(&self) {
+        self.ended.send_modify(|count| *count += 1);
     }
 
     /// A credential that opens nothing was sent.

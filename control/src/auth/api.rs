@@ -1,7 +1,6 @@
 //! Accounts for the command line and for programs: a part of `/api/v1`.
 
 use axum::extract::{Path, State};
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use zeroize::Zeroizing;
 use super::Error;
 use super::accounts::{Accounts, ApiTokenMade, ApiTokenRow, EntryLink, NewApiToken, User};
 use crate::core::Actor;
+use crate::routes::{Entry, Table};
 
 #[derive(Debug, Clone)]
 struct Served {
@@ -17,16 +17,25 @@ struct Served {
     public_url: String,
 }
 
+fn table() -> Table<Served> {
+    Table::new()
+        .get("/api/v1/users", users)
+        .post("/api/v1/users/link", create_link)
+        .post("/api/v1/users/logout-all", logout_all)
+        .post("/api/v1/users/{name}/password", set_password)
+        .get("/api/v1/api-tokens", api_tokens)
+        .post("/api/v1/api-tokens", create_api_token)
+        .post("/api/v1/api-tokens/{id}/revoke", revoke_api_token)
+}
+
+/// What there is to call.
+pub fn entries() -> Vec<Entry> {
+    table().entries()
+}
+
 /// To be put behind whatever says who asks. No API token makes another, nor a password: who steals one gets no more.
 pub fn api(accounts: Accounts, public_url: &str) -> Router {
-    Router::new()
-        .route("/api/v1/users", get(users))
-        .route("/api/v1/users/link", post(create_link))
-        .route("/api/v1/users/logout-all", post(logout_all))
-        .route("/api/v1/users/{name}/password", post(set_password))
-        .route("/api/v1/api-tokens", get(api_tokens).post(create_api_token))
-        .route("/api/v1/api-tokens/{id}/revoke", post(revoke_api_token))
-        .with_state(Served { accounts, public_url: public_url.to_owned() })
+    table().router().with_state(Served { accounts, public_url: public_url.to_owned() })
 }
 
 fn only_local(actor: &Actor) -> Result<(), Error> {

@@ -12,12 +12,16 @@ use axum::response::{IntoResponse, Response};
 use http::{Extensions, HeaderMap, Method, header};
 
 use super::accounts::{Accounts, Scope, User};
+use super::secret::Secret;
 use super::session::Transport;
+use super::streams::{self, Credential, Streams};
 use super::{Error, headers, origin};
 use crate::core::{Actor, problem_response};
 
 /// Sent by pages that look again by themselves: such a look keeps no session alive.
 const BY_ITSELF_HEADER: &str = "hx-request";
+/// Asked for by pages that stay open, for ever and by themselves.
+const STREAM_MEDIA: &str = "text/event-stream";
 
 /// How people reach this server.
 #[derive(Debug, Clone)]
@@ -32,6 +36,7 @@ pub struct Listener {
 pub struct Gate {
     accounts: Accounts,
     listener: Listener,
+    streams: Streams,
 }
 
 /// Whoever has a session, in the extensions of a request; handlers of pages take it as an argument.
@@ -49,7 +54,7 @@ impl Viewer {
 
 impl Gate {
     pub fn new(accounts: Accounts, listener: Listener) -> Self {
-        Self { accounts, listener }
+        Self { accounts, listener, streams: Streams::default() }
     }
 
     /// Puts [`Actor`] and [`Viewer`] into the requests that have a credential. Those without one pass, and each route
@@ -58,34 +63,39 @@ impl Gate {
         router.layer(from_fn_with_state(self, pass))
     }
 
-    async fn admit(&self, request: &mut Request) -> Result<(), Turned> {
+    /// By what the request was let in; `None`: by nothing that ends.
+    async fn admit(&self, request: &mut Request) -> Result<Option<Credential>, Turned> {
         // Over the Unix socket the kernel has said who it is; no browser speaks there.
         if request.extensions().get::<Actor>().is_some() {
-            return Ok(());
+            return Ok(None);
         }
         self.check_call(request)?;
         let peer = peer(request.extensions());
         if let Some(authorization) = request.headers().get(header::AUTHORIZATION) {
             let token = authorization.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
-            let actor = self.program(token.trim(), request.method(), peer).await?;
+            let (actor, credential) = self.program(token.trim(), request.method(), peer).await?;
             request.extensions_mut().insert(actor);
-            return Ok(());
+            return Ok(Some(credential));
         }
         let Some(secret) = cookies(request.headers()).and_then(|cookies| self.listener.transport.read(cookies)) else {
-            return Ok(());
+            return Ok(None);
         };
         let session = secret.hash();
-        let touch = !request.headers().contains_key(BY_ITSELF_HEADER);
+        let touch = !is_by_itself(request.headers());
         match self.accounts.who(session, touch).await? {
             Some(user) => {
+                let credential = Credential::Session { hash: session, user: user.id.clone() };
                 let viewer = Viewer { user, session };
                 request.extensions_mut().insert(viewer.actor());
                 request.extensions_mut().insert(viewer);
+                Ok(Some(credential))
             }
             // A cookie of a session that is over is everyday; many that never were are somebody trying.
-            None => self.accounts.spend_bad_credential(peer)?,
+            None => {
+                self.accounts.spend_bad_credential(peer)?;
+                Ok(None)
+            }
         }
-        Ok(())
     }
 
     fn check_call(&self, request: &Request) -> Result<(), Turned> {
@@ -96,16 +106,34 @@ impl Gate {
         origin::check(request.method(), request.headers()).map_err(|_| Turned::Site)
     }
 
-    async fn program(&self, token: &str, method: &Method, peer: IpAddr) -> Result<Actor, Turned> {
-        let Some(row) = self.accounts.api_token(token).await? else {
+    async fn program(&self, token: &str, method: &Method, peer: IpAddr) -> Result<(Actor, Credential), Turned> {
+        let hash = Secret::read_api_token(token).map(|secret| secret.hash());
+        let (Some(row), Some(hash)) = (self.accounts.api_token(token).await?, hash) else {
             self.accounts.spend_bad_credential(peer)?;
             return Err(Turned::Token);
         };
         if row.scope == Scope::Read && ![Method::GET, Method::HEAD].contains(method) {
             return Err(Turned::ReadOnly);
         }
-        Ok(Actor::ApiToken { id: row.id, name: row.name })
+        let credential = Credential::ApiToken { hash, id: row.id.clone() };
+        Ok((Actor::ApiToken { id: row.id, name: row.name }, credential))
     }
+
+    /// A stream lives as long as its credential.
+    fn hold(&self, response: Response, credential: Option<Credential>) -> Response {
+        match credential {
+            Some(credential) if streams::is_one(&response) => {
+                streams::bound(response, &self.accounts, &self.streams, credential)
+                    .unwrap_or_else(|| Turned::Streams.into_response())
+            }
+            Some(_) | None => response,
+        }
+    }
+}
+
+fn is_by_itself(headers: &HeaderMap) -> bool {
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    headers.contains_key(BY_ITSELF_HEADER) || accepts.is_some_and(|accepts| accepts.contains(STREAM_MEDIA))
 }
 
 /// Why a request goes no further.
@@ -114,6 +142,7 @@ enum Turned {
     Site,
     Token,
     ReadOnly,
+    Streams,
     Account(Error),
 }
 
@@ -134,6 +163,10 @@ impl IntoResponse for Turned {
             Self::Site => (Slug::Forbidden, "the request comes from another site; nothing was done"),
             Self::Token => (Slug::Unauthenticated, "this API token opens nothing, or nothing any more"),
             Self::ReadOnly => (Slug::Forbidden, "this API token may only read"),
+            Self::Streams => {
+                let why = "as many streams are open as an account may have: close one, then try again";
+                return problem_response(&Slug::RateLimited.problem(why), Some(streams::RETRY_SECS));
+            }
         };
         problem_response(&slug.problem(why), None)
     }
@@ -142,7 +175,10 @@ impl IntoResponse for Turned {
 async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let transport = gate.listener.transport;
     let mut response = match gate.admit(&mut request).await {
-        Ok(()) => next.run(request).await,
+        Ok(credential) => {
+            let response = next.run(request).await;
+            gate.hold(response, credential)
+        }
         Err(turned) => turned.into_response(),
     };
     headers::secure(response.headers_mut(), transport);

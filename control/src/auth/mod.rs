@@ -18,11 +18,12 @@ mod origin;
 mod password;
 mod secret;
 mod session;
+mod streams;
 mod unsaved;
 
 pub(crate) use accounts::Visitor;
 pub use accounts::{Accounts, ApiTokenMade, ApiTokenRow, Entered, EntryLink, NewApiToken, Scope, SessionRow, User};
-pub use api::api;
+pub use api::{api, entries};
 pub(crate) use gate::peer;
 pub use gate::{Gate, Listener, Viewer};
 pub(crate) use password::PASSWORD_CHARS_MIN;

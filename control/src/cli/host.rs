@@ -41,6 +41,10 @@ pub(super) async fn host(client: &Client, verb: HostVerb, out: &mut Out) -> Resu
             let edit = HostEdit { name: Some(name), labels: None };
             client.send(client.request(Method::PATCH, &format!("/hosts/{id}")).json(&edit)).await?
         }
+        HostVerb::ClearConflict { host } => {
+            let id = client.host_id(&host).await?;
+            client.post(&format!("/hosts/{id}/clear-conflict"), &serde_json::json!({})).await?
+        }
         HostVerb::Revoke { host, reason } => {
             let id = client.host_id(&host).await?;
             client.post(&format!("/hosts/{id}/revoke"), &Reason { reason }).await?

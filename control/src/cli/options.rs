@@ -208,6 +208,11 @@ pub enum HostVerb {
         host: String,
         name: String,
     },
+    /// There is one machine with its key now: a conflict that was seen is over
+    #[command(after_help = "Example:\n  controld host clear-conflict web-1")]
+    ClearConflict {
+        host: String,
+    },
     /// Its reports are refused from now on; its services run on
     Revoke {
         host: String,

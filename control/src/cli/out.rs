@@ -5,6 +5,8 @@ use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 
 use serde::Serialize;
 
+use crate::plain;
+
 #[derive(Debug)]
 pub(super) struct Out {
     stdout: BufWriter<Stdout>,
@@ -22,19 +24,28 @@ impl Out {
     pub(super) fn json(&mut self, value: &impl Serialize) -> bool {
         if self.json {
             let text = serde_json::to_string_pretty(value).expect("texts and numbers are JSON");
-            self.line(text);
+            self.write(&plain::json(&text));
+            self.write("\n");
         }
         self.json
     }
 
+    /// Hosts' texts among it are hostile: what a terminal would act on is written out.
     pub(super) fn line(&mut self, text: impl Display) {
-        if self.failed.is_none() {
-            self.failed = writeln!(self.stdout, "{text}").err();
+        self.write(&plain::line(&text.to_string()));
+        self.write("\n");
+    }
+
+    /// As it is into a pipe or a file; a terminal gets what is unseen written out.
+    pub(super) fn text(&mut self, text: &str) {
+        if Self::is_terminal() {
+            self.write(&plain::lines(text));
+        } else {
+            self.write(text);
         }
     }
 
-    /// As it is.
-    pub(super) fn text(&mut self, text: &str) {
+    fn write(&mut self, text: &str) {
         if self.failed.is_none() {
             self.failed = self.stdout.write_all(text.as_bytes()).err();
         }
@@ -45,11 +56,11 @@ impl Out {
         let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
         let width = |column: usize| {
             let cells = std::iter::once(&head).chain(rows).filter_map(|row| row.get(column));
-            cells.map(|cell| plain(cell).chars().count()).max().unwrap_or(0)
+            cells.map(|cell| plain::line(cell).chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..head.len()).map(width).collect();
         for row in std::iter::once(&head).chain(rows) {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{:<width$}", plain(cell)));
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{:<width$}", plain::line(cell)));
             self.line(cells.collect::<Vec<_>>().join("  ").trim_end());
         }
     }
@@ -68,7 +79,7 @@ impl Out {
     /// There is nowhere to report a failure to write it.
     pub(super) fn complain(&mut self, text: impl Display) {
         self.stdout.flush().unwrap_or_default();
-        writeln!(io::stderr(), "{text}").unwrap_or_default();
+        writeln!(io::stderr(), "{}", plain::lines(&text.to_string())).unwrap_or_default();
     }
 
     /// Fails for a full disk, not for a closed pipe.
@@ -81,11 +92,6 @@ impl Out {
             _ => Ok(()),
         }
     }
-}
-
-/// What hosts send is hostile: no control character reaches a terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 /// As people read it, by the machine's own zone.

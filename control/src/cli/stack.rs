@@ -143,8 +143,12 @@ async fn save(client: &Client, stack: &str, file: &Path, out: &mut Out) -> Resul
         return Ok(if draft.problems.is_empty() { Exit::Ok } else { Exit::Invalid });
     }
     out.line(format!("saved as revision {}", draft.revision));
-    if let Some(diff) = &draft.diff {
-        print_diff(diff, out);
+    match &draft.diff {
+        Some(diff) if diff.is_empty() => {
+            out.line("the document is as published; `controld stack diff` asks where branches point now");
+        }
+        Some(diff) => print_diff(diff, out),
+        None => {}
     }
     Ok(told(&draft, out))
 }
@@ -159,6 +163,9 @@ fn told(draft: &Draft, out: &mut Out) -> Exit {
 
 async fn differences(client: &Client, stack: &str, from: &str, to: &str, out: &mut Out) -> Result<(), Error> {
     let id = client.stack_id(stack).await?;
+    if from.is_empty() && to == "draft" {
+        return preview(client, &id, out).await;
+    }
     let newest = match from {
         "" => client.get::<StackDetail>(&format!("/stacks/{id}")).await?.overview.version.to_string(),
         named => named.to_owned(),
@@ -166,6 +173,24 @@ async fn differences(client: &Client, stack: &str, from: &str, to: &str, out: &m
     let diff: Diff = client.get(&format!("/stacks/{id}/diff?from={newest}&to={to}")).await?;
     if !out.json(&diff) {
         print_diff(&diff, out);
+    }
+    Ok(())
+}
+
+/// What publishing now would change, a branch that moved included.
+async fn preview(client: &Client, id: &StackId, out: &mut Out) -> Result<(), Error> {
+    let preview: Preview = client.get(&format!("/stacks/{id}/preview")).await?;
+    let unknown = preview.follows.iter().filter_map(|follows| match &follows.now {
+        PointsAt::Commit { .. } => None,
+        PointsAt::Unknown { why } => Some((follows, why)),
+    });
+    let unknown: Vec<String> =
+        unknown.map(|(follows, why)| format!("? {} follows {}: {why}", follows.service, follows.reference)).collect();
+    if !out.json(&preview.diff) && (unknown.is_empty() || !preview.diff.is_empty()) {
+        print_diff(&preview.diff, out);
+    }
+    for line in unknown {
+        out.complain(line);
     }
     Ok(())
 }

@@ -51,10 +51,14 @@ fn show(made: &TokenMade, out: &mut Out) {
         return;
     }
     out.line("On the host, once, and not later than ".to_owned() + &time(made.token.expires_unix_ms) + ":");
-    out.line(format!("\n  {}\n", made.command));
+    out.line("");
+    out.line(format!("  {}", made.command));
+    out.line("");
     let allow = if made.warning.is_some() { " --allow-plain-http" } else { "" };
     out.line(format!("or, where agentd is installed: `sudo agentd join -{allow}`, and paste"));
-    out.line(format!("\n  {}\n", made.join));
+    out.line("");
+    out.line(format!("  {}", made.join));
+    out.line("");
     out.line("It is a secret, and is not shown again.");
     if let Some(warning) = &made.warning {
         out.line(warning);

@@ -183,9 +183,9 @@ impl Control {
 }
 
 /// By service: the branch or tag, and the commit it meant when it was published.
-type Refs = BTreeMap<String, (String, agentd_protocol::ids::Commit)>;
+pub(super) type Refs = BTreeMap<String, (String, agentd_protocol::ids::Commit)>;
 
-fn refs_of(version: &StoredVersion) -> Refs {
+pub(super) fn refs_of(version: &StoredVersion) -> Refs {
     let followed = version.services.iter().filter_map(|service| {
         let from = service.from.clone()?;
         Some((service.name.to_string(), (from, service.commit.clone())))
@@ -194,7 +194,7 @@ fn refs_of(version: &StoredVersion) -> Refs {
 }
 
 /// A service that still follows what it followed is no difference by itself: where that points now, publishing finds out.
-fn settle(stack: Option<&mut Stack>, refs: &Refs) {
+pub(super) fn settle(stack: Option<&mut Stack>, refs: &Refs) {
     for service in stack.into_iter().flat_map(|stack| &mut stack.service) {
         if let Revision::Ref(name) = &service.source
             && let Some((from, commit)) = refs.get(service.name.as_str())

@@ -95,7 +95,7 @@ impl Control {
             key_id: host.stored.key.id(),
             snapshot: host.snapshot.as_ref().map(|snapshot| (*snapshot.body).clone()),
             snapshot_unix_ms: host.snapshot.as_ref().map(|snapshot| snapshot.received_at),
-            conflict_unix_ms: host.stored.conflict_at,
+            conflict_unix_ms: views::conflict(host, clock::now_unix_ms()),
         })
     }
 
@@ -149,6 +149,20 @@ impl Control {
             held.cancel();
         }
         Ok(row)
+    }
+
+    /// A person has seen to it that there is one machine with that key. Should there be two still, it shows again.
+    pub async fn clear_conflict(&self, actor: &Actor, id: &HostId) -> Result<HostRow, Error> {
+        let stored = self.stored_host(id)?;
+        let Some(since) = stored.conflict_at else {
+            return Err(Error::Conflict("there is no conflict to clear".to_owned()));
+        };
+        let entry = entry(actor, "host.conflict-cleared", id, json!({"name": stored.name, "since_unix_ms": since}));
+        self.inner.store.clear_conflict(id, entry).await?;
+        if let Some(host) = self.fleet().hosts.get_mut(id) {
+            host.regressions.clear();
+        }
+        self.edit(id, |host| host.conflict_at = None).await
     }
 
     fn stored_host(&self, id: &HostId) -> Result<StoredHost, Error> {

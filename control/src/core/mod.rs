@@ -17,6 +17,7 @@ mod hosts;
 mod limits;
 mod memory;
 mod names;
+mod preview;
 mod publish;
 mod report;
 mod settings;

@@ -282,7 +282,7 @@ impl Control {
         if problems.is_empty() { Ok(from) } else { Err(Error::Unresolved(problems)) }
     }
 
-    async fn ask(&self, repo: &str, name: &str) -> Result<Commit, agentd_git::Error> {
+    pub(super) async fn ask(&self, repo: &str, name: &str) -> Result<Commit, agentd_git::Error> {
         let credential = self.inner.git.credential_for(repo)?.map(str::to_owned);
         self.inner.git.resolve(repo, credential.as_deref(), name).await
     }

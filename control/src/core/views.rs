@@ -18,6 +18,8 @@ const INTERVAL_SECS: u64 = 30;
 const SILENT_SLACK_MS: u64 = 10_000;
 /// Versions a service's page looks at for what changed.
 const HISTORY_LOOKED_AT: u32 = 100;
+/// Services on their way that are told of one host.
+const DOING_MAX: usize = 5;
 
 impl Control {
     pub async fn stacks(&self) -> Result<Vec<StackOverview>, Error> {
@@ -105,6 +107,8 @@ pub(super) fn host_row(stack: &StackNow, host: &HostNow, now: u64) -> HostRow {
     let word =
         |value: serde_json::Result<serde_json::Value>| value.ok().and_then(|value| value.as_str().map(str::to_owned));
     let (presence, rollout) = (presence(stack, host, now), rollout(stack, host));
+    let (problem, problem_since_unix_ms) = host_problem(host, presence, &rollout, now).unzip();
+    let problem_since_unix_ms = problem_since_unix_ms.flatten();
     let services = snapshot.map(|snapshot| snapshot.services.as_slice()).unwrap_or_default();
     let count = |ready: &dyn Fn(&agentd_protocol::control::report::ServiceReport) -> bool| {
         u32::try_from(services.iter().filter(|service| ready(service)).count()).unwrap_or(u32::MAX)
@@ -120,7 +124,8 @@ pub(super) fn host_row(stack: &StackNow, host: &HostNow, now: u64) -> HostRow {
             StoredStanding::Active => Standing::Active,
             StoredStanding::Revoked { at, reason } => Standing::Revoked { at_unix_ms: *at, reason: reason.clone() },
         },
-        problem: host_problem(host, presence, &rollout, now),
+        problem,
+        problem_since_unix_ms,
         presence,
         rollout,
         seen: host.live.as_ref().map(|live| live.seen).unwrap_or_default(),
@@ -131,7 +136,28 @@ pub(super) fn host_row(stack: &StackNow, host: &HostNow, now: u64) -> HostRow {
         exposure: security.and_then(|security| word(serde_json::to_value(security.exposure))),
         services_ready: count(&|service| service.state == ServiceState::Ready),
         services: count(&|service| service.state != ServiceState::Removed),
+        verdict_since_unix_ms: snapshot.and_then(|snapshot| snapshot.stack.since_unix_ms),
+        doing: services.iter().filter_map(doing).take(DOING_MAX).collect(),
+        usage: snapshot.and_then(|snapshot| snapshot.host.usage.clone()),
     }
+}
+
+fn doing(service: &agentd_protocol::control::report::ServiceReport) -> Option<Doing> {
+    match service.state {
+        ServiceState::Pending
+        | ServiceState::Fetching
+        | ServiceState::Building
+        | ServiceState::Starting
+        | ServiceState::Stopping => {}
+        ServiceState::Ready
+        | ServiceState::Partial
+        | ServiceState::Failing
+        | ServiceState::CrashLoop
+        | ServiceState::Stopped
+        | ServiceState::Removed => return None,
+    }
+    let (service, state, since_unix_ms) = (service.name.clone(), service.state, service.since_unix_ms);
+    Some(Doing { service, state, since_unix_ms })
 }
 
 fn presence(stack: &StackNow, host: &HostNow, now: u64) -> Presence {
@@ -164,30 +190,52 @@ fn rollout(stack: &StackNow, host: &HostNow) -> Rollout {
 /// A conflict that was seen is told of for a day: should it go on, it is seen again.
 const CONFLICT_SHOWN_MS: u64 = 24 * 3_600 * 1_000;
 
-fn host_problem(host: &HostNow, presence: Presence, rollout: &Rollout, now: u64) -> Option<String> {
-    if host.stored.conflict_at.is_some_and(|at| now.saturating_sub(at) < CONFLICT_SHOWN_MS) {
-        return Some("two machines report with its identity, or its disk was set back".to_owned());
-    }
+pub(super) fn conflict(host: &HostNow, now: u64) -> Option<u64> {
+    host.stored.conflict_at.filter(|at| now.saturating_sub(*at) < CONFLICT_SHOWN_MS)
+}
+
+/// What is wrong, and since when where that is known.
+type Wrong = (String, Option<u64>);
+
+fn host_problem(host: &HostNow, presence: Presence, rollout: &Rollout, now: u64) -> Option<Wrong> {
+    let other = other_problem(host, presence, rollout);
+    let Some(at) = conflict(host, now) else { return other };
+    let conflict = "two machines report with its identity, or its disk was set back";
+    let said = other.map_or_else(|| conflict.to_owned(), |(other, _)| format!("{conflict}; also: {other}"));
+    Some((said, Some(at)))
+}
+
+fn other_problem(host: &HostNow, presence: Presence, rollout: &Rollout) -> Option<Wrong> {
     if let Rollout::Refused { refusal } = rollout {
-        return Some(format!("refuses the version: {}", refusal.reasons.first().map_or("", String::as_str)));
+        let reason = refusal.reasons.first().map_or("", String::as_str);
+        return Some((format!("refuses the version: {reason}"), Some(refusal.since_unix_ms)));
     }
     if let Some(problem) = host.snapshot.as_ref().and_then(|snapshot| worst(&snapshot.body)) {
         return Some(problem);
     }
-    matches!(presence, Presence::Silent { .. }).then(|| "silent: what it runs is not known now".to_owned())
+    match presence {
+        Presence::Silent { since_unix_ms } => {
+            Some(("silent: what it runs is not known now".to_owned(), Some(since_unix_ms)))
+        }
+        Presence::NeverReported | Presence::Reporting { .. } => None,
+    }
 }
 
-fn worst(snapshot: &Snapshot) -> Option<String> {
-    let of_stack = snapshot.stack.problems.first().map(|problem| match &problem.service {
-        Some(service) => format!("{service}: {}", problem.cause),
-        None => problem.cause.clone(),
+fn worst(snapshot: &Snapshot) -> Option<Wrong> {
+    let of_stack = snapshot.stack.problems.first().map(|problem| {
+        let said = match &problem.service {
+            Some(service) => format!("{service}: {}", problem.cause),
+            None => problem.cause.clone(),
+        };
+        (said, Some(problem.since_unix_ms))
     });
     let failing = snapshot.services.iter().find(|service| {
         matches!(service.state, ServiceState::Failing | ServiceState::CrashLoop | ServiceState::Partial)
     });
     of_stack.or_else(|| {
         let failing = failing?;
-        Some(format!("{}: {}", failing.name, failing.last_error.as_deref().unwrap_or("not ready")))
+        let said = format!("{}: {}", failing.name, failing.last_error.as_deref().unwrap_or("not ready"));
+        Some((said, Some(failing.since_unix_ms)))
     })
 }
 
@@ -195,6 +243,7 @@ fn overview_of(fleet: &Fleet, stack: &StackNow, draft_differs: bool, now: u64) -
     let rows = host_rows(fleet, stack, now);
     let ahead = fleet.newest_seen(&stack.stored);
     let hosts = counts(&rows);
+    let worst = worst_of(&rows);
     StackOverview {
         id: stack.stored.id.clone(),
         name: stack.stored.name.clone(),
@@ -204,16 +253,20 @@ fn overview_of(fleet: &Fleet, stack: &StackNow, draft_differs: bool, now: u64) -
         created_unix_ms: stack.stored.created_at,
         last: stack.last.clone(),
         health: health(&rows, hosts),
-        problem: rows
-            .iter()
-            .filter(|row| row.standing == Standing::Active)
-            .find_map(|row| row.problem.as_ref().map(|problem| format!("{}: {problem}", row.name))),
+        problem: worst.and_then(|row| Some(format!("{}: {}", row.name, row.problem.as_ref()?))),
+        problem_since_unix_ms: worst.and_then(|row| row.problem_since_unix_ms),
         hosts,
         fresh_until_unix_ms: stack.stored.fresh_until,
         poll_interval_s: stack.stored.poll_s,
         draft_differs,
         ahead: (ahead > stack.stored.last_version).then_some(ahead),
     }
+}
+
+/// A host whose service does not work tells more than one that is silent.
+fn worst_of(rows: &[HostRow]) -> Option<&HostRow> {
+    let wrong = rows.iter().filter(|row| row.standing == Standing::Active && row.problem.is_some());
+    wrong.min_by_key(|row| row.verdict != Some(Verdict::Degraded))
 }
 
 fn counts(rows: &[HostRow]) -> HostCounts {

@@ -18,6 +18,7 @@ use crate::model::{Approval, NewStack, NewToken};
 
 /// Longest life of a token that a form asks for, seconds.
 const TTL_SECS_MAX: u64 = 7 * 86_400;
+const NOT_LABELS: &str = "labels are key=value, separated by commas";
 
 /// What a form is told that could not be done as it stands; other failures have a page of their own.
 pub(crate) fn of_the_form(error: Error) -> Result<(StatusCode, String), Error> {
@@ -81,6 +82,7 @@ pub(crate) async fn resume(
 #[serde(default)]
 pub(crate) struct TokenForm {
     note: String,
+    labels: String,
     ttl_s: Option<u64>,
     approval: String,
     key: String,
@@ -94,9 +96,14 @@ pub(crate) async fn create_token(
     Form(form): Form<TokenForm>,
 ) -> Answer {
     let id: StackId = named(&stack, "this stack")?;
+    let Some(labels) = read_labels(&form.labels) else {
+        let shown = join_page(&face, &viewer, &id, None).await?;
+        let failed = Some(NOT_LABELS.to_owned());
+        return Ok(page(StatusCode::BAD_REQUEST, &pages::join::Page { failed, ..shown }));
+    };
     let new = NewToken {
         note: form.note.trim().to_owned(),
-        labels: BTreeMap::new(),
+        labels,
         approval: if form.approval == "person" { Approval::Person } else { Approval::None },
         ttl_s: form.ttl_s.map(|ttl_s| ttl_s.min(TTL_SECS_MAX)),
     };
@@ -177,7 +184,7 @@ pub(crate) async fn label(
     let id: HostId = named(&host, "this host")?;
     let done = match read_labels(&form.labels) {
         Some(labels) => face.control.label_host(&viewer.actor(), &id, labels).await,
-        None => Err(Error::BadRequest("labels are key=value, separated by commas".to_owned())),
+        None => Err(Error::BadRequest(NOT_LABELS.to_owned())),
     };
     match done {
         Ok(_) => see(&format!("/hosts/{id}"), "labelled"),
@@ -189,6 +196,14 @@ fn read_labels(text: &str) -> Option<BTreeMap<String, String>> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     let pair = |pair: &str| pair.split_once('=').map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
     pairs.map(pair).collect()
+}
+
+pub(crate) async fn clear_conflict(State(face): State<Face>, viewer: Viewer, Path(host): Path<String>) -> Answer {
+    let id: HostId = named(&host, "this host")?;
+    match face.control.clear_conflict(&viewer.actor(), &id).await {
+        Ok(_) => see(&format!("/hosts/{id}"), "cleared"),
+        Err(error) => refused_host(&face, &viewer, &id, error).await,
+    }
 }
 
 #[derive(Debug, Deserialize)]

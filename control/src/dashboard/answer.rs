@@ -73,6 +73,7 @@ pub(crate) fn notice(did: Option<&str>) -> Option<Notice> {
         "approved" => good("Let in. The host gets its versions now."),
         "renamed" => good("Renamed."),
         "labelled" => good("Labels saved."),
+        "cleared" => good("Cleared. Should two machines still use its key, it shows again."),
         "revoked" => good("Revoked."),
         "password" => good("The password is changed; every other session has ended."),
         "welcome" => good("Welcome. Make a stack first; then a token for its first host."),

@@ -39,9 +39,10 @@ async fn draft_page(
     notice: Option<Notice>,
 ) -> Result<Page, Error> {
     let (overview, draft) = (face.control.stack(id).await?.overview, face.control.draft(id).await?);
+    let preview = if draft.problems.is_empty() { face.control.preview(id).await? } else { None };
     let title = format!("Edit {}", super::text::word(&overview.name));
     let frame = frame(title, Section::Stacks, viewer).noted(notice);
-    Ok(Page::of(frame, &overview, &draft, typed, fresh_key()))
+    Ok(Page::of(frame, &overview, (&draft, preview.as_ref()), typed, fresh_key()))
 }
 
 #[derive(Deserialize)]

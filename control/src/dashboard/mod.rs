@@ -20,4 +20,4 @@ mod routes;
 mod status;
 mod text;
 
-pub use routes::{Face, routes};
+pub use routes::{Face, entries, routes};

@@ -1,18 +1,14 @@
 //! Which address is which page.
 
-use std::sync::Arc;
-
 use agentd_protocol::control::problem::Slug;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use http::{HeaderMap, header};
-use tokio::sync::Semaphore;
 
 use super::{acts, answer, assets, edit, entry, live, looks};
 use crate::auth::{Accounts, Transport};
 use crate::core::Control;
+use crate::routes::{Entry, Table};
 
 /// Of a form, bytes.
 const FORM_BYTES_MAX: usize = 64 * 1024;
@@ -25,58 +21,67 @@ pub struct Face {
     pub(crate) control: Control,
     pub(crate) accounts: Accounts,
     pub(crate) transport: Transport,
-    pub(crate) streams: Arc<Semaphore>,
 }
 
 impl Face {
     pub fn new(control: Control, accounts: Accounts, transport: Transport) -> Self {
-        Self { control, accounts, transport, streams: Arc::new(Semaphore::new(live::STREAMS_MAX)) }
+        Self { control, accounts, transport }
     }
+}
+
+fn table() -> Table<Face> {
+    let pages = Table::new()
+        .get("/", looks::stacks)
+        .post("/stacks", acts::create_stack)
+        .get("/stacks/{stack}", looks::stack)
+        .get("/stacks/{stack}/services/{service}", looks::service)
+        .post("/stacks/{stack}/publish", edit::publish)
+        .post("/stacks/{stack}/hold", acts::hold)
+        .post("/stacks/{stack}/resume", acts::resume)
+        .get("/stacks/{stack}/versions", looks::versions)
+        .get("/stacks/{stack}/versions/{version}", looks::version)
+        .get("/stacks/{stack}/versions/{version}/rollback", edit::rollback_page)
+        .post("/stacks/{stack}/versions/{version}/rollback", edit::rollback)
+        .get("/stacks/{stack}/join", looks::join)
+        .post("/stacks/{stack}/tokens", acts::create_token)
+        .post("/stacks/{stack}/tokens/{token}/revoke", acts::revoke_token)
+        .get("/hosts", looks::hosts)
+        .get("/hosts/{host}", looks::host)
+        .post("/hosts/{host}/approve", acts::approve)
+        .post("/hosts/{host}/name", acts::rename)
+        .post("/hosts/{host}/labels", acts::label)
+        .post("/hosts/{host}/clear-conflict", acts::clear_conflict)
+        .post("/hosts/{host}/revoke", acts::revoke)
+        .get("/events", looks::events)
+        .get("/audit", looks::audit)
+        .get("/live", live::stream)
+        .get("/login", entry::login_page)
+        .post("/login", entry::login)
+        .post("/logout", entry::logout)
+        .get("/setup", entry::set_up_page)
+        .post("/setup", entry::set_up)
+        .get("/account", entry::account)
+        .post("/account/password", entry::change_password)
+        .post("/account/logout-all", entry::logout_all)
+        .post("/account/tokens", entry::create_api_token)
+        .post("/account/tokens/{token}/revoke", entry::revoke_api_token)
+        .get("/assets/{name}", assets::file)
+        .limited(FORM_BYTES_MAX);
+    let draft = Table::new()
+        .get("/stacks/{stack}/draft", edit::draft)
+        .post("/stacks/{stack}/draft", edit::save_draft)
+        .limited(DRAFT_FORM_BYTES_MAX);
+    pages.merge(draft)
+}
+
+/// Every page, every form's address, and what they load.
+pub fn entries() -> Vec<Entry> {
+    table().entries()
 }
 
 /// To be put behind [`crate::auth::Gate::guard`].
 pub fn routes(face: Face) -> Router {
-    let draft = get(edit::draft).post(edit::save_draft).layer(DefaultBodyLimit::max(DRAFT_FORM_BYTES_MAX));
-    let stack = Router::new()
-        .route("/", get(looks::stack))
-        .route("/services/{service}", get(looks::service))
-        .route("/publish", post(edit::publish))
-        .route("/hold", post(acts::hold))
-        .route("/resume", post(acts::resume))
-        .route("/versions", get(looks::versions))
-        .route("/versions/{version}", get(looks::version))
-        .route("/versions/{version}/rollback", get(edit::rollback_page).post(edit::rollback))
-        .route("/join", get(looks::join))
-        .route("/tokens", post(acts::create_token))
-        .route("/tokens/{token}/revoke", post(acts::revoke_token));
-    let host = Router::new()
-        .route("/", get(looks::host))
-        .route("/approve", post(acts::approve))
-        .route("/name", post(acts::rename))
-        .route("/labels", post(acts::label))
-        .route("/revoke", post(acts::revoke));
-    Router::new()
-        .route("/", get(looks::stacks))
-        .route("/stacks", post(acts::create_stack))
-        .nest("/stacks/{stack}", stack)
-        .route("/hosts", get(looks::hosts))
-        .nest("/hosts/{host}", host)
-        .route("/events", get(looks::events))
-        .route("/audit", get(looks::audit))
-        .route("/live", get(live::stream))
-        .route("/login", get(entry::login_page).post(entry::login))
-        .route("/logout", post(entry::logout))
-        .route("/setup", get(entry::set_up_page).post(entry::set_up))
-        .route("/account", get(entry::account))
-        .route("/account/password", post(entry::change_password))
-        .route("/account/logout-all", post(entry::logout_all))
-        .route("/account/tokens", post(entry::create_api_token))
-        .route("/account/tokens/{token}/revoke", post(entry::revoke_api_token))
-        .route("/assets/{name}", get(assets::file))
-        .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
-        .route("/stacks/{stack}/draft", draft)
-        .fallback(nothing)
-        .with_state(face)
+    table().router().fallback(nothing).with_state(face)
 }
 
 /// People get a page, programs a problem.

@@ -1,11 +1,13 @@
 //! Texts as a page shows them: what hosts sent made harmless, times and sizes as a person reads them. Pure.
 //!
-//! Escaping for HTML is askama's; here goes what would mislead an eye: colours of a terminal, characters that turn the
-//! order of others around, lines without end.
+//! Escaping for HTML is askama's; here goes what would mislead an eye: colours of a terminal are left out, what cannot be
+//! seen or turns others around is written out, lines without end are cut.
 
 use std::fmt;
 
 use jiff::Timestamp;
+
+use crate::plain;
 
 /// Of a word (a name, a commit), characters.
 pub(crate) const WORD_CHARS_MAX: usize = 80;
@@ -14,7 +16,7 @@ pub(crate) const SENTENCE_CHARS_MAX: usize = 600;
 /// Of one line of a log, characters.
 pub(crate) const LINE_CHARS_MAX: usize = 1_000;
 
-/// Without escape sequences and unseen characters, on one line, cut.
+/// Without escape sequences, with unseen characters written out, on one line, cut.
 pub(crate) fn clean(text: &str, chars_max: usize) -> String {
     let mut shown = String::new();
     let mut count = 0;
@@ -26,15 +28,13 @@ pub(crate) fn clean(text: &str, chars_max: usize) -> String {
                 continue;
             }
             '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
-            unseen if unseen.is_control() || is_misleading(unseen) => continue,
-            seen => seen,
+            other => other,
         };
-        if count == chars_max {
+        if count >= chars_max {
             shown.push('…');
             return shown;
         }
-        shown.push(char);
-        count += 1;
+        count += plain::push(&mut shown, char);
     }
     shown
 }
@@ -49,11 +49,6 @@ pub(crate) fn sentence(text: &str) -> String {
 
 pub(crate) fn lines<'a>(lines: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     lines.into_iter().map(|line| clean(line, LINE_CHARS_MAX)).collect()
-}
-
-/// Marks of direction (Trojan Source) and others that take no room.
-fn is_misleading(char: char) -> bool {
-    matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// ECMA-48: CSI ends with a letter, OSC and its like with BEL or ST, the others are two characters.
@@ -190,14 +185,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_mislead_is_taken_out() {
+    fn what_would_mislead_is_taken_out_or_written_out() {
         for (sent, shown) in [
             ("plain", "plain"),
             ("\u{1b}[31mred\u{1b}[0m", "red"),
             ("\u{1b}]8;;http://evil.example\u{7}link\u{1b}]8;;\u{7}", "link"),
             ("\u{1b}]0;title\u{1b}\\rest", "rest"),
             ("\u{1b}[", ""),
-            ("a\u{202e}b\u{200b}c\u{0}d", "abcd"),
+            ("a\u{202e}b\u{200b}c\u{0}d", "a\\u{202e}b\\u{200b}c\\u{0}d"),
             ("two\nlines", "two lines"),
             ("<script>", "<script>"),
         ] {
@@ -229,7 +224,7 @@ mod tests {
         #[test]
         fn any_text_and_any_time_can_be_shown(text in "\\PC*|[\\x00-\\x1f\\[\\]a-z;]*", at in any::<u64>(), now in any::<u64>()) {
             let shown = clean(&text, 50);
-            prop_assert!(shown.chars().count() <= 51 && !shown.chars().any(|char| char.is_control()));
+            prop_assert!(shown.chars().count() <= 60 && !shown.chars().any(plain::is_unseen));
             let now = now / 2;
             prop_assert!(!Moment::relative(at, now).to_string().is_empty());
         }

@@ -71,6 +71,15 @@ pub(super) async fn diff(
     Ok(Json(control.diff(&named(&stack)?, side(&from)?, side(&to)?).await?))
 }
 
+pub(super) async fn preview(
+    State(control): State<Control>,
+    _actor: Actor,
+    Path(stack): Path<String>,
+) -> Result<Json<Preview>, Error> {
+    let preview = control.preview(&named(&stack)?).await?;
+    preview.map(Json).ok_or_else(|| Error::not_found("a draft"))
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct Page {
     before: Option<u64>,

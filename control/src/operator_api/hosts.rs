@@ -63,3 +63,11 @@ pub(super) async fn revoke(
 ) -> Result<Json<HostRow>, Error> {
     Ok(Json(control.revoke_host(&actor, &named(&host)?, &reason).await?))
 }
+
+pub(super) async fn clear_conflict(
+    State(control): State<Control>,
+    actor: Actor,
+    Path(host): Path<String>,
+) -> Result<Json<HostRow>, Error> {
+    Ok(Json(control.clear_conflict(&actor, &named(&host)?).await?))
+}

@@ -11,6 +11,7 @@
 //! | GET /stacks/S/draft | | `Draft`, `ETag` |
 //! | PUT /stacks/S/draft, `If-Match` | text, `application/toml` or `application/json` | `Draft`, `ETag` |
 //! | GET /stacks/S/diff?from=V&to=V | a number or `draft` | `Diff` |
+//! | GET /stacks/S/preview | | `Preview`: the draft as it would be published now, branches asked for |
 //! | POST /stacks/S/versions, `If-Match`, `Idempotency-Key` | `Reason` | 201 `VersionRow` |
 //! | GET /stacks/S/versions?before=V&limit=N | | `[VersionRow]` |
 //! | GET /stacks/S/versions/V | | `VersionDetail` |
@@ -22,6 +23,7 @@
 //! | GET /hosts?stack=S | | `[HostRow]` |
 //! | GET, PATCH /hosts/H | PATCH: `HostEdit` | `HostDetail`; `HostRow` |
 //! | POST /hosts/H/approve | `Approve` | `HostRow` |
+//! | POST /hosts/H/clear-conflict | | `HostRow` |
 //! | POST /hosts/H/revoke | `Reason` | `HostRow` |
 //! | GET /events?stack=&host=&service=&severity=&kind=&after=&before=&limit= | | `EventPage` |
 //! | GET /events/stream?..., `Last-Event-ID` | | SSE of `EventRow` |
@@ -37,4 +39,4 @@ mod routes;
 mod stacks;
 
 pub use bodies::{Approve, BackupTo, HostEdit};
-pub use routes::router;
+pub use routes::{entries, router};

@@ -2,7 +2,6 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
 use axum::{Json, middleware};
 use http::{HeaderValue, StatusCode, header};
 
@@ -10,36 +9,59 @@ use super::bodies::{BackupTo, Query, Read};
 use super::{drafts, events, hosts, stacks};
 use crate::core::{Actor, Control, Error};
 use crate::model::{AuditPage, BackupMade};
+use crate::routes::{Entry, Table};
+
+/// Where its paths stand.
+const PREFIX: &str = "/api/v1";
+
+/// Paths are below [`PREFIX`].
+fn table() -> Table<Control> {
+    Table::new()
+        .get("/stacks", stacks::list)
+        .post("/stacks", stacks::create)
+        .get("/stacks/{stack}", stacks::one)
+        .patch("/stacks/{stack}", stacks::edit)
+        .get("/stacks/{stack}/draft", drafts::get)
+        .put("/stacks/{stack}/draft", drafts::put)
+        .get("/stacks/{stack}/diff", drafts::diff)
+        .get("/stacks/{stack}/preview", drafts::preview)
+        .get("/stacks/{stack}/versions", drafts::versions)
+        .post("/stacks/{stack}/versions", drafts::publish)
+        .get("/stacks/{stack}/versions/{version}", drafts::version)
+        .post("/stacks/{stack}/versions/{version}/rollback", drafts::rollback)
+        .post("/stacks/{stack}/hold", stacks::hold)
+        .post("/stacks/{stack}/resume", stacks::resume)
+        .get("/stacks/{stack}/tokens", stacks::tokens)
+        .post("/stacks/{stack}/tokens", stacks::create_token)
+        .get("/stacks/{stack}/services/{service}", stacks::service)
+        .post("/tokens/{token}/revoke", stacks::revoke_token)
+        .get("/hosts", hosts::list)
+        .get("/hosts/{host}", hosts::one)
+        .patch("/hosts/{host}", hosts::edit)
+        .post("/hosts/{host}/approve", hosts::approve)
+        .post("/hosts/{host}/clear-conflict", hosts::clear_conflict)
+        .post("/hosts/{host}/revoke", hosts::revoke)
+        .get("/events", events::page)
+        .get("/events/stream", events::stream)
+        .get("/audit", audit)
+        .get("/notices", notices)
+        .post("/backup", backup)
+}
+
+/// What there is to call, below `/api/v1`.
+pub fn entries() -> Vec<Entry> {
+    table().entries()
+}
 
 /// Whoever merges it puts a [`Actor`] into each request's extensions, or the answer is 401.
 pub fn router(control: Control) -> Router {
-    let api = Router::new()
-        .route("/stacks", get(stacks::list).post(stacks::create))
-        .route("/stacks/{stack}", get(stacks::one).patch(stacks::edit))
-        .route("/stacks/{stack}/draft", get(drafts::get).put(drafts::put))
-        .route("/stacks/{stack}/diff", get(drafts::diff))
-        .route("/stacks/{stack}/versions", get(drafts::versions).post(drafts::publish))
-        .route("/stacks/{stack}/versions/{version}", get(drafts::version))
-        .route("/stacks/{stack}/versions/{version}/rollback", post(drafts::rollback))
-        .route("/stacks/{stack}/hold", post(stacks::hold))
-        .route("/stacks/{stack}/resume", post(stacks::resume))
-        .route("/stacks/{stack}/tokens", get(stacks::tokens).post(stacks::create_token))
-        .route("/stacks/{stack}/services/{service}", get(stacks::service))
-        .route("/tokens/{token}/revoke", post(stacks::revoke_token))
-        .route("/hosts", get(hosts::list))
-        .route("/hosts/{host}", get(hosts::one).patch(hosts::edit))
-        .route("/hosts/{host}/approve", post(hosts::approve))
-        .route("/hosts/{host}/revoke", post(hosts::revoke))
-        .route("/events", get(events::page))
-        .route("/events/stream", get(events::stream))
-        .route("/audit", get(audit))
-        .route("/notices", get(notices))
-        .route("/backup", post(backup))
+    let api = table()
+        .router()
         .fallback(nothing)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::map_response(no_store))
         .with_state(control);
-    Router::new().nest("/api/v1", api)
+    Router::new().nest(PREFIX, api)
 }
 
 async fn nothing() -> Error {

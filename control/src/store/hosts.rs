@@ -150,6 +150,16 @@ impl Store {
         };
         self.control.write("mark a conflict", change).await
     }
+
+    pub async fn clear_conflict(&self, id: &HostId, entry: Entry) -> Result<(), Error> {
+        let id = id.clone();
+        let change = move |connection: &Connection| {
+            let sql = "UPDATE hosts SET conflict_at = NULL WHERE id = ?1";
+            some_row(connection.execute(sql, [id.as_str()])?)?;
+            append(connection, &entry)
+        };
+        self.control.write("clear a conflict", change).await
+    }
 }
 
 fn redeem(connection: &Connection, token: &TokenId, new: NewHost, now: u64) -> Result<Admission, Fault> {

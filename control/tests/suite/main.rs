@@ -3,5 +3,11 @@
 mod bounds;
 mod commits;
 mod faults;
+mod foreign;
+mod hostile;
+mod html;
 mod life;
+mod pages;
 mod server;
+mod streams;
+mod visitor;

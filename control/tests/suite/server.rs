@@ -271,7 +271,12 @@ impl Host {
         let key = SecretKey::from_seed(Digest::of(machine.as_bytes()).as_bytes());
         let (status, body) = enroll(&server.url, &join, &key, machine).await;
         assert_eq!(status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&body));
-        let enrolled: Enrolled = serde_json::from_slice(&body).unwrap();
+        Self::enrolled(server, &join, key, &body, Digest::of(machine.as_bytes()))
+    }
+
+    /// `body`: what the server answered to its wish.
+    pub(crate) fn enrolled(server: &Server, join: &JoinString, key: SecretKey, body: &[u8], machine: Digest) -> Self {
+        let enrolled: Enrolled = serde_json::from_slice(body).unwrap();
         let trust = TrustRecord::begin(&join.stack, &join.root, &enrolled.roots).unwrap();
         Self {
             http: http(),
@@ -279,7 +284,7 @@ impl Host {
             key,
             stack: join.stack.to_string(),
             id: enrolled.host.to_string(),
-            machine: Digest::of(machine.as_bytes()),
+            machine,
             trust,
             receipt: enrolled.receipt,
             boot: 1,

@@ -7,7 +7,7 @@ use super::super::status::Tone;
 use super::super::text::{self, Moment};
 use super::parts::DiffView;
 use super::stack::{StackHead, Tab};
-use crate::model::{Draft, DraftFormat, DraftProblem, StackOverview};
+use crate::model::{Draft, DraftFormat, DraftProblem, Follows, PointsAt, Preview, StackOverview};
 
 #[derive(Debug, Template)]
 #[template(path = "draft.html")]
@@ -23,6 +23,9 @@ pub(crate) struct Page {
     pub(crate) saved: Option<Moment>,
     pub(crate) problems: Vec<ProblemLine>,
     pub(crate) diff: Option<DiffView>,
+    pub(crate) follows: Vec<FollowsLine>,
+    /// Where a branch points could not be found out: nothing is said of what publishing changes there.
+    pub(crate) unknown: bool,
     pub(crate) can_publish: bool,
     pub(crate) reason: String,
     /// The same for a form that is sent twice.
@@ -39,6 +42,23 @@ pub(crate) struct ProblemLine {
     pub(crate) nearest: Option<String>,
     /// The line itself, where it holds no value of a variable.
     pub(crate) excerpt: Option<String>,
+}
+
+/// A service that follows a branch or tag, and where that points now.
+#[derive(Debug)]
+pub(crate) struct FollowsLine {
+    pub(crate) service: String,
+    pub(crate) reference: String,
+    pub(crate) repo: String,
+    pub(crate) published: Option<String>,
+    pub(crate) now: PointsNow,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PointsNow {
+    Same,
+    Moved(String),
+    Unknown(String),
 }
 
 /// What a form that failed had in it.
@@ -59,18 +79,23 @@ impl Page {
     pub(crate) fn of(
         frame: Frame,
         stack: &StackOverview,
-        draft: &Draft,
+        (draft, preview): (&Draft, Option<&Preview>),
         typed: Typed,
         idempotency_key: String,
     ) -> Self {
         let now_ms = frame.now_ms;
         let text = typed.text.unwrap_or_else(|| draft.text.clone());
         let problems = typed.problems.as_ref().unwrap_or(&draft.problems);
-        let diff = draft.diff.as_ref().filter(|_| problems.is_empty());
-        let can_publish = typed.failed.is_none() && diff.is_some_and(|diff| !diff.is_empty()) && draft.revision > 0;
+        let preview = preview.filter(|_| problems.is_empty());
+        let diff = preview.map(|preview| &preview.diff);
+        let follows: Vec<FollowsLine> =
+            preview.iter().flat_map(|preview| &preview.follows).map(FollowsLine::of).collect();
+        let unknown = follows.iter().any(|line| matches!(line.now, PointsNow::Unknown(_)));
+        let is_same = diff.map(crate::model::Diff::is_empty);
+        let can_publish = typed.failed.is_none() && (is_same == Some(false) || unknown) && draft.revision > 0;
         Self {
             head: StackHead::of(stack, Tab::Draft, now_ms),
-            headline: headline(problems.len(), diff.map(crate::model::Diff::is_empty), stack, draft),
+            headline: headline(problems.len(), (is_same, unknown), stack, draft),
             revision: draft.revision,
             rows: text.lines().count().clamp(ROWS_MIN, ROWS_MAX) + 2,
             problems: problems.iter().map(|problem| ProblemLine::of(problem, &text)).collect(),
@@ -79,6 +104,8 @@ impl Page {
             by: super::parts::person(&draft.by),
             saved: (draft.saved_unix_ms > 0).then(|| Moment::relative(draft.saved_unix_ms, now_ms)),
             diff: diff.map(DiffView::of),
+            follows,
+            unknown,
             can_publish,
             reason: typed.reason,
             idempotency_key,
@@ -95,7 +122,7 @@ impl Page {
     }
 }
 
-fn headline(problems: usize, is_same: Option<bool>, stack: &StackOverview, draft: &Draft) -> Headline {
+fn headline(problems: usize, seen: (Option<bool>, bool), stack: &StackOverview, draft: &Draft) -> Headline {
     if problems > 0 {
         let count = u32::try_from(problems).unwrap_or(u32::MAX);
         return Headline::new(
@@ -103,14 +130,39 @@ fn headline(problems: usize, is_same: Option<bool>, stack: &StackOverview, draft
             format!("{} to mend before this can be published", text::many(count, "problem")),
         );
     }
-    match is_same {
+    match seen {
         _ if draft.revision == 0 => {
             Headline::new(Tone::Quiet, "Nothing saved yet. Write what the hosts of this stack should run.")
         }
-        Some(true) => Headline::new(Tone::Good, format!("The draft is what version {} says", stack.version)),
-        Some(false) if stack.version.0 == 0 => Headline::new(Tone::Moving, "Ready to be published as version 1"),
-        Some(false) => Headline::new(Tone::Moving, format!("The draft differs from version {}", stack.version)),
-        None => Headline::new(Tone::Quiet, "The draft is saved"),
+        (Some(true), false) => {
+            Headline::new(Tone::Good, format!("Publishing now would change nothing: version {} says it", stack.version))
+        }
+        (Some(true), true) => Headline::new(
+            Tone::Warning,
+            format!("The document is that of version {}; where its branches point is not known", stack.version),
+        ),
+        (Some(false), _) if stack.version.0 == 0 => Headline::new(Tone::Moving, "Ready to be published as version 1"),
+        (Some(false), _) => {
+            Headline::new(Tone::Moving, format!("Publishing now would change version {}", stack.version))
+        }
+        (None, _) => Headline::new(Tone::Quiet, "The draft is saved"),
+    }
+}
+
+impl FollowsLine {
+    fn of(follows: &Follows) -> Self {
+        let short = |commit: &agentd_protocol::ids::Commit| commit.short().to_owned();
+        Self {
+            service: follows.service.to_string(),
+            reference: text::word(&follows.reference),
+            repo: text::word(&follows.repo),
+            published: follows.published.as_ref().map(short),
+            now: match &follows.now {
+                PointsAt::Commit { commit } if follows.published.as_ref() == Some(commit) => PointsNow::Same,
+                PointsAt::Commit { commit } => PointsNow::Moved(short(commit)),
+                PointsAt::Unknown { why } => PointsNow::Unknown(text::sentence(why)),
+            },
+        }
     }
 }
 

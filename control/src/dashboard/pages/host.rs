@@ -6,7 +6,7 @@ use askama::Template;
 use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::{self, Status, Tone};
 use super::super::text::{self, Moment};
-use super::parts::{EventLine, HostLine, ProblemView};
+use super::parts::{EventLine, HostLine, Percent, ProblemView};
 use super::stack::Cell;
 use crate::model::{EventRow, HostDetail, ServiceCell};
 
@@ -182,7 +182,7 @@ fn skew(ms: i64) -> Option<String> {
 
 impl Meter {
     fn of(used: u64, total: u64) -> Self {
-        let percent = used.saturating_mul(100).checked_div(total).unwrap_or(0).min(100);
+        let percent = Percent::of(used, total).0;
         Self { percent, words: format!("{} of {} used", text::bytes(used), text::bytes(total)) }
     }
 }

@@ -1,5 +1,6 @@
 //! How a host joins a stack: the one command, the tokens there are, and who is asking.
 
+use agentd_protocol::control::ids::HostId;
 use askama::Template;
 
 use super::super::frame::{Frame, Live, Section};
@@ -41,9 +42,11 @@ impl std::fmt::Debug for Made {
 pub(crate) struct TokenLine {
     pub(crate) id: String,
     pub(crate) note: String,
+    pub(crate) labels: Vec<String>,
     pub(crate) status: Status,
     pub(crate) open: bool,
-    pub(crate) used_by: Option<String>,
+    /// Id and name.
+    pub(crate) used_by: Option<(String, String)>,
     pub(crate) approval: bool,
     pub(crate) by: String,
     pub(crate) created: Moment,
@@ -72,7 +75,7 @@ impl Page {
                 approval: made.token.approval == Approval::Person,
             }),
             pending: pending.map(|row| HostLine::of(row, now_ms)).collect(),
-            tokens: tokens.iter().map(|row| TokenLine::of(row, now_ms)).collect(),
+            tokens: tokens.iter().map(|row| TokenLine::of(row, hosts, now_ms)).collect(),
             idempotency_key,
             failed: None,
             frame,
@@ -81,14 +84,19 @@ impl Page {
 }
 
 impl TokenLine {
-    fn of(row: &TokenRow, now_ms: u64) -> Self {
+    fn of(row: &TokenRow, hosts: &[HostRow], now_ms: u64) -> Self {
+        let named = |id: &HostId| {
+            let name = hosts.iter().find(|host| host.id == *id).map(|host| text::word(&host.name));
+            (id.to_string(), name.unwrap_or_else(|| id.to_string()))
+        };
         Self {
             id: row.id.to_string(),
             note: text::word(&row.note),
+            labels: row.labels.iter().map(|(key, value)| text::word(&format!("{key}={value}"))).collect(),
             status: status::token(&row.state),
             open: row.state == TokenState::Open,
             used_by: match &row.state {
-                TokenState::Used { by, .. } => Some(by.to_string()),
+                TokenState::Used { by, .. } => Some(named(by)),
                 TokenState::Open | TokenState::Expired | TokenState::Revoked { .. } => None,
             },
             approval: row.approval == Approval::Person,

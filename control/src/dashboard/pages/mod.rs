@@ -5,10 +5,12 @@
 
 pub(crate) mod account;
 pub(crate) mod audit;
+mod deploy;
 pub(crate) mod draft;
 pub(crate) mod entry;
 pub(crate) mod events;
 pub(crate) mod failure;
+mod grid;
 pub(crate) mod host;
 pub(crate) mod hosts;
 pub(crate) mod join;

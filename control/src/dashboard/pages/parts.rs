@@ -63,12 +63,56 @@ pub(crate) struct HostLine {
     pub(crate) applied: u64,
     pub(crate) verdict: Option<Status>,
     pub(crate) problem: Option<String>,
+    pub(crate) problem_since: Option<Moment>,
     pub(crate) agent: String,
     pub(crate) mode: String,
     pub(crate) exposure: String,
     pub(crate) labels: Vec<String>,
     pub(crate) ready: u32,
     pub(crate) services: u32,
+    pub(crate) load: Option<LoadView>,
+}
+
+/// What a host has left, in three numbers.
+#[derive(Debug)]
+pub(crate) struct LoadView {
+    /// Load average of a minute, per CPU: above 1 something waits.
+    pub(crate) load: String,
+    pub(crate) is_loaded: bool,
+    pub(crate) memory: Percent,
+    pub(crate) disk: Option<Percent>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Percent(pub(crate) u64);
+
+/// From here on a disk or a memory wants somebody, percent.
+const FULL_PERCENT: u64 = 90;
+/// Waiting tasks beyond those that run, in thousandths: from here on a host is behind its work.
+const LOADED_MILLI: u64 = 2_000;
+
+impl Percent {
+    pub(crate) fn of(used: u64, total: u64) -> Self {
+        Self(used.saturating_mul(100).checked_div(total).unwrap_or(0).min(100))
+    }
+
+    pub(crate) fn is_high(self) -> bool {
+        self.0 >= FULL_PERCENT
+    }
+}
+
+impl LoadView {
+    fn of(usage: &agentd_protocol::api::Host) -> Self {
+        let load_milli = usage.load_1m_milli / u64::from(usage.cpus.max(1));
+        let memory_used = usage.memory_total_bytes.saturating_sub(usage.memory_available_bytes);
+        let disk = usage.disk_total_bytes.zip(usage.disk_free_bytes);
+        Self {
+            load: text::milli(load_milli),
+            is_loaded: load_milli >= LOADED_MILLI,
+            memory: Percent::of(memory_used, usage.memory_total_bytes),
+            disk: disk.map(|(total, free)| Percent::of(total.saturating_sub(free), total)),
+        }
+    }
 }
 
 impl HostLine {
@@ -106,12 +150,14 @@ impl HostLine {
             applied: row.applied.0,
             verdict: row.verdict.map(status::verdict),
             problem: row.problem.as_deref().map(text::sentence),
+            problem_since: row.problem_since_unix_ms.map(|at_ms| Moment::since(at_ms, now_ms)),
             agent: text::word(&row.agent),
             mode: row.security_mode.as_deref().map_or_else(|| "not reported".to_owned(), text::word),
             exposure: row.exposure.as_deref().map_or_else(|| "not reported".to_owned(), text::word),
             labels: row.labels.iter().map(|(key, value)| text::word(&format!("{key}={value}"))).collect(),
             ready: row.services_ready,
             services: row.services,
+            load: row.usage.as_ref().map(LoadView::of),
         }
     }
 

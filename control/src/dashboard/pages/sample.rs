@@ -3,7 +3,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::model::{AuditPage, Diff, Draft, EventRow, HostDetail, ServiceDetail, StackDetail, TokenRow, VersionDetail};
+use crate::model::{
+    AuditPage, Diff, Draft, EventRow, HostDetail, Preview, ServiceDetail, StackDetail, TokenRow, VersionDetail,
+};
 
 pub(crate) const NOW_MS: u64 = 1_788_264_000_000;
 pub(crate) const STACK: &str = "stk_shopaaaa";
@@ -310,5 +312,17 @@ pub(crate) fn audit(say: Say) -> AuditPage {
             {"id": 1, "at_unix_ms": ago(7), "actor": say("user martha"), "action": say("version.publish"), "target": say("shop"), "detail": say("58"), "alarm": false},
         ],
         "more": true,
+    }))
+}
+
+pub(crate) fn preview(say: Say) -> Preview {
+    let follows = |service: &str, now: Value| json!({"service": service, "repo": say("https://git.example.com/a"), "reference": say("main"), "published": COMMIT_OLD, "now": now});
+    read(json!({
+        "follows": [
+            follows("api", json!({"is": "commit", "commit": COMMIT_NEW})),
+            follows("web", json!({"is": "commit", "commit": COMMIT_OLD})),
+            follows("worker", json!({"is": "unknown", "why": say("no answer within 4 s")})),
+        ],
+        "diff": diff(say),
     }))
 }

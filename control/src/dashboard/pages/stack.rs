@@ -5,13 +5,10 @@ use askama::Template;
 use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::{self, Status, Tone};
 use super::super::text::{self, Moment};
+use super::deploy::Deploy;
+use super::grid::Grid;
 use super::parts::{EventLine, HostLine, LastChange, ProblemView};
-use crate::model::{
-    EventRow, Health, HostDetail, Presence, ServiceCell, ServiceRow, StackDetail, StackOverview, Standing,
-};
-
-/// Hosts named in a service's line; the others are counted. Those in trouble come first.
-const CELLS_MAX: usize = 12;
+use crate::model::{EventRow, Health, HostDetail, ServiceCell, ServiceRow, StackDetail, StackOverview, Standing};
 
 #[derive(Debug, Template)]
 #[template(path = "stack.html")]
@@ -21,10 +18,10 @@ pub(crate) struct Page {
     pub(crate) headline: Headline,
     pub(crate) problems: Vec<ProblemView>,
     pub(crate) services: Vec<ServiceLine>,
-    /// Active hosts that are not on the newest version, or say nothing.
-    pub(crate) lagging: Vec<HostLine>,
+    pub(crate) grid: Grid,
+    /// The newest version on its way, or how that ended just now.
+    pub(crate) deploy: Option<Deploy>,
     pub(crate) pending: Vec<HostLine>,
-    pub(crate) progress: Option<Progress>,
     pub(crate) events: Vec<EventLine>,
     pub(crate) stale: Option<Moment>,
     pub(crate) ahead: Option<u64>,
@@ -73,13 +70,6 @@ impl StackHead {
 }
 
 #[derive(Debug)]
-pub(crate) struct Progress {
-    pub(crate) version: u64,
-    pub(crate) done: u32,
-    pub(crate) of: u32,
-}
-
-#[derive(Debug)]
 pub(crate) struct ServiceLine {
     pub(crate) name: String,
     pub(crate) status: Status,
@@ -90,8 +80,6 @@ pub(crate) struct ServiceLine {
     pub(crate) ready_hosts: usize,
     pub(crate) hosts: usize,
     pub(crate) restarts: u32,
-    pub(crate) cells: Vec<Cell>,
-    pub(crate) more: usize,
 }
 
 #[derive(Debug)]
@@ -120,28 +108,20 @@ impl Page {
     pub(crate) fn of(frame: Frame, stack: &StackDetail, troubled: &[HostDetail], events: &[EventRow]) -> Self {
         let now_ms = frame.now_ms;
         let overview = &stack.overview;
-        let lagging = |host: &&crate::model::HostRow| {
-            let current = overview.version.0 == 0 || host.applied == overview.version;
-            host.standing == Standing::Active && (!current || matches!(host.presence, Presence::Silent { .. }))
-        };
         let stale = overview.fresh_until_unix_ms.filter(|until| *until < now_ms && overview.version.0 > 0);
         Self {
             head: StackHead::of(overview, Tab::Overview, now_ms),
             headline: headline(overview),
             problems: problems(troubled, now_ms),
             services: stack.services.iter().map(|row| ServiceLine::of(row, now_ms)).collect(),
-            lagging: stack.hosts.iter().filter(lagging).map(|row| HostLine::of(row, now_ms)).collect(),
+            grid: Grid::of(&stack.services, &stack.hosts),
+            deploy: Deploy::of(overview.last.as_ref(), &stack.hosts, now_ms).filter(Deploy::is_news),
             pending: stack
                 .hosts
                 .iter()
                 .filter(|row| matches!(row.standing, Standing::Pending { .. }))
                 .map(|row| HostLine::of(row, now_ms))
                 .collect(),
-            progress: (overview.version.0 > 0 && overview.hosts.active > 0).then_some(Progress {
-                version: overview.version.0,
-                done: overview.hosts.applied,
-                of: overview.hosts.active,
-            }),
             events: events.iter().map(|row| EventLine::of(row, now_ms)).collect(),
             stale: stale.map(|until| Moment::relative(until, now_ms)),
             ahead: overview.ahead.map(|version| version.0),
@@ -184,9 +164,7 @@ impl ServiceLine {
         let worst = reporting.or(cells.first()).map(|cell| cell.status);
         let ready_hosts = cells.iter().filter(|cell| cell.status.tone == Tone::Good).count();
         let hosts = cells.len();
-        let restarts = cells.iter().map(|cell| cell.restarts).sum();
-        let more = hosts.saturating_sub(CELLS_MAX);
-        cells.truncate(CELLS_MAX);
+        let restarts = cells.iter().fold(0, |sum: u32, cell| sum.saturating_add(cell.restarts));
         Self {
             name: row.name.to_string(),
             status: worst.unwrap_or(Status::new(Tone::Quiet, "nowhere")),
@@ -197,8 +175,6 @@ impl ServiceLine {
             ready_hosts,
             hosts,
             restarts,
-            cells,
-            more,
         }
     }
 }

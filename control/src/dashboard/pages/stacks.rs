@@ -4,7 +4,7 @@ use askama::Template;
 
 use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::{self, Status, Tone};
-use super::super::text;
+use super::super::text::{self, Moment};
 use super::parts::LastChange;
 use crate::model::{Health, HostCounts, StackOverview};
 
@@ -25,6 +25,7 @@ pub(crate) struct Line {
     pub(crate) environment: String,
     pub(crate) status: Status,
     pub(crate) problem: Option<String>,
+    pub(crate) problem_since: Option<Moment>,
     pub(crate) hosts: String,
     pub(crate) held: bool,
     pub(crate) draft_differs: bool,
@@ -48,6 +49,7 @@ fn line(stack: &StackOverview, now_ms: u64) -> Line {
         environment: text::word(&stack.environment),
         status: status::health(stack.health),
         problem: stack.problem.as_deref().map(text::sentence),
+        problem_since: stack.problem_since_unix_ms.map(|at_ms| Moment::since(at_ms, now_ms)),
         hosts: hosts_in_words(stack.hosts, stack.version.0),
         held: stack.held,
         draft_differs: stack.draft_differs,

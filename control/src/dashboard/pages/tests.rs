@@ -55,8 +55,18 @@ fn every_page(say: Say) -> Vec<(&'static str, String)> {
         ),
         ("host", host::Page::of(frame(say), &host, &events, Some(text::sentence(&say("no")))).render()),
         ("events", events_page.render()),
-        ("draft-problems", draft::Page::of(frame(say), overview, &sample::draft(say), typed, key()).render()),
-        ("draft", draft::Page::of(frame(say), overview, &clean_draft, draft::Typed::default(), key()).render()),
+        ("draft-problems", draft::Page::of(frame(say), overview, (&sample::draft(say), None), typed, key()).render()),
+        (
+            "draft",
+            draft::Page::of(
+                frame(say),
+                overview,
+                (&clean_draft, Some(&sample::preview(say))),
+                draft::Typed::default(),
+                key(),
+            )
+            .render(),
+        ),
         ("versions", versions::List::of(frame(say), overview, std::slice::from_ref(&version.row), 1).render()),
         ("version", versions::One::of(frame(say), overview, &version, &sample::diff(say)).render()),
         ("rollback", versions::Rollback::of(frame(say), overview, &version.row, &sample::diff(say), key()).render()),

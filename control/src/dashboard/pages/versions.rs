@@ -5,8 +5,9 @@ use askama::Template;
 use super::super::frame::{Frame, Headline, Live, Section};
 use super::super::status::{self, Tone};
 use super::super::text;
-use super::parts::{DiffView, HostLine, LastChange};
-use super::stack::{Progress, StackHead, Tab};
+use super::deploy::Deploy;
+use super::parts::{DiffView, LastChange};
+use super::stack::{StackHead, Tab};
 use crate::model::{Diff, Health, StackOverview, VersionDetail, VersionRow};
 
 #[derive(Debug, Template)]
@@ -38,8 +39,8 @@ pub(crate) struct One {
     pub(crate) row: LastChange,
     pub(crate) is_newest: bool,
     pub(crate) services: Vec<ServiceAt>,
-    pub(crate) hosts: Vec<HostLine>,
-    pub(crate) progress: Option<Progress>,
+    /// Of the newest one.
+    pub(crate) deploy: Option<Deploy>,
     /// Against the version before.
     pub(crate) diff: DiffView,
     pub(crate) document: String,
@@ -57,9 +58,6 @@ impl One {
     pub(crate) fn of(frame: Frame, stack: &StackOverview, version: &VersionDetail, diff: &Diff) -> Self {
         let now_ms = frame.now_ms;
         let is_newest = version.row.number == stack.version;
-        let mut hosts: Vec<HostLine> = version.hosts.iter().map(|row| HostLine::of(row, now_ms)).collect();
-        hosts.sort_by(|a, b| b.rollout.tone.cmp(&a.rollout.tone).then_with(|| a.name.cmp(&b.name)));
-        let progress = Progress { version: version.row.number.0, done: stack.hosts.applied, of: stack.hosts.active };
         let document = serde_json::to_string_pretty(&version.document).unwrap_or_default();
         let document: Vec<String> = document.lines().map(|line| text::clean(line, text::LINE_CHARS_MAX)).collect();
         Self {
@@ -76,8 +74,7 @@ impl One {
                     commit: service.commit.short().to_owned(),
                 })
                 .collect(),
-            hosts: if is_newest { hosts } else { Vec::new() },
-            progress: (is_newest && progress.of > 0).then_some(progress),
+            deploy: Deploy::of(Some(&version.row).filter(|_| is_newest), &version.hosts, now_ms),
             diff: DiffView::of(diff),
             document: document.join("\n"),
             is_newest,
