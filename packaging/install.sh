@@ -6,12 +6,14 @@ umask 022
 
 usage() {
     cat <<'USAGE'
-usage: install.sh [--from URL | --offline DIR] [--join TEXT | --join-file FILE | --stack FILE] [--mode MODE [--ssh NETWORK]... [--phrase TEXT]] [--dry-run] [--yes]
+usage: install.sh [--from URL | --offline DIR] [--join TEXT [--allow-plain-http] | --join-file FILE | --stack FILE] [--mode MODE [--ssh NETWORK]... [--phrase TEXT]] [--dry-run] [--yes]
        install.sh --uninstall [--purge] [--dry-run] [--yes]
   --from URL     control server that has the package; a script that was fetched from one knows it
   --ca-file FILE authority that signed the certificate of that server, where it is none of this system's (PEM)
   --join TEXT    join string, as the control server shows it once: this host takes its stack from there. `-`: from stdin,
                  where no list of processes shows it; or --join-file FILE
+  --allow-plain-http
+                 speak to a control server on another machine without TLS: anybody on the way reads what is said
   --name NAME    what the control server shall call this host; else its host name
   --offline DIR  folder with the package agentd_VERSION_ARCHITECTURE.deb and, to verify it, SHA256SUMS. What it depends on
                  and is missing here comes from where apt gets packages; the plan names it
@@ -265,7 +267,7 @@ install_agentd() {
             plan "copy $stack to $settings/stack.toml"
         fi
     fi
-    [ -z "$join" ] || plan "join the control server: it says from then on what runs here"
+    [ -z "$join" ] || plan "join the control server: it says from then on what runs here${plain:+; over plain HTTP, which anybody on the way can read}"
     if [ -n "$stack$join" ] || [ -e $settings/stack.toml ] || [ -e $identity ]; then
         if ! systemctl is-active --quiet agentd.service || ! systemctl is-enabled --quiet agentd.service; then
             start=yes
@@ -286,7 +288,7 @@ install_agentd() {
             fail "the package was not installed; see above"
     fi
     if [ -n "$join" ]; then
-        agentd join --token-file "$work/join" ${ca_file:+--ca-file "$ca_file"} ${name:+--name "$name"} ||
+        agentd join --token-file "$work/join" ${ca_file:+--ca-file "$ca_file"} ${name:+--name "$name"} ${plain:+"$plain"} ||
             fail "this host has not joined; agentd is installed, and nothing runs yet: make a new token, then run this again"
     fi
     if [ $start = yes ]; then
@@ -342,7 +344,7 @@ uninstall_agentd() {
 main() {
     # A control server that hands this script out writes its address here.
     from=''
-    offline='' join='' join_file='' ca_file='' name='' stack='' mode='' ssh='' phrase='' window='' pass='' dry_run=no assume_yes=no act=install purge=no steps=''
+    offline='' join='' join_file='' ca_file='' plain='' name='' stack='' mode='' ssh='' phrase='' window='' pass='' dry_run=no assume_yes=no act=install purge=no steps=''
     settings=/etc/agentd identity=/var/lib/agentd/identity
     while [ $# -gt 0 ]; do
         case "$1" in
@@ -365,6 +367,7 @@ main() {
                 shift
                 ;;
             --accept | --force) pass="$pass $1" ;;
+            --allow-plain-http) plain=$1 ;;
             --dry-run) dry_run=yes ;;
             --yes) assume_yes=yes ;;
             --uninstall) act=uninstall ;;

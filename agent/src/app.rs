@@ -467,13 +467,13 @@ fn source(home: &Home, settings: &Settings) -> Result<Source, Error> {
 fn serve(api: Api, home: &Home) -> Result<(), Error> {
     let (callers, cancel) = (api::bind(&home.run_dir, home.places.layout)?, api.ending.clone());
     let serving = api::serve(callers, api, cancel.clone());
-    lifecycle::service::start_watchdog(cancel.clone());
+    lifecycle::start_watchdog(cancel.clone());
     lifecycle::spawn_essential("api", cancel, async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the API ended");
         }
     });
-    lifecycle::service::ready();
+    lifecycle::service::ready("runs; `agentctl status` tells more");
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! `<home>/controld.toml`: what the operator sets for the server. Everything in it has a default.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use agentd_git::Credential;
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
 
 pub const FILE_NAME: &str = "controld.toml";
 
@@ -35,6 +36,10 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// Addresses or networks of reverse proxies and tunnels (`["127.0.0.1", "10.0.0.0/8"]`) whose `X-Forwarded-For` is
+    /// believed. Left out, nobody's is, and all who come by a proxy share its limits.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     git: BTreeMap<String, Git>,
 }
 
@@ -45,6 +50,16 @@ struct Git {
     host: Option<String>,
     ssh_key_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
+}
+
+/// An address stands for itself alone.
+fn networks<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: String| {
+        let one = text.parse::<IpAddr>().map(IpNet::from);
+        one.or_else(|_| text.parse::<IpNet>())
+            .map_err(|_| serde::de::Error::custom(format!("{text} is no address and no network as 10.0.0.0/8")))
+    };
+    Vec::<String>::deserialize(value)?.into_iter().map(network).collect()
 }
 
 impl Config {
@@ -88,10 +103,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         assert!(Config::read(&path).unwrap().listen.is_none());
-        std::fs::write(&path, "listen = '127.0.0.1:1'\n[git.'git.example.com']\ntoken_file = '/t'\n").unwrap();
+        std::fs::write(&path, "listen = '127.0.0.1:1'\ntrusted_proxies = ['::1', '10.0.0.0/8']\n[git.'git.example.com']\ntoken_file = '/t'\n").unwrap();
         let config = Config::read(&path).unwrap();
         assert!(config.listen.is_some() && config.credentials().contains_key("git.example.com"));
-        for bad in ["lisen = 1\n", "[git.a]\n", "[git.a]\nssh_key_file = '/a'\ntoken_file = '/b'\n"] {
+        assert_eq!(
+            config.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["::1/128", "10.0.0.0/8"]
+        );
+        for bad in [
+            "lisen = 1\n",
+            "trusted_proxies = ['proxy.example.com']\n",
+            "[git.a]\n",
+            "[git.a]\nssh_key_file = '/a'\ntoken_file = '/b'\n",
+        ] {
             std::fs::write(&path, bad).unwrap();
             assert!(Config::read(&path).is_err(), "{bad}");
         }

@@ -7,7 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod dashboard;
-pub mod lifecycle;
+mod limit;
 pub mod model;
 pub mod operator_api;
 mod plain;
@@ -15,3 +15,5 @@ pub mod routes;
 pub mod seal;
 pub mod serve;
 pub mod store;
+
+pub use agentd_lifecycle as lifecycle;

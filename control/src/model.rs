@@ -417,6 +417,9 @@ pub struct TokenMade {
     pub join: String,
     /// To be pasted on a fresh host; holds the join string.
     pub command: String,
+    /// What a person should know before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 impl std::fmt::Debug for TokenMade {
@@ -538,6 +541,8 @@ pub struct BackupContents {
     pub audit_rows: u64,
     /// Whether this key file opens its secrets; `None`: no key file was at hand.
     pub key_fits: Option<bool>,
+    /// Whether it was made by who has this key file, and is as it was made; `None`: no key file was at hand.
+    pub authentic: Option<bool>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

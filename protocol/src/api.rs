@@ -42,7 +42,7 @@ mod tunnel;
 mod usage;
 mod why;
 
-pub use control::{ControlLink, ControlStatus};
+pub use control::{ControlLink, ControlStatus, Readoption};
 pub use events::{
     EVENTS_DEFAULT, EVENTS_MAX, Event, KEEP_ALIVE_SECS, KINDS, Kind, NEWEST_EVENT_HEADER, Severity, What,
 };

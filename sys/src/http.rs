@@ -1,6 +1,7 @@
 //! Clients of HTTP, by whether they may meet TLS.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::{Certificate, ClientBuilder};
 use rustls::crypto::ring;
@@ -29,13 +30,30 @@ pub fn with_tls(authorities: Option<&[u8]>) -> Result<ClientBuilder, reqwest::Er
     }
 }
 
+/// Of a connection on which nothing is said: the first question whether the other end is there, those after it, and how
+/// many may stay open. A machine that has lost its power is missed after 25 s.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_BETWEEN: Duration = Duration::from_secs(5);
+const KEEPALIVE_OPEN_MAX: u32 = 3;
+/// What was sent and is not acknowledged: the same time (tcp(7), TCP_USER_TIMEOUT).
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(25);
+
+/// For calls whose answers may take long: that the other end has gone is seen sooner than by waiting for it.
+pub fn watched(builder: ClientBuilder) -> ClientBuilder {
+    builder
+        .tcp_keepalive(KEEPALIVE_AFTER)
+        .tcp_keepalive_interval(KEEPALIVE_BETWEEN)
+        .tcp_keepalive_retries(KEEPALIVE_OPEN_MAX)
+        .tcp_user_timeout(UNACKNOWLEDGED_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn both_kinds_can_be_built() {
-        assert!(plain().build().is_ok());
+        assert!(plain().build().is_ok() && watched(plain()).build().is_ok());
         assert!(with_tls(None).unwrap().build().is_ok());
         assert!(
             with_tls(Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))

@@ -1,10 +1,11 @@
 //! A controld in a folder of its own, on a port of its own.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{free_port, program};
@@ -17,44 +18,100 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Controld {
     dir: TempDir,
     pub url: String,
-    child: Child,
+    listen: String,
+    home: PathBuf,
+    /// `None`: it was killed.
+    child: Option<Child>,
 }
 
 impl Controld {
     /// Starts one, and waits until its socket is there.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("controld-test").tempdir().unwrap();
-        let listen = format!("127.0.0.1:{}", free_port());
-        let log = File::create(dir.path().join("log")).unwrap();
+        let (listen, home) = (format!("127.0.0.1:{}", free_port()), dir.path().join("home"));
+        let mut made = Self { url: format!("http://{listen}"), listen, home, child: None, dir };
+        made.start_again();
+        made
+    }
+
+    /// Where it was, with what it has.
+    pub fn start_again(&mut self) {
+        let log = File::options().append(true).create(true).open(self.dir.path().join("log")).unwrap();
         let child = Command::new(program("controld"))
-            .args(["serve", "--listen", &listen, "--home"])
-            .arg(dir.path().join("home"))
+            .args(["serve", "--listen", &self.listen, "--home"])
+            .arg(&self.home)
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))
             .spawn()
             .unwrap();
-        let started = Self { dir, url: format!("http://{listen}"), child };
+        self.child = Some(child);
         let since = Instant::now();
-        while std::net::TcpStream::connect(&listen).is_err() || !started.home().join("controld.sock").exists() {
-            assert!(since.elapsed() < LIMIT, "controld does not answer\n{}", started.log());
+        while std::net::TcpStream::connect(&self.listen).is_err() || !self.home.join("controld.sock").exists() {
+            assert!(since.elapsed() < LIMIT, "controld does not answer\n{}", self.log());
             std::thread::park_timeout(POLL);
         }
-        started
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What a killed one leaves is not the sign that the next one is there.
+        std::fs::remove_file(self.home.join("controld.sock")).unwrap();
+    }
+
+    /// The machine is lost, and another one is set up by the backup and the key file.
+    pub fn restore(&mut self, backup: &Path) {
+        if self.child.is_some() {
+            self.kill();
+        }
+        let key = self.home.join("controld.key");
+        let home = self.home.with_extension(format!("restored-{}", free_port()));
+        std::fs::create_dir(&home).unwrap();
+        std::fs::copy(key, home.join("controld.key")).unwrap();
+        self.home = home;
+        self.ask(&["restore", backup.to_str().unwrap()]);
+        self.start_again();
     }
 
     pub fn home(&self) -> PathBuf {
-        self.dir.path().join("home")
+        self.home.clone()
     }
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
+
+    /// The command line's answer in JSON.
+    pub fn ask(&self, words: &[&str]) -> Value {
+        let mut command = Command::new(program("controld"));
+        let output = command.args(words).arg("--json").arg("--home").arg(&self.home).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "controld {words:?}: {said}\n{}", self.log());
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A new token of that stack.
+    pub fn join_string(&self, stack: &str) -> String {
+        self.ask(&["token", "create", stack])["join"].as_str().unwrap().to_owned()
+    }
+
+    /// The version as it was published.
+    pub fn publish(&self, stack: &str, document: &str) -> Value {
+        let file = self.dir.path().join("draft.toml");
+        std::fs::write(&file, document).unwrap();
+        self.ask(&["stack", "draft", stack, file.to_str().unwrap()]);
+        self.ask(&["stack", "publish", stack])
+    }
 }
 
 impl Drop for Controld {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill().and_then(|()| self.child.wait());
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill().and_then(|()| child.wait());
+        }
     }
 }

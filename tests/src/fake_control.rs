@@ -71,6 +71,12 @@ pub struct Inner {
     /// Seconds by which this server's clock is ahead.
     pub clock_ahead_s: i64,
     pub fresh_s: i64,
+    /// Seconds from now to the time that fresh notes say they were made at.
+    pub issued_ahead_s: i64,
+    /// A proxy stands before it that lets bodies of so many bytes through, and answers the others in HTML.
+    pub body_bytes_max: usize,
+    /// Sizes of bodies that came by there, largest.
+    pub largest: usize,
     /// Requests by path.
     pub asked: Vec<String>,
     /// Signs versions; another one is a thief's.
@@ -79,7 +85,9 @@ pub struct Inner {
     pub version: u64,
     current: Option<(Envelope, Digest)>,
     objects: BTreeMap<String, Vec<u8>>,
-    root: Envelope,
+    /// From root 1 on, and what the newest says.
+    roots: Vec<Envelope>,
+    root: Root,
     root_digest: Digest,
     key: SecretKey,
     token: SecretKey,
@@ -177,7 +185,7 @@ impl FakeControl {
             let mut inner = self.lock();
             let statement = VersionStatement {
                 stack: inner.stack.clone(),
-                epoch: 1,
+                epoch: inner.root.epoch,
                 version: Version(number),
                 state: ObjectRef { sha256: Digest::of(&state), size: u64::try_from(state.len()).unwrap() },
                 prev: Digest::of(b""),
@@ -218,6 +226,30 @@ impl FakeControl {
         self.lock().token_revoked = true;
     }
 
+    /// As a server that was restored from a backup of before the host joined.
+    pub fn forget(&self) {
+        let mut inner = self.lock();
+        (inner.keys, inner.token_used_by) = (Vec::new(), None);
+    }
+
+    /// The next root: versions are signed by `version_key` from then on, and by no other. In the next epoch, numbers may
+    /// begin anew.
+    pub fn rotate(&self, version_key: SecretKey, is_next_epoch: bool) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let (own, new) = (inner.key.public(), version_key.public());
+        inner.root.version += 1;
+        inner.root.epoch += u64::from(is_next_epoch);
+        inner.root.keys = [
+            (own.id(), RootKey::of(&own, &[Role::Root, Role::Fresh])),
+            (new.id(), RootKey::of(&new, &[Role::Version])),
+        ]
+        .into();
+        let payload = serde_json::to_vec(&inner.root).unwrap();
+        inner.roots.push(Envelope::sign(ROOT_TYPE, &payload, &[&inner.key]));
+        inner.version_key = version_key;
+    }
+
     pub fn kinds(&self) -> Vec<String> {
         self.lock().events.values().map(|event| event.kind.clone()).collect()
     }
@@ -251,13 +283,17 @@ impl Inner {
             wants_approval: false,
             clock_ahead_s: 0,
             fresh_s: 86_400,
+            issued_ahead_s: 0,
+            body_bytes_max: usize::MAX,
+            largest: 0,
             asked: Vec::new(),
             version_key: key.clone(),
             head: None,
             version: 0,
             current: None,
             objects: BTreeMap::new(),
-            root: Envelope::sign(ROOT_TYPE, &payload, &[&key]),
+            roots: vec![Envelope::sign(ROOT_TYPE, &payload, &[&key])],
+            root,
             root_digest: Digest::of(&payload),
             key,
             token,
@@ -276,9 +312,9 @@ impl Inner {
             stack: self.stack.clone(),
             statement,
             version: Version(self.version),
-            root: 1,
-            issued: Time::from_unix_secs(now_s()),
-            expires: Time::from_unix_secs(now_s() + self.fresh_s),
+            root: self.root.version,
+            issued: Time::from_unix_secs(now_s() + self.issued_ahead_s),
+            expires: Time::from_unix_secs(now_s() + self.issued_ahead_s + self.fresh_s),
             poll_s: 60,
             paused: self.paused,
             endpoints: Endpoints::default(),
@@ -315,7 +351,7 @@ impl Inner {
                 name: enroll.name,
                 stack_name: "shop".into(),
                 receipt: Envelope::sign(RECEIPT_TYPE, b"{}", &[&self.key]),
-                roots: vec![self.root.clone()],
+                roots: self.roots.clone(),
                 endpoints: Endpoints::default(),
                 report: self.pace,
                 time: self.time(),
@@ -341,17 +377,20 @@ impl Inner {
     }
 
     fn reported(&self) -> Reported {
-        let head = HeadHint { root: 1, epoch: 1, version: Version(self.version) };
+        let head = HeadHint { root: self.root.version, epoch: self.root.epoch, version: Version(self.version) };
         Reported { head, full: false, next: self.pace, time: self.time() }
     }
 
     fn file(&self, path: &str, headers: &HeaderMap) -> Response {
         let name = path.strip_prefix(&format!("/s/{}/", self.stack)).unwrap_or_default();
+        let root = |name: &str| {
+            let number: usize = name.strip_prefix("root/")?.strip_suffix(".json")?.parse().ok()?;
+            serde_json::to_vec(self.roots.get(number.checked_sub(1)?)?).ok()
+        };
         let found = match name.strip_prefix("obj/") {
             Some(sha256) => self.objects.get(sha256).cloned(),
             None if name == "head.json" => self.head.clone(),
-            None if name == "root/1.json" => serde_json::to_vec(&self.root).ok(),
-            None => None,
+            None => root(name),
         };
         let Some(bytes) = found else { return problem(Slug::NotFound, "", 0) };
         let etag = format!("\"{}\"", Digest::of(&bytes));
@@ -383,6 +422,11 @@ async fn answer(
         inner.asked.push(format!("{method} {path}"));
         if inner.asked.len() > 100_000 {
             inner.asked.clear();
+        }
+        inner.largest = inner.largest.max(body.len());
+        if body.len() > inner.body_bytes_max {
+            let page = "<html><head><title>413 Request Entity Too Large</title></head></html>";
+            return (StatusCode::PAYLOAD_TOO_LARGE, [("content-type", "text/html")], page).into_response();
         }
         inner.take_fault(&path)
     };

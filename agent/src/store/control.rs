@@ -8,9 +8,9 @@ use agentd_protocol::published::split_stack;
 use agentd_protocol::stack::Stack;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::convert::{Fault, signed, some_row, unsigned};
 use super::versions::{ERA, NewVersion, insert};
 use super::{Error, Store};
+use agentd_sqlite::{Fault, signed, some_row, unsigned};
 
 /// What of an identity the store needs to know.
 #[derive(Debug, Clone)]

@@ -4,10 +4,9 @@ use agentd_protocol::api::{DeployPhase, Problem};
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 use rusqlite::{Row, params};
 
-use super::convert::{
-    Fault, now_unix_ms, parsed, plain, release_or_null, rows, signed, some_row, unsigned, unsigned_or_null,
-};
-use super::{Error, Store, StoredValue};
+use super::convert::{now_unix_ms, plain, release_or_null};
+use super::{Error, Store};
+use agentd_sqlite::{Fault, StoredValue, parsed, rows, signed, some_row, unsigned, unsigned_or_null};
 
 /// Over all services; older ones go.
 pub const DEPLOYS_KEPT: u32 = 5_000;

@@ -9,8 +9,9 @@ use rusqlite::{Row, Transaction, params};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::convert::{Fault, parsed, plain, release_or_null, rows, service_or_null, signed, unsigned};
+use super::convert::{plain, release_or_null, service_or_null};
 use super::{Error, Store, outbox};
+use agentd_sqlite::{Fault, parsed, rows, signed, unsigned};
 
 /// Older ones go. About 2 MB, and weeks of a quiet host.
 pub const EVENTS_KEPT: u32 = 10_000;

@@ -13,8 +13,9 @@ mod convert;
 mod counters;
 mod deploys;
 mod events;
-mod open;
+mod migrations;
 mod outbox;
+mod outbox_clock;
 mod releases;
 mod restarts;
 mod services;
@@ -25,8 +26,6 @@ mod tests;
 mod user_ids;
 mod versions;
 mod writer;
-
-use std::path::PathBuf;
 
 pub use agentd_protocol::digest::{BadDigest, Digest};
 pub use agentd_protocol::published::entry_digest;
@@ -43,67 +42,8 @@ pub use writer::Store;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot open the database {path}: check that its folder exists and that this user may write there")]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("cannot prepare the database {path}")]
-    Prepare {
-        path: PathBuf,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error(
-        "the database {path} is not readable as one; it was left untouched and services run on: put back a copy, or \
-         move it and its -wal and -shm files away and start again (version and release numbers then begin anew)"
-    )]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: Option<rusqlite::Error>,
-    },
-    #[error(
-        "the database has schema {found} and this program knows up to {known}: it was written by a newer agentd; run \
-         that version, or restore a copy from before the upgrade"
-    )]
-    Newer { found: u32, known: u32 },
-    #[error("cannot {operation}: the disk of the database is full; free some space, then try again")]
-    DiskFull {
-        operation: &'static str,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error("cannot {operation} in the database; `agentctl doctor` checks its disk")]
-    Query {
-        operation: &'static str,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error("cannot {operation}: a stored value is not what its column holds; restore a copy of the database")]
-    Stored {
-        operation: &'static str,
-        #[source]
-        source: StoredValue,
-    },
-    #[error("cannot {operation}: the database has no such row; it was removed meanwhile, or never written")]
-    Missing { operation: &'static str },
+    #[error(transparent)]
+    Sqlite(#[from] agentd_sqlite::Error),
     #[error("cannot {operation}: the store has stopped; the log says why, and the agent has to be started again")]
     Stopped { operation: &'static str },
-}
-
-/// Why a stored value could not be understood.
-#[derive(Debug, thiserror::Error)]
-pub enum StoredValue {
-    #[error("not the expected JSON")]
-    Json(#[from] serde_json::Error),
-    #[error(transparent)]
-    Name(#[from] agentd_protocol::ids::BadName),
-    #[error(transparent)]
-    Digest(#[from] BadDigest),
-    #[error("number out of range")]
-    Number(#[from] std::num::TryFromIntError),
-    #[error("unknown word in a column of fixed words")]
-    Word,
 }

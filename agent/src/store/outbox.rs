@@ -11,13 +11,15 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde_json::{Value, json};
 use uuid::Builder;
 
-use super::convert::{Fault, now_unix_ms, plain, rows, signed, unsigned};
+use agentd_sqlite::{Fault, rows, signed, unsigned};
+
+use super::convert::plain;
 use super::events::NewEvent;
-use super::{Error, Store};
+use super::{Error, Store, outbox_clock};
 
 /// Of a host that is offline, bytes on its disk; some 200,000 events.
 pub const OUTBOX_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Older ones help nobody any more.
+/// What has waited longer helps nobody any more.
 pub const OUTBOX_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
 /// A text for people, bytes.
 const TEXT_BYTES_MAX: usize = 2 * 1024;
@@ -120,14 +122,17 @@ pub(super) fn enqueue(transaction: &Transaction<'_>, event: &NewEvent) -> Result
 /// After a batch of events: folds away what is too old, or too much.
 pub(super) fn keep_bounds(transaction: &Transaction<'_>, bytes_max: u64) -> Result<(), Fault> {
     let Some(bytes) = outbox_bytes(transaction)? else { return Ok(()) };
-    let horizon = now_unix_ms().saturating_sub(signed(OUTBOX_MS_MAX));
-    let old = rows(
-        transaction,
-        "SELECT id, at, bytes FROM outbox WHERE at < ?1 AND severity < 3 AND id <= (SELECT min(id) + 4096 FROM outbox)",
-        [horizon],
-        folded,
-    )?;
-    fold(transaction, &old, "older than 7 days")?;
+    let old = match outbox_clock::waited(transaction, OUTBOX_MS_MAX)? {
+        // Few at a time: the event that has come waits for this.
+        Some(last) => rows(
+            transaction,
+            "SELECT id, at, bytes FROM outbox WHERE severity < 3 AND id <= ?1 ORDER BY id LIMIT 4096",
+            [last],
+            folded,
+        )?,
+        None => Vec::new(),
+    };
+    fold(transaction, &old, "waited for 7 days")?;
     if bytes <= bytes_max {
         return Ok(());
     }
@@ -277,6 +282,7 @@ mod tests {
 
     use agentd_protocol::api::What;
 
+    use super::super::convert::now_unix_ms;
     use super::super::testing::{joined_store, name, open_store};
     use super::*;
 
@@ -312,14 +318,14 @@ mod tests {
         let (_dir, store) = joined_store().await;
         store.record_events(vec![info("x"), event(What::ServiceStopped {}, 7)]).await.unwrap();
         let found = all(&store).await;
-        // The second is older than 7 days: it is told, not sent.
+        // The second says that it happened in 1970: whatever clocks say, it has not waited yet.
         let kinds: Vec<&str> = found.iter().map(|one| one.record.kind.as_str()).collect();
-        assert_eq!(kinds, ["config.unresolved", GAP_KIND]);
+        assert_eq!(kinds, ["config.unresolved", "service.stopped"]);
         let report = store.outbox_report().await.unwrap();
-        assert_eq!((report.records, report.lost), (2, 1));
+        assert_eq!((report.records, report.lost), (2, 0));
         store.outbox_acknowledged(found.iter().map(|one| one.row).collect()).await.unwrap();
         let report = store.outbox_report().await.unwrap();
-        assert_eq!((report.records, report.bytes, report.lost), (0, 0, 1));
+        assert_eq!((report.records, report.bytes, report.lost), (0, 0, 0));
     }
 
     #[tokio::test]
@@ -361,6 +367,20 @@ mod tests {
         assert_eq!(u64::try_from(found.len()).unwrap() + report.lost, 102);
         let ids: BTreeSet<&str> = found.iter().map(|one| one.record.eid.as_str()).collect();
         assert_eq!(ids.len(), found.len());
+    }
+
+    #[tokio::test]
+    async fn what_has_waited_too_long_is_folded_and_told() {
+        let (_dir, store) = joined_store().await;
+        store.record_events(vec![info("a"), info("b")]).await.unwrap();
+        store.write("wait", |transaction| outbox_clock::pass(transaction, OUTBOX_MS_MAX / 2)).await.unwrap();
+        store.record_events(vec![info("c")]).await.unwrap();
+        assert_eq!(all(&store).await.len(), 3);
+        store.write("wait", |transaction| outbox_clock::pass(transaction, OUTBOX_MS_MAX * 2 / 3)).await.unwrap();
+        store.record_events(vec![info("d")]).await.unwrap();
+        let texts: Vec<String> = all(&store).await.into_iter().map(|one| one.record.text).collect();
+        assert_eq!(texts, ["2 events lost (waited for 7 days)", "c", "d"]);
+        assert_eq!(store.outbox_report().await.unwrap().lost, 2);
     }
 
     #[tokio::test]

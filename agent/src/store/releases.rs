@@ -7,11 +7,12 @@ use agentd_protocol::ids::{Commit, ReleaseNumber, ServiceName};
 use agentd_protocol::stack::Service;
 use rusqlite::{Connection, Row, params};
 
-use super::convert::{Fault, now_unix_ms, parsed, plain, rows, signed, some_row, unsigned, unsigned_or_null};
+use super::convert::{now_unix_ms, plain};
 use super::versions::{drop_unused_env, put_env};
 use agentd_protocol::published::{join_service, split_service};
+use agentd_sqlite::{Fault, StoredValue, parsed, rows, signed, some_row, unsigned, unsigned_or_null};
 
-use super::{Digest, Error, Store, StoredValue};
+use super::{Digest, Error, Store};
 
 /// Rows of releases that failed or are gone from disk, per service: history to look at, nothing more.
 const PAST_RELEASES_KEPT: u32 = 50;

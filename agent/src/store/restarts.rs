@@ -3,8 +3,8 @@
 use agentd_protocol::ids::{InstanceId, ReleaseNumber, ServiceName};
 use rusqlite::{Row, params};
 
-use super::convert::{Fault, parsed, rows, signed, unsigned};
 use super::{Error, Store};
+use agentd_sqlite::{Fault, parsed, rows, signed, unsigned};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastRestarts {

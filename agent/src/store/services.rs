@@ -3,12 +3,11 @@
 use agentd_protocol::ids::{ReleaseNumber, ServiceName};
 use rusqlite::{Row, params};
 
-use super::convert::{
-    Fault, now_unix_ms, parsed, plain, release_or_null, rows, signed, some_row, unsigned, unsigned_or_null,
-};
+use super::convert::{now_unix_ms, plain, release_or_null};
 use super::user_ids;
 use super::versions::{drop_unused_env, know_services};
-use super::{Digest, Error, Store, StoredValue};
+use super::{Digest, Error, Store};
+use agentd_sqlite::{Fault, StoredValue, parsed, rows, signed, some_row, unsigned, unsigned_or_null};
 
 /// A local rollback: this release is held while the entry is the one it was pinned against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

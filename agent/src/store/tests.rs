@@ -73,7 +73,7 @@ async fn applied_is_remembered_apart_from_newest() {
     let applied = store.last_applied().await.unwrap().unwrap();
     assert_eq!(applied.version, Version(1));
     assert!(applied.applied);
-    assert!(matches!(store.mark_applied(Version(7)).await, Err(Error::Missing { .. })));
+    assert!(matches!(store.mark_applied(Version(7)).await, Err(Error::Sqlite(agentd_sqlite::Error::Missing { .. }))));
 }
 
 #[tokio::test]
@@ -165,12 +165,18 @@ async fn releases_go_through_their_states() {
 async fn the_active_release_is_remembered_and_may_change_its_entry() {
     let (_dir, store) = open_store();
     let api = name("api");
-    assert!(matches!(store.set_active(&api, ReleaseNumber(1)).await, Err(Error::Missing { .. })));
+    assert!(matches!(
+        store.set_active(&api, ReleaseNumber(1)).await,
+        Err(Error::Sqlite(agentd_sqlite::Error::Missing { .. }))
+    ));
     let (one, two) = (new_release(&store, "a").await, new_release(&store, "b").await);
     assert_eq!(store.active_release(&api).await.unwrap(), None);
     store.set_active(&api, one).await.unwrap();
     store.set_active(&api, two).await.unwrap();
-    assert!(matches!(store.set_active(&api, ReleaseNumber(9)).await, Err(Error::Missing { .. })));
+    assert!(matches!(
+        store.set_active(&api, ReleaseNumber(9)).await,
+        Err(Error::Sqlite(agentd_sqlite::Error::Missing { .. }))
+    ));
     let mut entry = release(two, "b").entry;
     entry.path = Some("/moved".into());
     store.update_release(&api, two, &entry, &commit('3')).await.unwrap();
@@ -215,7 +221,7 @@ async fn services_are_stopped_pinned_removed_and_pruned() {
     assert_eq!(store.services().await.unwrap().len(), 1);
     assert_eq!(store.releases(&api).await.unwrap(), []);
     assert_eq!(store.next_release(&api).await.unwrap(), ReleaseNumber(2), "a number is never used twice");
-    assert!(matches!(store.set_stopped(&api, true).await, Err(Error::Missing { .. })));
+    assert!(matches!(store.set_stopped(&api, true).await, Err(Error::Sqlite(agentd_sqlite::Error::Missing { .. }))));
 }
 
 #[tokio::test]

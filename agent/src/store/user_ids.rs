@@ -6,8 +6,9 @@ use std::ops::RangeInclusive;
 use agentd_protocol::ids::ServiceName;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::convert::{Fault, now_unix_ms};
+use super::convert::now_unix_ms;
 use super::{Error, Store};
+use agentd_sqlite::Fault;
 
 /// What stands in the column for the edge: no service's name.
 const EDGE: &str = "@edge";

@@ -6,8 +6,9 @@ use agentd_protocol::ids::{ServiceName, Version};
 use agentd_protocol::stack::Stack;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::convert::{Fault, now_unix_ms, parsed, plain, rows, signed, some_row, unsigned, unsigned_or_null};
+use super::convert::{now_unix_ms, plain};
 use agentd_protocol::published::{Published, join_stack, split_stack};
+use agentd_sqlite::{Fault, parsed, rows, signed, some_row, unsigned, unsigned_or_null};
 
 use super::{Digest, Error, Store};
 

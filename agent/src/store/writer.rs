@@ -7,8 +7,9 @@ use agentd_protocol::ids::EventId;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::convert::Fault;
-use super::{Error, open};
+use super::Error;
+use super::migrations::MIGRATIONS;
+use agentd_sqlite::Fault;
 
 /// Callers beyond this wait for a place: work is milliseconds, so a full queue means a stalled disk.
 const QUEUE_MAX: usize = 256;
@@ -26,13 +27,13 @@ pub struct Store {
 impl Store {
     /// Blocks for as long as the disk takes: to be called before anything is served.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let connection = open::open(path)?;
+        let connection = agentd_sqlite::open(path, MIGRATIONS)?;
         let (work, inbox) = mpsc::channel(QUEUE_MAX);
         // Its own thread, since it lives as long as the process: a place in the blocking pool is for work that ends.
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || serve(connection, inbox))
-            .map_err(|source| Error::Open { path: path.to_owned(), source })?;
+            .map_err(|source| agentd_sqlite::Error::Open { path: path.to_owned(), source })?;
         Ok(Self { work, newest_event: Arc::new(watch::Sender::new(EventId(0))) })
     }
 
@@ -75,7 +76,7 @@ impl Store {
             let _ = reply.send(work(connection));
         });
         self.work.send(work).await.map_err(|_| Error::Stopped { operation })?;
-        answer.await.map_err(|_| Error::Stopped { operation })?.map_err(|fault| fault.of(operation))
+        answer.await.map_err(|_| Error::Stopped { operation })?.map_err(|fault| fault.of(operation).into())
     }
 }
 
@@ -101,7 +102,10 @@ mod tests {
             })
             .await
             .unwrap_err();
-        assert!(matches!(error, Error::DiskFull { operation: "fill the disk", .. }), "{error:?}");
+        assert!(
+            matches!(error, Error::Sqlite(agentd_sqlite::Error::DiskFull { operation: "fill the disk", .. })),
+            "{error:?}"
+        );
         store
             .read("lift the limit", |connection| {
                 Ok(connection.pragma_update_and_check(None, "max_page_count", 1_000_000, |_| Ok(()))?)
@@ -129,7 +133,7 @@ mod tests {
                 Err(Fault::Missing)
             })
             .await;
-        assert!(matches!(failed, Err(Error::Missing { .. })));
+        assert!(matches!(failed, Err(Error::Sqlite(agentd_sqlite::Error::Missing { .. }))));
         let left: i64 = store
             .read("count", |connection| Ok(connection.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))?))
             .await

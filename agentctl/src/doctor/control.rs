@@ -1,6 +1,6 @@
 //! How the host stands with its control server, with the cure of each trouble (pure).
 
-use agentd_protocol::api::{ControlLink, ControlStatus, Status};
+use agentd_protocol::api::{ControlLink, ControlStatus, Readoption, Status};
 
 use super::checks::{Check, note, ok, problem};
 use crate::words::{harmless, span};
@@ -17,6 +17,19 @@ pub(super) fn checks(status: &Status) -> Vec<Check> {
     checks
 }
 
+fn refused_cure(readoption: Option<&Readoption>) -> &'static str {
+    match readoption {
+        Some(Readoption::Pending { .. }) => {
+            "it was restored from an older backup: say yes to this host there, by the code of `agentctl status`"
+        }
+        Some(Readoption::Due) => "it has forgotten this host, which asks to be taken back; look again in a minute",
+        Some(Readoption::Denied { .. }) => {
+            "it has forgotten this host, and does not take it back: `agentd leave`, then join with a new token"
+        }
+        None => "look at the host there; where it was revoked or copied: `agentd leave`, then join with a new token",
+    }
+}
+
 fn of(control: &ControlStatus, now_unix_ms: u64) -> Vec<Check> {
     let url = harmless(&control.url);
     let held = span(now_unix_ms.saturating_sub(control.since_unix_ms));
@@ -31,7 +44,7 @@ fn of(control: &ControlStatus, now_unix_ms: u64) -> Vec<Check> {
         ControlLink::Refused { cause } => problem(
             "control",
             format!("{url} does not take this host: {}", harmless(cause)),
-            "look at the host there; where it was revoked or copied: `agentd leave`, then join with a new token",
+            refused_cure(control.readoption.as_ref()),
         ),
     }];
     if let Some(refused) = &control.refused {
@@ -50,10 +63,8 @@ fn of(control: &ControlStatus, now_unix_ms: u64) -> Vec<Check> {
         checks.push(note("control version", "nobody has said lately that it is the newest", cure));
     }
     if control.outbox.lost > 0 {
-        let said = format!(
-            "{} events were lost while the server was away: too many, or older than 7 days",
-            control.outbox.lost
-        );
+        let said =
+            format!("{} events were lost while the server was away: too many, or 7 days old", control.outbox.lost);
         checks.push(note("control events", said, "the timeline there shows where; nothing else is lost by it"));
     }
     let skew_ms = control.clock_skew_ms.unsigned_abs();

@@ -1,6 +1,6 @@
 //! How the host stands with its control server, in a line or two (pure).
 
-use agentd_protocol::api::{ControlLink, ControlStatus};
+use agentd_protocol::api::{ControlLink, ControlStatus, Readoption};
 
 use crate::screen::{Line, Style};
 use crate::words::{ago, bytes, harmless, many, span};
@@ -16,13 +16,14 @@ pub(super) fn lines(control: &ControlStatus, now_unix_ms: u64) -> Vec<Line> {
     );
     let (style, word, said) = match &control.link {
         ControlLink::Connecting => (Style::Busy, "connecting", String::new()),
-        ControlLink::Connected => (Style::Good, "connected", format!(" for {held}")),
+        ControlLink::Connected => (Style::Good, "connected", format!(" for {held}{last}")),
         ControlLink::Offline { cause } => (Style::Bad, "offline", format!(" for {held}{last}: {}", harmless(cause))),
-        ControlLink::Refused { cause } => (Style::Bad, "refused", format!(" for {held}: {}", harmless(cause))),
+        ControlLink::Refused { cause } => (Style::Bad, "refused", format!(" for {held}{last}: {}", harmless(cause))),
     };
     let head = Line::new(Style::Strong, "control: ").with(style, word);
     let mut lines =
         vec![head.with(Style::Plain, format!("{said} ({} as {})", harmless(&control.url), harmless(&control.name)))];
+    lines.extend(control.readoption.as_ref().map(readoption));
     lines.push(versions(control, now_unix_ms));
     if let Some(refused) = &control.refused {
         let version =
@@ -46,6 +47,20 @@ pub(super) fn lines(control: &ControlStatus, now_unix_ms: u64) -> Vec<Line> {
         lines.push(Line::new(Style::Busy, format!("  this host's clock is {} {way} the server's", span(skew_ms))));
     }
     lines
+}
+
+fn readoption(readoption: &Readoption) -> Line {
+    let said = match readoption {
+        Readoption::Due => "  it does not know this host any more, and will be asked to take it back".to_owned(),
+        Readoption::Pending { code } => format!(
+            "  asked to take this host back: say yes there, where the code has to be {} (`controld host approve`)",
+            harmless(code)
+        ),
+        Readoption::Denied { cause } => {
+            format!("  it does not take this host back: {}; services run on", harmless(cause))
+        }
+    };
+    Line::new(Style::Busy, said)
 }
 
 fn versions(control: &ControlStatus, now_unix_ms: u64) -> Line {
@@ -95,6 +110,7 @@ mod tests {
             held: None,
             outbox: OutboxReport::default(),
             clock_skew_ms: 0,
+            readoption: None,
         }
     }
 
@@ -104,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_good_link_is_two_lines() {
-        let expected = "control: connected for 1 min (https://control.example.com as web-1)|  newest version 7, applied 6; \
+        let expected = "control: connected for 1 min, last answer 5 s ago (https://control.example.com as web-1)|  newest version 7, applied 6; \
                         fresh for another 2 h";
         assert_eq!(said(&connected()), expected);
     }
@@ -143,5 +159,18 @@ mod tests {
             "{told}"
         );
         assert!(told.contains("version 9 is held back"), "{told}");
+    }
+
+    #[test]
+    fn a_server_that_has_forgotten_the_host_is_told_with_what_to_do() {
+        for (readoption, part) in [
+            (Readoption::Due, "will be asked to take it back"),
+            (Readoption::Pending { code: "WXQR-4821".into() }, "WXQR-4821 (`controld host approve`)"),
+            (Readoption::Denied { cause: "no\u{1b}".into() }, "does not take this host back: no"),
+        ] {
+            let link = ControlLink::Refused { cause: "it answers 401".into() };
+            let told = said(&ControlStatus { link, readoption: Some(readoption), ..connected() });
+            assert!(told.contains(part) && !told.contains('\u{1b}'), "{told}");
+        }
     }
 }

@@ -70,6 +70,7 @@ impl Host {
             cap: 1,
             features: vec!["git".into()],
             labels: [("role".to_owned(), "web".to_owned())].into(),
+            receipt: None,
         };
         let signers = [
             Signer { label: TOKEN_LABEL, keyid: join.token.as_str(), key: &join.key },

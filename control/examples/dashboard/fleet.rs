@@ -199,6 +199,7 @@ impl Fleet {
             cap: 1,
             features: vec!["git".into()],
             labels: BTreeMap::from([("role".to_owned(), name.split('-').next().unwrap_or(name).to_owned())]),
+            receipt: None,
         };
         match control.enroll(&join.token, wish).await? {
             Welcome::New(enrolled) | Welcome::Again(enrolled) => {

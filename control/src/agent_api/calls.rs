@@ -1,9 +1,8 @@
 //! The calls, each a few lines over core's handle.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agentd_protocol::control::dsse::Envelope;
 use agentd_protocol::control::enroll::Enroll;
 use agentd_protocol::control::ids::{StackId, TokenId};
 use agentd_protocol::control::report::Report;
@@ -16,10 +15,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
-use serde::Deserialize;
 
 use super::limits::Enrolments;
 use super::signed::{self, Claimed};
+use crate::clock;
 use crate::core::{Control, Error, File, Welcome};
 
 /// Files that are named by their digest or number never change.
@@ -42,25 +41,16 @@ pub fn router(control: Control) -> Router {
         .route("/s/{stack}/root/{file}", get(root))
         .route("/s/{stack}/obj/{sha256}", get(object))
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Calls { control, enrolments: Enrolments::default() })
+        .with_state(Calls { control, enrolments: Enrolments::new() })
 }
 
 async fn method_not_allowed() -> Error {
     Error::MethodNotAllowed
 }
 
-/// A wish with, perhaps, the receipt of an earlier enrolment here.
-#[derive(Deserialize)]
-struct Wish {
-    #[serde(flatten)]
-    enroll: Enroll,
-    #[serde(default)]
-    receipt: Option<Envelope>,
-}
-
 async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Response, Error> {
     let source = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-    calls.enrolments.check(source, Instant::now())?;
+    calls.enrolments.check(source, clock::now_unix_ms())?;
     let claimed = Claimed::read(request)?;
     let host = claimed.claim(HOST_LABEL)?.clone();
     let token = match claimed.claim(TOKEN_LABEL) {
@@ -68,6 +58,8 @@ async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Re
             let id = TokenId::new(&claim.keyid).map_err(|_| Error::TokenInvalid)?;
             let key = calls.control.token_key(&id).await?;
             claimed.check(claim, &key)?;
+            // Only now: who does not have the token takes nothing from who has it.
+            calls.enrolments.check_token(&id, clock::now_unix_ms())?;
             if host.keyid != NEW_HOST_KEYID {
                 return Err(Error::Signature(BadSignature::Profile));
             }
@@ -79,11 +71,11 @@ async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Re
     };
     let proof = claimed.proof();
     let body = claimed.body(ENROLL_BYTES_MAX).await?;
-    let wish: Wish = serde_json::from_slice(&body).map_err(|_| Error::BadRequest("not an enrolment".to_owned()))?;
-    proof.check(&host, &wish.enroll.key)?;
-    let welcome = match (token, wish.receipt) {
-        (Some(token), _) => calls.control.enroll(&token, wish.enroll).await?,
-        (None, Some(receipt)) => calls.control.readopt(&receipt, wish.enroll).await?,
+    let wish: Enroll = serde_json::from_slice(&body).map_err(|_| Error::BadRequest("not an enrolment".to_owned()))?;
+    proof.check(&host, &wish.key)?;
+    let welcome = match (token, wish.receipt.clone()) {
+        (Some(token), _) => calls.control.enroll(&token, wish).await?,
+        (None, Some(receipt)) => calls.control.readopt(&receipt, wish).await?,
         (None, None) => return Err(Error::Signature(BadSignature::Header)),
     };
     let mut response = match welcome {
@@ -101,6 +93,7 @@ async fn report(State(calls): State<Calls>, request: Request<Body>) -> Result<Re
     let wait = claimed.header(PREFER).and_then(wait_of);
     let body = claimed.body(REPORT_BYTES_MAX).await?;
     let report: Report = serde_json::from_slice(&body).map_err(|_| Error::BadRequest("not a report".to_owned()))?;
+    calls.control.admit_report(&host, report.events.len(), body.len())?;
     drop(body);
     let reported = calls.control.report(&host, report, wait).await?;
     let mut response = Json(reported).into_response();

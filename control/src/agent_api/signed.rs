@@ -123,6 +123,7 @@ pub(super) fn host(control: &Control, claimed: &Claimed) -> Result<HostId, Error
     let claim = claimed.claim(HOST_LABEL)?;
     let id = HostId::new(&claim.keyid).map_err(|_| Error::HostUnknown)?;
     claimed.check(claim, &control.host_key(&id)?)?;
+    control.admit_call(&id)?;
     Ok(id)
 }
 

@@ -10,12 +10,14 @@ use tokio::sync::watch;
 
 use super::Error;
 use super::hashing::Hashing;
-use super::limit::{self, Limits, Source};
+use super::limits::Tries;
 use super::password::{self, PASSWORD_BYTES_MAX};
 use super::secret::Secret;
 use super::session::{self, Times, Verdict};
+use super::unsaved::Unsaved;
 use crate::clock::now_unix_ms;
 use crate::core::Actor;
+use crate::limit::{Source, Wait};
 use crate::store::{self, Entry, Store};
 
 /// An entry link, from its making on. Long enough to walk to another machine's screen, short enough to be forgotten.
@@ -31,15 +33,9 @@ pub struct Accounts {
     store: Store,
     hashing: Hashing,
     tries: Arc<Mutex<Tries>>,
+    unsaved: Unsaved,
     /// Counts up whenever a session or a token may have ended by somebody's act.
     ended: watch::Sender<u64>,
-}
-
-#[derive(Debug)]
-struct Tries {
-    by_account: Limits<Digest>,
-    by_source: Limits<Source>,
-    bad_credentials: Limits<Source>,
 }
 
 /// Who is in, by a session.
@@ -142,12 +138,13 @@ impl ApiTokenRow {
 
 impl Accounts {
     pub fn new(store: Store) -> Self {
-        let tries = Tries {
-            by_account: Limits::new(limit::ACCOUNT),
-            by_source: Limits::new(limit::SOURCE),
-            bad_credentials: Limits::new(limit::BAD_CREDENTIAL),
-        };
-        Self { store, hashing: Hashing::new(), tries: Arc::new(Mutex::new(tries)), ended: watch::Sender::new(0) }
+        Self {
+            store,
+            hashing: Hashing::new(),
+            tries: Arc::new(Mutex::new(Tries::new())),
+            unsaved: Unsaved::default(),
+            ended: watch::Sender::new(0),
+        }
     }
 
     /// Nobody has an account: the first run.
@@ -191,6 +188,7 @@ impl Accounts {
         let new = store::StoredUser { id, name: name.clone(), password, created_at: now, password_at: now };
         let entry = user_entry(now, &name, "user.enter-by-link", json!({ "from": from.address.to_string() }));
         let user = self.store.enter_by_link(hash, new, entry).await?.ok_or(Error::Link)?;
+        self.unsaved.end_all();
         self.tell_ended();
         self.begin(User { id: user.id, name: user.name }, from).await
     }
@@ -201,21 +199,32 @@ impl Accounts {
         if name.chars().count() > NAME_CHARS_MAX || password.len() > PASSWORD_BYTES_MAX {
             return Err(Error::Wrong);
         }
-        self.spend_source(from.address)?;
-        // Also for names that are not there, or trying would say which are.
-        let account = Digest::of(name.as_bytes());
-        self.tries().by_account.take(account, now_unix_ms()).map_err(limited)?;
+        // All of it also for names that are not there, or trying would say which are.
+        let (account, source) = (Digest::of(name.as_bytes()), Source::of(from.address));
         let user = self.store.user_named(&name).await?;
+        let has_session = self.has_session(user.as_ref().map_or("", |user| &user.id), source).await?;
+        self.tries().login(account, source, has_session, now_unix_ms()).map_err(limited)?;
         let stored = user.as_ref().map(|user| user.password.clone());
         let is_right = self.hashing.verify(stored, password).await?;
         let Some(user) = user.filter(|_| is_right) else {
             let detail = json!({ "from": from.address.to_string() });
             let row = entry(now_unix_ms(), &Actor::Server, "user.login-refused", "owner", detail);
-            self.store.append_audit(row).await?;
+            noted(self.store.append_counted(row, &from.address.to_string()).await);
             return Err(Error::Wrong);
         };
-        self.tries().by_account.give_back(&account);
+        self.tries().was_right(account, source, has_session, now_unix_ms());
         self.begin(User { id: user.id, name: user.name }, from).await
+    }
+
+    /// Whether somebody who is in came from there.
+    async fn has_session(&self, user: &str, source: Source) -> Result<bool, Error> {
+        let now = now_unix_ms();
+        let is_from_there = |row: &store::StoredSession| {
+            let times = Times { created_ms: row.created_at, seen_ms: row.seen_at };
+            let is_live = session::judge(times, now) != Verdict::Over;
+            is_live && row.source.parse().is_ok_and(|address| Source::of(address) == source)
+        };
+        Ok(self.store.sessions(user).await?.iter().any(is_from_there))
     }
 
     /// Always a new secret: whoever knew the one from before knows nothing.
@@ -231,7 +240,13 @@ impl Accounts {
             keep: session::SESSIONS_MAX,
         };
         let entry = user_entry(now, &user.name, "user.login", json!({ "from": new.source }));
-        self.store.begin_session(new, entry).await?;
+        match self.store.begin_session(new, entry).await {
+            Err(error @ store::Error::Sqlite(agentd_sqlite::Error::DiskFull { .. })) => {
+                noted(Err(error));
+                self.unsaved.begin(secret.hash(), user.clone(), now);
+            }
+            done => done?,
+        }
         // The one it replaces, and the oldest of too many.
         self.tell_ended();
         Ok(Entered { user, secret })
@@ -239,11 +254,11 @@ impl Accounts {
 
     /// `touch`: this request is a person's doing, not a page's that looks again by itself.
     pub(crate) async fn who(&self, hash: Digest, touch: bool) -> Result<Option<User>, Error> {
-        let Some(stored) = self.store.session(hash).await? else { return Ok(None) };
         let now = now_unix_ms();
+        let Some(stored) = self.store.session(hash).await? else { return Ok(self.unsaved.who(hash, now)) };
         match session::judge(Times { created_ms: stored.created_at, seen_ms: stored.seen_at }, now) {
             Verdict::Over => return Ok(None),
-            Verdict::Touch if touch => seen(self.store.touch_session(hash, now).await),
+            Verdict::Touch if touch => noted(self.store.touch_session(hash, now).await),
             Verdict::Touch | Verdict::Live => {}
         }
         Ok(Some(User { id: stored.user, name: stored.user_name }))
@@ -252,6 +267,7 @@ impl Accounts {
     pub(crate) async fn logout(&self, user: &User, hash: Digest) -> Result<(), Error> {
         let now = now_unix_ms();
         let entry = user_entry(now, &user.name, "user.logout", json!({}));
+        self.unsaved.end(hash);
         self.store.end_session(hash, now.saturating_sub(session::IDLE_MS), entry).await?;
         self.tell_ended();
         Ok(())
@@ -260,6 +276,7 @@ impl Accounts {
     /// Everybody, everywhere.
     pub async fn logout_all(&self, actor: &Actor) -> Result<u64, Error> {
         let entry = entry(now_unix_ms(), actor, "user.logout-all", "owner", json!({}));
+        self.unsaved.end_all();
         let ended = self.store.end_sessions(None, entry).await?;
         self.tell_ended();
         Ok(ended)
@@ -273,16 +290,15 @@ impl Accounts {
         new: String,
         own: Digest,
     ) -> Result<(), Error> {
-        let account = Digest::of(user.name.as_bytes());
-        self.tries().by_account.take(account, now_unix_ms()).map_err(limited)?;
+        self.tries().old_password(own, now_unix_ms()).map_err(limited)?;
         let stored = self.store.user_named(&user.name).await?.map(|user| user.password);
         if old.len() > PASSWORD_BYTES_MAX || !self.hashing.verify(stored, old).await? {
             return Err(Error::Wrong);
         }
-        self.tries().by_account.give_back(&account);
         check_password(&new, &user.name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = user_entry(now, &user.name, "user.password", json!({}));
+        self.unsaved.end_all_but(own);
         self.store.set_password(&user.id, password, Some(own), now, entry).await?;
         self.tell_ended();
         Ok(())
@@ -294,6 +310,7 @@ impl Accounts {
         check_password(&new, name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = entry(now, actor, "user.password", name, json!({}));
+        self.unsaved.end_all();
         self.store.set_password(&user.id, password, None, now, entry).await?;
         self.tell_ended();
         Ok(())
@@ -356,7 +373,9 @@ impl Accounts {
     pub async fn revoke_api_token(&self, actor: &Actor, id: &str) -> Result<(), Error> {
         let now = now_unix_ms();
         match self.store.revoke_api_token(id, now, entry(now, actor, "api-token.revoke", id, json!({}))).await {
-            Err(store::Error::Missing { .. }) => return Err(Error::Missing { what: "API token" }),
+            Err(store::Error::Sqlite(agentd_sqlite::Error::Missing { .. })) => {
+                return Err(Error::Missing { what: "API token" });
+            }
             other => other?,
         }
         self.tell_ended();
@@ -370,7 +389,7 @@ impl Accounts {
         let row = self.store.api_token(secret.hash()).await?.map(api_token_row);
         let Some(row) = row.filter(|row| row.over(now).is_none()) else { return Ok(None) };
         if row.seen_unix_ms.is_none_or(|seen| now.saturating_sub(seen) >= session::TOUCH_MS) {
-            seen(self.store.touch_api_token(&row.id, now).await);
+            noted(self.store.touch_api_token(&row.id, now).await);
         }
         Ok(Some(row))
     }
@@ -392,11 +411,11 @@ impl Accounts {
 
     /// A credential that opens nothing was sent.
     pub(crate) fn spend_bad_credential(&self, address: IpAddr) -> Result<(), Error> {
-        self.tries().bad_credentials.take(Source::of(address), now_unix_ms()).map_err(limited)
+        self.tries().bad_credential(Source::of(address), now_unix_ms()).map_err(limited)
     }
 
     fn spend_source(&self, address: IpAddr) -> Result<(), Error> {
-        self.tries().by_source.take(Source::of(address), now_unix_ms()).map_err(limited)
+        self.tries().source(Source::of(address), now_unix_ms()).map_err(limited)
     }
 
     fn tries(&self) -> std::sync::MutexGuard<'_, Tries> {
@@ -404,7 +423,7 @@ impl Accounts {
     }
 }
 
-fn limited(wait: limit::Wait) -> Error {
+fn limited(wait: Wait) -> Error {
     Error::Limited { retry_s: wait.secs() }
 }
 
@@ -440,8 +459,8 @@ fn user_entry(at_unix_ms: u64, name: &str, action: &'static str, detail: serde_j
 }
 
 /// On a full disk people still get in to look.
-fn seen(noted: Result<(), store::Error>) {
-    if let Err(error) = noted {
-        tracing::warn!(error = agentd_sys::causes::chain(&error), "when somebody was here last is not noted");
+fn noted(done: Result<(), store::Error>) {
+    if let Err(error) = done {
+        tracing::warn!(error = agentd_sys::causes::chain(&error), "who was here is not noted");
     }
 }

@@ -210,6 +210,7 @@ impl Error {
             Self::OnlyHere | Self::OnlyPeople => Slug::Forbidden,
             Self::Missing { .. } => Slug::NotFound,
             Self::Store(error) if error.is_busy() => Slug::Overloaded,
+            Self::Store(error) if error.is_full() => Slug::DiskFull,
             Self::Store(_) => Slug::Internal,
         }
     }
@@ -230,7 +231,7 @@ impl Error {
         match self {
             Self::Store(error) => {
                 tracing::error!(error = agentd_sys::causes::chain(error), "an account could not be looked at");
-                "the server's log says why; nothing was changed".to_owned()
+                error.said().to_owned()
             }
             other => other.to_string(),
         }

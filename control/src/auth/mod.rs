@@ -1,23 +1,25 @@
 //! Who may come in: the owner by a password, programs by API tokens, this machine's owner by the Unix socket.
 //!
 //! Owns: passwords, sessions, API tokens, the entry link, how often somebody may try, and what every answer tells a browser.
-//! Decisions are pure (`session`, `limit`, `origin`, `password`); [`Accounts`] acts.
+//! Decisions are pure (`session`, `origin`, `password`, `crate::limit`); [`Accounts`] acts.
 //! Must never know: stacks, hosts, pages. Of a secret it keeps the SHA-256 alone.
 //! Called by: the routers, through [`Gate`]'s middleware, which puts an [`crate::core::Actor`] into each request that has
 //! one; the dashboard's pages of login and account; the command line.
-//! Survives a restart: everything but the counts of tries, which begin anew.
+//! Survives a restart: everything but the counts of tries, which begin anew, and
+//! sessions that began while the disk was full.
 
 mod accounts;
 mod api;
 mod gate;
 mod hashing;
 mod headers;
-mod limit;
+mod limits;
 mod origin;
 mod password;
 mod secret;
 mod session;
 mod streams;
+mod unsaved;
 
 pub(crate) use accounts::Visitor;
 pub use accounts::{Accounts, ApiTokenMade, ApiTokenRow, Entered, EntryLink, NewApiToken, Scope, SessionRow, User};

@@ -8,12 +8,13 @@ use super::Error;
 use super::client::Client;
 use super::options::Restore;
 use super::out::{Out, time};
+use crate::clock;
 use crate::core::shown;
 use crate::model::{BackupContents, BackupMade};
 use crate::operator_api::BackupTo;
 use crate::seal::Key;
 use crate::serve::Home;
-use crate::{clock, store};
+use crate::store::{self, Contents};
 
 pub(super) async fn backup(client: &Client, file: &Path, out: &mut Out) -> Result<Exit, Error> {
     let failed = |source| Error::Read { path: file.to_owned(), source };
@@ -31,27 +32,44 @@ pub(super) fn restore(home: &Path, options: &Restore, out: &mut Out) -> Result<E
     if options.dry_run {
         let default = home.join(crate::serve::KEY_FILE);
         let path = options.key_file.as_deref().unwrap_or(&default);
-        let key = if path.exists() { Some(Key::read(path)?) } else { None };
-        let contents = shown(store::inspect(&options.file)?, key.as_ref());
+        // One that was named has to be there.
+        let key = if options.key_file.is_some() || path.exists() { Some(Key::read(path)?) } else { None };
+        let inspected = store::inspect(&options.file)?;
+        let contents = shown(inspected.clone(), key.as_ref());
         if !out.json(&contents) {
             out.line("whole; it would bring back:");
             print(&contents, out);
         }
+        if let Some(key) = &key {
+            check(&inspected, key, path, &options.file)?;
+        }
         return Ok(Exit::Ok);
     }
     let home = Home::take(home)?;
-    let key = Key::read(&home.key_path(options.key_file.as_deref()))?;
-    let contents = shown(store::inspect(&options.file)?, Some(&key));
-    if contents.key_fits == Some(false) {
-        return Err(crate::seal::Error::Sealed.into());
-    }
-    store::restore(&options.file, &home.dir, clock::now_unix_ms())?;
+    let path = home.key_path(options.key_file.as_deref());
+    let key = Key::read(&path)?;
+    let now = clock::now_unix_ms();
+    let restored =
+        store::restore(&options.file, &home.dir, now, |inspected| check(inspected, &key, &path, &options.file))?;
+    let contents = shown(restored, Some(&key));
     if !out.json(&contents) {
         out.line("restored:");
         print(&contents, out);
         out.line("Open tokens were revoked. Versions that hosts have seen since are shown as ahead, and counted over.");
     }
     Ok(Exit::Ok)
+}
+
+/// That it was made by who has the key, and that the key opens what is in it.
+fn check(inspected: &Contents, key: &Key, key_path: &Path, file: &Path) -> Result<(), Error> {
+    let (path, file) = (key_path.to_owned(), file.to_owned());
+    let shown = shown(inspected.clone(), Some(key));
+    match (shown.authentic, shown.key_fits) {
+        (Some(true), _) => Ok(()),
+        _ if inspected.proof.is_none() => Err(Error::BackupUnproven { path: file }),
+        (_, Some(false)) => Err(Error::BackupKey { key: path, path: file }),
+        _ => Err(Error::BackupForeign { key: path, path: file }),
+    }
 }
 
 fn print(contents: &BackupContents, out: &mut Out) {
@@ -63,9 +81,10 @@ fn print(contents: &BackupContents, out: &mut Out) {
         .collect();
     out.table(&["STACK", "ID", "VERSION", "HOSTS"], &rows);
     let key = match contents.key_fits {
-        Some(true) => "the key file opens its secrets",
+        Some(true) if contents.authentic == Some(true) => "the key file opens its secrets, and nobody else made it",
+        Some(true) => "the key file opens its secrets, but it was NOT made with it",
         Some(false) => "the key file is ANOTHER one: its secrets do not open",
-        None => "no key file was tried",
+        None => "no key file was tried: whether somebody else made or changed it is not known",
     };
     out.line(format!("{} open tokens, {} rows of audit; {key}", contents.tokens_open, contents.audit_rows));
 }

@@ -59,6 +59,20 @@ pub enum Error {
     Output(#[source] std::io::Error),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
+    #[error(
+        "{key} is not the key file that {path} was made with: name the right one with --key-file; without it nothing secret \
+         comes back"
+    )]
+    BackupKey { key: PathBuf, path: PathBuf },
+    #[error(
+        "{path} was changed, or made by somebody without the key file {key}: do not restore it; take another copy of the \
+         backup"
+    )]
+    BackupForeign { key: PathBuf, path: PathBuf },
+    #[error(
+        "{path} carries no seal of a key file, so nobody can tell who made it: it is refused; make backups with this version"
+    )]
+    BackupUnproven { path: PathBuf },
     #[error(transparent)]
     Serve(#[from] crate::serve::Error),
     #[error(transparent)]
@@ -84,6 +98,7 @@ impl Error {
                 _ => Exit::Home,
             },
             Self::Store(_) | Self::Seal(_) => Exit::Home,
+            Self::BackupKey { .. } | Self::BackupForeign { .. } | Self::BackupUnproven { .. } => Exit::Home,
             Self::Answer(_)
             | Self::Read { .. }
             | Self::TooLarge { .. }

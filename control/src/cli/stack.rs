@@ -27,7 +27,11 @@ pub(super) async fn stack(client: &Client, verb: StackVerb, out: &mut Out) -> Re
                 out.hint(format!("next: controld stack draft {} stack.toml", made.name));
             }
         }
-        StackVerb::List => list(client, out).await?,
+        StackVerb::List => {
+            list(client, out).await?;
+            let notices: Vec<String> = client.get("/notices").await?;
+            notices.into_iter().for_each(|notice| out.complain(notice));
+        }
         StackVerb::Show { stack } => show(client, &stack, out).await?,
         StackVerb::Draft { stack, file: None } => {
             let draft: Draft = client.get(&path(client, &stack, "draft").await?).await?;

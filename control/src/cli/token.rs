@@ -54,11 +54,15 @@ fn show(made: &TokenMade, out: &mut Out) {
     out.line("");
     out.line(format!("  {}", made.command));
     out.line("");
-    out.line("or, where agentd is installed: `sudo agentd join -`, and paste");
+    let allow = if made.warning.is_some() { " --allow-plain-http" } else { "" };
+    out.line(format!("or, where agentd is installed: `sudo agentd join -{allow}`, and paste"));
     out.line("");
     out.line(format!("  {}", made.join));
     out.line("");
     out.line("It is a secret, and is not shown again.");
+    if let Some(warning) = &made.warning {
+        out.line(warning);
+    }
 }
 
 fn row(token: &TokenRow) -> Vec<String> {

@@ -115,6 +115,7 @@ impl Control {
     /// Both signatures have been checked: that of `token`, and that of the host's own key.
     pub async fn enroll(&self, token: &TokenId, wish: Enroll) -> Result<Welcome, Error> {
         let new = self.new_host(HostId::of(&*random()?), &wish)?;
+        let new_name = new.name.clone();
         match self.inner.store.redeem(token, new, clock::now_unix_ms()).await? {
             Admission::New(host) => {
                 self.know(&host);
@@ -127,7 +128,11 @@ impl Control {
             }
             Admission::TokenInvalid => Err(Error::TokenInvalid),
             Admission::TokenExpired => Err(Error::TokenExpired),
-            Admission::TokenUsed => {
+            Admission::TokenUsed { by } => {
+                let detail = json!({"name": new_name, "machine": wish.machine, "key": wish.key.id()});
+                let mut entry = entry(&Actor::Server, "token.used-twice", by, detail);
+                (entry.actor, entry.alarm) = (format!("token {token}"), true);
+                self.inner.store.append_counted(entry, token.as_str()).await?;
                 tracing::warn!(%token, name = names::shown(&wish.name, NAME_BYTES_MAX), "a token was used a second time");
                 self.changed();
                 Err(Error::TokenUsed)
@@ -236,13 +241,27 @@ fn code() -> Result<String, Error> {
     Ok(letters.iter().map(letter).chain(['-']).chain(digits.iter().map(digit)).collect())
 }
 
+const OPEN_WARNING: &str = "Plain HTTP: whoever is on the way between host and server reads the join string and every \
+                            environment variable, and can hand out another program to install.";
+
+/// Hosts are to call another machine, and without TLS.
+fn is_open(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    uri.scheme_str() == Some("http") && !is_here
+}
+
 fn made(row: &NewTokenRow, join: &JoinString) -> TokenMade {
     let join_text = join.reveal().to_string();
     // The join string goes through a pipe: arguments are seen by everybody on the machine.
+    let is_open = is_open(&join.url);
+    let allow = if is_open { " --allow-plain-http" } else { "" };
     let command = format!(
-        "curl -fsSL {}/install.sh -o install.sh && echo {join_text} | $(command -v sudo) sh install.sh --join -",
+        "curl -fsSL {}/install.sh -o install.sh && echo {join_text} | $(command -v sudo) sh install.sh --join -{allow}",
         join.url
     );
+    let warning = is_open.then(|| OPEN_WARNING.to_owned());
     let token = TokenRow {
         id: row.id.clone(),
         stack: row.stack.clone(),
@@ -254,7 +273,7 @@ fn made(row: &NewTokenRow, join: &JoinString) -> TokenMade {
         created_unix_ms: row.created_at,
         expires_unix_ms: row.expires_at,
     };
-    TokenMade { token, join: join_text, command }
+    TokenMade { token, join: join_text, command, warning }
 }
 
 fn token_row(token: StoredToken, now: u64) -> TokenRow {
@@ -274,5 +293,22 @@ fn token_row(token: StoredToken, now: u64) -> TokenRow {
         by: token.actor,
         created_unix_ms: token.created_at,
         expires_unix_ms: token.expires_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_tls_for_other_machines_is_told_of() {
+        for url in ["https://control.example.com", "http://127.0.0.1:9440", "http://[::1]:1", "http://localhost:9440"] {
+            assert!(!is_open(url), "{url}");
+        }
+        for url in
+            ["http://control.example.com", "http://192.0.2.1:9440", "http://[2001:db8::1]", "http://localhost.lan"]
+        {
+            assert!(is_open(url), "{url}");
+        }
     }
 }

@@ -107,6 +107,7 @@ impl Error {
             Self::MethodNotAllowed => Slug::MethodNotAllowed,
             Self::AgentTooOld => Slug::AgentTooOld,
             Self::Store(error) if error.is_busy() => Slug::Overloaded,
+            Self::Store(error) if error.is_full() => Slug::DiskFull,
             Self::Store(_) | Self::Seal(_) => Slug::Internal,
         }
     }
@@ -115,7 +116,8 @@ impl Error {
     pub fn problem(&self) -> Problem {
         let slug = self.slug();
         let problem = match self {
-            Self::Store(_) | Self::Seal(_) => slug.problem("the server's log says why; nothing was changed"),
+            Self::Store(error) => slug.problem(error.said()),
+            Self::Seal(_) => slug.problem("a secret cannot be opened or made: the server's log says why"),
             Self::Document(problems) | Self::Unresolved(problems) => {
                 let problems = serde_json::to_value(problems).expect("texts and numbers are JSON");
                 slug.problem(self.to_string()).with("problems", problems)
@@ -136,6 +138,7 @@ impl Error {
             Self::RateLimited { retry_s } => Some(*retry_s),
             Self::Overloaded => Some(RETRY_BUSY_SECS),
             Self::Store(error) if error.is_busy() => Some(RETRY_BUSY_SECS),
+            Self::Store(error) if error.is_full() => Some(RETRY_FULL_SECS),
             _ => None,
         }
     }
@@ -143,6 +146,8 @@ impl Error {
 
 /// Said to those who came while queues were full, seconds.
 const RETRY_BUSY_SECS: u64 = 2;
+/// Until somebody has made room, seconds.
+const RETRY_FULL_SECS: u64 = 60;
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {

@@ -9,7 +9,7 @@ use super::{Actor, Control, Error};
 use crate::clock;
 use crate::model::{AuditPage, BackupContents, BackupMade, BackupStack, EventFilter, EventPage};
 use crate::seal::Key;
-use crate::store::{Contents, Role};
+use crate::store::{Contents, Prove, Role};
 use agentd_protocol::digest::Digest;
 
 const EVENTS_DEFAULT: u32 = 50;
@@ -51,7 +51,9 @@ impl Control {
         }
         let target = file.display().to_string();
         self.inner.store.append_audit(entry(actor, "backup.make", &target, json!({}))).await?;
-        let contents = self.inner.store.backup(file, clock::now_unix_ms()).await?;
+        let key = self.inner.key.clone();
+        let prove: Prove = Box::new(move |proven| key.seal(PROOF, proven.as_bytes()));
+        let contents = self.inner.store.backup(file, clock::now_unix_ms(), prove).await?;
         let bytes = std::fs::read(file).map_err(|_| Error::Conflict("the backup is gone again".to_owned()))?;
         Ok(BackupMade {
             file: target,
@@ -62,6 +64,9 @@ impl Control {
     }
 }
 
+/// What the seal on a backup is for, see [`Key::seal`].
+const PROOF: &str = "backup";
+
 /// As people see what a backup holds, and whether `key` opens its secrets.
 pub fn shown(contents: Contents, key: Option<&Key>) -> BackupContents {
     let key_fits = match (key, &contents.sample) {
@@ -69,6 +74,11 @@ pub fn shown(contents: Contents, key: Option<&Key>) -> BackupContents {
         (Some(_), None) => Some(true),
         (None, _) => None,
     };
+    let is_proven = |key: &Key| {
+        let sealed = contents.proof.as_ref().and_then(|proof| key.open(PROOF, proof).ok());
+        sealed.is_some_and(|proven| proven.as_slice() == contents.proven.as_bytes())
+    };
+    let authentic = key.map(is_proven);
     let stack = |stack: crate::store::ContentsStack| BackupStack {
         id: stack.id,
         name: stack.name,
@@ -82,5 +92,6 @@ pub fn shown(contents: Contents, key: Option<&Key>) -> BackupContents {
         tokens_open: contents.tokens_open,
         audit_rows: contents.audit_rows,
         key_fits,
+        authentic,
     }
 }

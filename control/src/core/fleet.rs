@@ -12,8 +12,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::limits::Shares;
 use crate::model::VersionRow;
-use crate::store::{Live, StoredHost, StoredStack};
+use crate::store::{Live, StoredHost, StoredStack, StoredStanding};
 
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
@@ -69,6 +70,7 @@ pub(super) struct HostNow {
     pub told: u64,
     /// When it last went back in time, Unix ms; the newest last.
     pub regressions: Vec<u64>,
+    pub shares: Shares,
 }
 
 #[derive(Debug, Clone)]
@@ -80,7 +82,16 @@ pub(super) struct SnapshotNow {
 
 impl HostNow {
     pub(super) fn of(stored: StoredHost) -> Self {
-        Self { stored, live: None, is_dirty: false, snapshot: None, held: None, told: 0, regressions: Vec::new() }
+        Self {
+            stored,
+            live: None,
+            is_dirty: false,
+            snapshot: None,
+            held: None,
+            told: 0,
+            regressions: Vec::new(),
+            shares: Shares::default(),
+        }
     }
 }
 
@@ -98,6 +109,17 @@ impl Fleet {
         let hosts = self.hosts.values().filter(|host| host.stored.stack == stack.id);
         let lives = hosts.filter_map(|host| host.live.as_ref()).filter(|live| live.epoch == stack.epoch);
         lives.map(|live| live.seen).filter(|seen| *seen <= believed).max().unwrap_or_default()
+    }
+
+    /// Hosts that joined long ago and are not known to have ever reported: what they have seen went with the journal.
+    pub(super) fn unheard(&self, stack: &StackId, now_unix_ms: u64) -> usize {
+        let is_unheard = |host: &&HostNow| {
+            host.stored.stack == *stack
+                && host.stored.standing == StoredStanding::Active
+                && host.live.is_none()
+                && now_unix_ms.saturating_sub(host.stored.enrolled_at) > FIRST_REPORT_MS
+        };
+        self.hosts.values().filter(is_unheard).count()
     }
 
     /// Puts in what the database has now; those who wait are woken when the head is another.
@@ -128,5 +150,7 @@ impl Fleet {
     }
 }
 
+/// A host that has joined reports as soon as somebody starts it.
+const FIRST_REPORT_MS: u64 = 600_000;
 /// A host may not push versions further ahead than a restored backup could be behind.
 const AHEAD_BELIEVED_MAX: u64 = 1_000;

@@ -7,7 +7,7 @@ use agentd_git::Asker;
 use agentd_protocol::control::ids::StackId;
 use agentd_protocol::control::key::SecretKey;
 use agentd_protocol::control::report::Snapshot;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +74,9 @@ impl Control {
         }
         fleet.newest_event = store.newest_event().await?;
         let (fleet, changes) = (Mutex::new(fleet), watch::Sender::new(1));
-        Ok(Self { inner: Arc::new(Inner { store, key, settings, git, fleet, changes, draining }) })
+        let control = Self { inner: Arc::new(Inner { store, key, settings, git, fleet, changes, draining }) };
+        control.tell_of_damage().await?;
+        Ok(control)
     }
 
     /// The server's own work, until `cancel` is called.
@@ -113,6 +115,9 @@ impl Control {
         if let Err(error) = self.flush().await {
             tracing::warn!(error = agentd_sys::causes::chain(&error), "who reported last is lost");
         }
+        if let Err(error) = self.inner.store.flush_counted(clock::now_unix_ms(), true).await {
+            tracing::warn!(error = agentd_sys::causes::chain(&error), "how often strangers knocked is lost");
+        }
     }
 
     /// Writes down who reported; called at the end too.
@@ -129,8 +134,36 @@ impl Control {
     }
 
     async fn prune(&self) -> Result<(), Error> {
-        while self.inner.store.prune_events(clock::now_unix_ms()).await? {}
+        let now = clock::now_unix_ms();
+        self.inner.store.flush_counted(now, false).await?;
+        self.inner.store.prune_answers(now).await?;
+        while self.inner.store.prune_events(now).await? {}
         Ok(())
+    }
+
+    /// Said once, at the start: people look at alarms, and some at the log alone.
+    async fn tell_of_damage(&self) -> Result<(), Error> {
+        let Some(aside) = self.inner.store.set_aside() else { return Ok(()) };
+        let (path, why) = (aside.path.display().to_string(), &aside.why);
+        tracing::error!(
+            why,
+            "the journal was damaged and is now {path}; a new one has begun: what hosts said until now is in the old one alone"
+        );
+        let mut entry = entry(&Actor::Server, "journal.damaged", "journal.db", json!({"kept_as": path, "why": why}));
+        entry.alarm = true;
+        Ok(self.inner.store.append_audit(entry).await?)
+    }
+
+    /// What people have to know of the server itself, each a sentence; empty when all is well.
+    pub fn notices(&self) -> Vec<String> {
+        let aside = self.inner.store.set_aside().map(|aside| {
+            format!(
+                "The journal was damaged and is kept as {}. A new one has begun: the history of hosts starts anew, and what \
+                 they run is not touched.",
+                aside.path.display()
+            )
+        });
+        aside.into_iter().collect()
     }
 
     pub(super) fn fleet(&self) -> MutexGuard<'_, Fleet> {

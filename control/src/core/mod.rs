@@ -14,6 +14,7 @@ mod events;
 mod fleet;
 mod handle;
 mod hosts;
+mod limits;
 mod memory;
 mod names;
 mod preview;

@@ -152,7 +152,15 @@ impl Control {
         before: Option<&(StoredVersion, Stack)>,
     ) -> Result<NewVersion, Error> {
         let (id, now) = (&stored.id, clock::now());
-        let number = Version(stored.last_version.max(self.fleet().newest_seen(stored)).0 + 1);
+        let (seen, unheard) = {
+            let fleet = self.fleet();
+            (fleet.newest_seen(stored), fleet.unheard(id, clock::ms_of(now)))
+        };
+        let number = Version(stored.last_version.max(seen).0 + 1);
+        let warnings = numbering(stored.last_version, seen, unheard);
+        for warning in &warnings {
+            tracing::warn!(stack = %id, %number, warning, "published");
+        }
         let salt = self.salt_for(id, content, before).await?;
         let published = split_salted(&content.stack, &salt);
         check_sizes(&published.document, &published.env)?;
@@ -200,7 +208,10 @@ impl Control {
             payload: signed.payload,
             envelope: serde_json::to_string(&signed.envelope).expect("texts are JSON"),
             services: services_of(content),
-            summary: diff::summary(&diff::diff(before.map(|(_, stack)| stack), Some(&content.stack))),
+            summary: {
+                let changes = diff::summary(&diff::diff(before.map(|(_, stack)| stack), Some(&content.stack)));
+                warnings.into_iter().chain(changes).collect()
+            },
             actor: by,
             reason,
             created_at: clock::ms_of(now),
@@ -299,6 +310,23 @@ impl Control {
     }
 }
 
+/// What a person should know of a version's number: this database knows less than the hosts, as after a restore.
+fn numbering(last: Version, seen: Version, unheard: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if seen > last {
+        warnings.push(format!(
+            "numbered above {seen}, which hosts have seen: {last} was the newest here, so this database is older than that"
+        ));
+    }
+    if unheard > 0 {
+        let hosts = if unheard == 1 { "1 host has".to_owned() } else { format!("{unheard} hosts have") };
+        warnings.push(format!(
+            "{hosts} not reported to this database yet: one that has seen this number before refuses it; publish again then"
+        ));
+    }
+    warnings
+}
+
 fn services_of(content: &Content) -> Vec<VersionService> {
     let service = |service: &agentd_protocol::stack::Service| match &service.source {
         Revision::Commit(commit) => Some(VersionService {
@@ -322,4 +350,17 @@ fn check_sizes(document: &str, env: &str) -> Result<(), Error> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_knows_less_than_its_hosts_is_told_of() {
+        assert!(numbering(Version(4), Version(4), 0).is_empty());
+        let told = numbering(Version(4), Version(57), 1);
+        assert!(told[0].contains("above 57") && told[0].contains("4 was the newest"), "{told:?}");
+        assert!(told[1].starts_with("1 host has not reported"), "{told:?}");
+    }
 }

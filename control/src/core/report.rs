@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use agentd_protocol::control::enroll::Pace;
 use agentd_protocol::control::ids::{HostId, StackId};
-use agentd_protocol::control::report::{HeadHint, Report, Reported};
-use agentd_protocol::control::{EVENT_DATA_BYTES_MAX, EVENTS_BYTES_MAX, EVENTS_PER_REPORT_MAX, HOLD_SECS_MAX};
+use agentd_protocol::control::report::{EventRecord, HeadHint, Report, Reported};
+use agentd_protocol::control::{
+    EVENT_DATA_BYTES_MAX, EVENT_TEXT_BYTES_MAX, EVENTS_BYTES_MAX, EVENTS_PER_REPORT_MAX, HOLD_SECS_MAX,
+};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -115,7 +117,7 @@ impl Control {
             }),
             stream: report.stream,
             seqs,
-            events: report.events.iter().map(arrival).collect(),
+            events: report.events.into_iter().map(arrival).collect(),
             received_at: now,
         };
         match self.inner.store.ingest(batch).await? {
@@ -248,15 +250,32 @@ fn turn(host: &mut HostNow, report: &Report, now: u64) -> Result<Live, Error> {
     Ok(live)
 }
 
-fn arrival(event: &agentd_protocol::control::report::EventRecord) -> Arrival {
+fn arrival(mut event: EventRecord) -> Arrival {
+    cut(&mut event.text);
     Arrival {
         eid: event.eid.clone(),
         severity: event.severity,
         kind: event.kind.clone(),
         service: event.service.as_ref().map(ToString::to_string),
-        body: serde_json::to_string(event).expect("it came as JSON"),
+        body: serde_json::to_string(&event).expect("it came as JSON"),
     }
 }
+
+/// The cut is told where it was made.
+fn cut(text: &mut String) {
+    if text.len() <= EVENT_TEXT_BYTES_MAX {
+        return;
+    }
+    let (whole, mut end) = (text.len(), EVENT_TEXT_BYTES_MAX - CUT_NOTE_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text.push_str(&format!(" [cut off: {} bytes more]", whole - end));
+}
+
+/// For the words and a number.
+const CUT_NOTE_BYTES_MAX: usize = 48;
 
 fn check(report: &Report) -> Result<(), Error> {
     let bad = |text: &str| Err(Error::BadRequest(text.to_owned()));
@@ -294,4 +313,25 @@ fn check(report: &Report) -> Result<(), Error> {
         bytes += serde_json::to_string(event).map_or(usize::MAX, |text| text.len());
     }
     if bytes > EVENTS_BYTES_MAX { Err(too_many) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_where_letters_end_and_says_so() {
+        for text in ["é".repeat(100_000), "x".repeat(4_097), "語".repeat(2_000)] {
+            let mut short = text.clone();
+            cut(&mut short);
+            assert!(short.len() <= EVENT_TEXT_BYTES_MAX, "{}", short.len());
+            let (kept, note) = short.split_once(" [cut off: ").unwrap();
+            let more: usize = note.strip_suffix(" bytes more]").unwrap().parse().unwrap();
+            assert_eq!(kept.len() + more, text.len());
+            assert!(text.starts_with(kept));
+        }
+        let mut fits = "x".repeat(4_096);
+        cut(&mut fits);
+        assert_eq!(fits.len(), 4_096);
+    }
 }

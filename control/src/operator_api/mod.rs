@@ -28,6 +28,7 @@
 //! | GET /events?stack=&host=&service=&severity=&kind=&after=&before=&limit= | | `EventPage` |
 //! | GET /events/stream?..., `Last-Event-ID` | | SSE of `EventRow` |
 //! | GET /audit?before=&limit= | | `AuditPage` |
+//! | GET /notices | | `[text]`: what people have to know of the server itself |
 //! | POST /backup | `BackupTo` | `BackupMade` |
 
 mod bodies;

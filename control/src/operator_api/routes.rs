@@ -44,6 +44,7 @@ fn table() -> Table<Control> {
         .get("/events", events::page)
         .get("/events/stream", events::stream)
         .get("/audit", audit)
+        .get("/notices", notices)
         .post("/backup", backup)
 }
 
@@ -90,6 +91,10 @@ async fn audit(
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<AuditPage>, Error> {
     Ok(Json(control.audit(query.before, query.limit.unwrap_or(AUDIT_DEFAULT)).await?))
+}
+
+async fn notices(State(control): State<Control>, _actor: Actor) -> Json<Vec<String>> {
+    Json(control.notices())
 }
 
 async fn backup(

@@ -6,9 +6,12 @@
 mod connections;
 mod home;
 mod packages;
+mod progress;
+mod proxies;
 mod router;
 mod run;
 mod socket;
+mod sources;
 mod tls;
 
 use std::net::SocketAddr;

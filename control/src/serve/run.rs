@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use agentd_git::Asker;
 use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::Connections;
+use super::progress::Progress;
+use super::proxies::Proxies;
+use super::sources::Sources;
 use super::tls::Tls;
 use super::{Error, Home, router, socket};
 use crate::auth::{Accounts, Listener, Transport};
@@ -75,13 +80,19 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if let Some(tls) = tls.clone() {
         lifecycle::spawn_essential("certificates", cancel.clone(), tls.keep_current(cancel.clone()));
     }
-    let serving = serve(listener, tls, public.clone(), accepting.clone());
+    let door = Door {
+        connections: public.clone(),
+        proxies: Proxies::new(&config.trusted_proxies),
+        sources: Sources::default(),
+        tls,
+    };
+    let serving = serve(listener, door, accepting.clone());
     lifecycle::spawn_essential("listener", accepting.clone(), serving);
     let serving = socket::serve(local, own.clone(), accepting.clone());
     lifecycle::spawn_essential("local listener", accepting.clone(), serving);
     tracing::info!(url = control.settings().public_url, %address, home = %home.dir.display(), "serves");
     greet(&control, &accounts).await?;
-    lifecycle::service::ready();
+    lifecycle::service::ready("serves");
     let signal = lifecycle::termination().await;
     tracing::info!(signal, "ends; held reports are answered");
     lifecycle::service::stopping();
@@ -140,9 +151,18 @@ async fn greet(control: &Control, accounts: &Accounts) -> Result<(), Error> {
     Ok(())
 }
 
-async fn serve(listener: TcpListener, tls: Option<Tls>, connections: Connections, cancel: CancellationToken) {
+/// What every connection from the network passes.
+#[derive(Debug, Clone)]
+struct Door {
+    connections: Connections,
+    proxies: Proxies,
+    sources: Sources,
+    tls: Option<Tls>,
+}
+
+async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken) {
     loop {
-        let Some(place) = connections.place().await else { return };
+        let Some(place) = door.connections.place().await else { return };
         let accepted = tokio::select! {
             () = cancel.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -155,22 +175,35 @@ async fn serve(listener: TcpListener, tls: Option<Tls>, connections: Connections
                 continue;
             }
         };
+        // All come through a proxy, and through loopback those of a tunnel.
+        let is_shared = peer.ip().to_canonical().is_loopback() || door.proxies.are_behind(peer.ip());
+        let Some(share) = door.sources.take(peer.ip(), is_shared) else {
+            tracing::debug!(%peer, "one source has too many connections; this one is closed");
+            continue;
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps its delays");
         }
-        let facts = move |extensions: &mut http::Extensions| {
-            extensions.insert(ConnectInfo(peer));
-        };
-        let (connections, tls) = (connections.clone(), tls.clone());
+        let door = door.clone();
         lifecycle::spawn("connection", async move {
-            match tls {
-                None => connections.serve(stream, facts, place).await,
-                Some(tls) => match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.acceptor().accept(stream)).await {
-                    Ok(Ok(stream)) => connections.serve(stream, facts, place).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
-                    Err(_) => tracing::debug!("a handshake took too long"),
-                },
-            }
+            door.pass(Progress::new(stream), peer, place).await;
+            drop(share);
         });
+    }
+}
+
+impl Door {
+    async fn pass(self, stream: Progress<TcpStream>, peer: SocketAddr, place: OwnedSemaphorePermit) {
+        let Self { connections, proxies, tls, .. } = self;
+        let facts = move |request: &mut hyper::Request<Incoming>| {
+            let caller = proxies.caller(peer, request.headers());
+            request.extensions_mut().insert(ConnectInfo(caller));
+        };
+        let Some(tls) = tls else { return connections.serve(stream, facts, place).await };
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => connections.serve(stream, facts, place).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+            Err(_) => tracing::debug!("a handshake took too long"),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentd_sys::files::SocketDir;
+use hyper::body::Incoming;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
@@ -55,8 +56,8 @@ pub(super) async fn serve(listener: UnixListener, connections: Connections, canc
         };
         let Some(place) = connections.place().await else { return };
         let connections = connections.clone();
-        let facts = move |extensions: &mut http::Extensions| {
-            extensions.insert(Actor::Local { uid });
+        let facts = move |request: &mut hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Actor::Local { uid });
         };
         lifecycle::spawn("local call", async move { connections.serve(stream, facts, place).await });
     }

@@ -4,8 +4,8 @@ use agentd_protocol::digest::Digest;
 use rusqlite::{Connection, Row};
 
 use super::audit::{Entry, append};
-use super::convert::{Fault, row, rows, signed, some_row, text, unsigned, unsigned_or_null};
-use super::{Error, Store, StoredValue};
+use super::{Error, Store};
+use agentd_sqlite::{Fault, StoredValue, row, rows, signed, some_row, text, unsigned, unsigned_or_null};
 
 /// No `Debug`: it holds the hash of a password.
 #[derive(Clone)]

@@ -6,9 +6,9 @@ use agentd_protocol::control::ids::StackId;
 use rusqlite::Connection;
 
 use super::audit::{Entry, append};
-use super::convert::{Fault, row, rows, signed, text, unsigned};
-use super::{Error, Store, StoredValue};
+use super::{Error, Store};
 use crate::model::DraftFormat;
+use agentd_sqlite::{Fault, StoredValue, row, rows, signed, text, unsigned};
 
 /// By service and name of the variable.
 pub type SealedEnv = BTreeMap<(String, String), Vec<u8>>;

@@ -8,12 +8,13 @@ use agentd_protocol::digest::Digest;
 use rusqlite::{Connection, Row};
 
 use super::audit::{Entry, append};
-use super::convert::{
-    Fault, json, parsed, parsed_or_null, row, rows, signed, some_row, text, to_json, unsigned, unsigned_or_null,
-};
 use super::tokens::{find, use_up};
-use super::{Error, Store, StoredValue};
+use super::{Error, Store};
 use crate::model::Approval;
+use agentd_sqlite::{
+    Fault, StoredValue, json, parsed, parsed_or_null, row, rows, signed, some_row, text, to_json, unsigned,
+    unsigned_or_null,
+};
 
 #[derive(Debug, Clone)]
 pub struct NewHost {
@@ -61,8 +62,10 @@ pub enum Admission {
     Again(StoredHost),
     TokenInvalid,
     TokenExpired,
-    /// By another key: somebody else had the token.
-    TokenUsed,
+    /// By that host, which has another key: somebody else has the token too.
+    TokenUsed {
+        by: HostId,
+    },
 }
 
 impl Store {
@@ -172,19 +175,7 @@ fn redeem(connection: &Connection, token: &TokenId, new: NewHost, now: u64) -> R
     if let Some((by, _)) = &stored.used {
         return match known {
             Some(known) if known.id == *by => Ok(Admission::Again(known)),
-            _ => {
-                let mut entry = Entry {
-                    at_unix_ms: now,
-                    actor: format!("token {token}"),
-                    action: "token.used-twice",
-                    target: by.to_string(),
-                    detail: serde_json::json!({"name": new.name, "machine": new.machine}),
-                    alarm: true,
-                };
-                entry.detail["key"] = new.key.id().into();
-                append(connection, &entry)?;
-                Ok(Admission::TokenUsed)
-            }
+            _ => Ok(Admission::TokenUsed { by: by.clone() }),
         };
     }
     if stored.expires_at <= now {

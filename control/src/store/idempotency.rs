@@ -3,8 +3,8 @@
 use agentd_protocol::digest::Digest;
 use rusqlite::Connection;
 
-use super::convert::{Fault, parsed, row, signed};
 use super::{Error, Store};
+use agentd_sqlite::{Fault, parsed, row, signed};
 
 /// How long an answer is remembered, ms.
 const KEPT_MS: u64 = 24 * 3_600 * 1_000;
@@ -21,14 +21,24 @@ pub struct Remembered {
 
 /// In the transaction of the act itself. `false`: the key is taken.
 pub(super) fn remember(connection: &Connection, answer: &Remembered) -> Result<bool, Fault> {
-    let old = signed(answer.at_unix_ms.saturating_sub(KEPT_MS));
-    connection.prepare_cached("DELETE FROM idempotency WHERE at < ?1")?.execute([old])?;
+    prune(connection, answer.at_unix_ms)?;
     let sql = "INSERT INTO idempotency VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     let params = (&answer.key, answer.request.to_string(), &answer.sealed, signed(answer.at_unix_ms));
     Ok(connection.prepare_cached(sql)?.execute(params)? == 1)
 }
 
+fn prune(connection: &Connection, now: u64) -> Result<(), Fault> {
+    let old = signed(now.saturating_sub(KEPT_MS));
+    connection.prepare_cached("DELETE FROM idempotency WHERE at < ?1")?.execute([old])?;
+    Ok(())
+}
+
 impl Store {
+    /// Also where nobody asks for anything any more: an answer may hold a join string.
+    pub async fn prune_answers(&self, now: u64) -> Result<(), Error> {
+        self.control.write("forget old answers", move |connection| prune(connection, now)).await
+    }
+
     /// What was asked for and answered under that key.
     pub async fn remembered(&self, key: &str) -> Result<Option<(Digest, Vec<u8>)>, Error> {
         let key = key.to_owned();

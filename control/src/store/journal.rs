@@ -10,9 +10,10 @@ use agentd_protocol::ids::Version;
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, params_from_iter};
 
-use super::convert::{Fault, json, parsed, row, rows, signed, text, unsigned};
+use super::volumes::{self, Old};
 use super::{Error, Store};
 use crate::model::{EventFilter, EventRow};
+use agentd_sqlite::{Fault, json, parsed, row, rows, signed, text, unsigned};
 
 /// Plain events are kept so long, ms; those of severity warn and worse six times as long.
 const EVENTS_KEPT_MS: u64 = 30 * DAY_MS;
@@ -156,18 +157,21 @@ impl Store {
     /// Removes some of what is too old or too much; whether there may be more of it.
     pub async fn prune_events(&self, now: u64) -> Result<bool, Error> {
         let change = move |connection: &Connection| {
-            let sql = "DELETE FROM events WHERE id IN (
-                         SELECT id FROM events
-                         WHERE received < ?1 AND (severity = 0 OR received < ?2)
-                            OR id <= (SELECT max(id) FROM events) - ?3
-                         ORDER BY id LIMIT ?4)";
             let plain = signed(now.saturating_sub(EVENTS_KEPT_MS));
+            let sql = "SELECT id, host, length(CAST(body AS BLOB)) AS bytes FROM events
+                       WHERE received < ?1 AND (severity = 0 OR received < ?2)
+                          OR id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?3)
+                       ORDER BY id LIMIT ?4";
             let loud = signed(now.saturating_sub(LOUD_EVENTS_KEPT_MS));
-            let removed = connection.execute(sql, (plain, loud, signed(EVENTS_MAX), REMOVED_AT_ONCE))?;
+            let params = (plain, loud, signed(EVENTS_MAX), REMOVED_AT_ONCE);
+            let old = rows(connection, sql, params, |row| {
+                Ok(Old { id: row.get("id")?, host: text(row, "host")?, bytes: row.get("bytes")? })
+            })?;
+            volumes::remove(connection, &old)?;
             // The newest of a host stays: without it the host's next event would look like one after a hole.
             let sql = "DELETE FROM cursors WHERE at < ?1 AND at < (SELECT max(at) FROM cursors c WHERE c.host = cursors.host)";
             connection.execute(sql, [plain])?;
-            Ok(u32::try_from(removed)? == REMOVED_AT_ONCE)
+            Ok(u32::try_from(old.len())? == REMOVED_AT_ONCE)
         };
         self.journal.write("remove old events", change).await
     }
@@ -185,9 +189,15 @@ fn ingest(connection: &Connection, batch: &Batch) -> Result<Ingested, Fault> {
                    ON CONFLICT DO UPDATE SET seq = excluded.seq, at = excluded.at WHERE excluded.seq > seq";
         connection.prepare_cached(sql)?.execute((host, &batch.stream, signed(last), signed(batch.received_at)))?;
     }
-    let mut added = 0;
+    let (mut added, mut bytes) = (0, 0);
     for event in &batch.events {
-        added += put_event(connection, batch, event)?;
+        if put_event(connection, batch, event)? {
+            added += 1;
+            bytes += u64::try_from(event.body.len())?;
+        }
+    }
+    if added > 0 {
+        volumes::grow(connection, batch, added, bytes)?;
     }
     put_live(connection, &batch.live)?;
     if let Some(snapshot) = &batch.snapshot {
@@ -201,7 +211,7 @@ fn ingest(connection: &Connection, batch: &Batch) -> Result<Ingested, Fault> {
     Ok(Ingested::Done { added, newest: u64::try_from(newest)? })
 }
 
-fn put_event(connection: &Connection, batch: &Batch, event: &Arrival) -> Result<u64, Fault> {
+fn put_event(connection: &Connection, batch: &Batch, event: &Arrival) -> Result<bool, Fault> {
     let sql = "INSERT INTO events (stack, host, eid, received, severity, kind, service, body)
                SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
                WHERE NOT EXISTS (SELECT 1 FROM events WHERE host = ?2 AND eid = ?3)";
@@ -209,7 +219,7 @@ fn put_event(connection: &Connection, batch: &Batch, event: &Arrival) -> Result<
     let severity = rank(event.severity);
     let Arrival { eid, kind, service, body, .. } = event;
     let params = (stack, host, eid, signed(batch.received_at), severity, kind, service, body);
-    Ok(u64::try_from(connection.prepare_cached(sql)?.execute(params)?)?)
+    Ok(connection.prepare_cached(sql)?.execute(params)? == 1)
 }
 
 fn put_live(connection: &Connection, live: &Live) -> Result<(), Fault> {

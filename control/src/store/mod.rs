@@ -10,7 +10,7 @@
 mod accounts;
 mod audit;
 mod backup;
-mod convert;
+mod damaged;
 mod drafts;
 mod hosts;
 mod idempotency;
@@ -20,14 +20,15 @@ mod reader;
 mod stacks;
 mod tokens;
 mod versions;
+mod volumes;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use accounts::{NewApiToken, NewSession, StoredApiToken, StoredSession, StoredUser};
 pub use audit::Entry;
-pub use backup::{Contents, ContentsStack, inspect, restore};
+pub use backup::{Contents, ContentsStack, Prove, inspect, restore};
+pub use damaged::SetAside;
 pub use drafts::{NewDraft, SealedEnv, StoredDraft};
 pub use hosts::{Admission, NewHost, StoredHost, StoredStanding};
 pub use idempotency::Remembered;
@@ -38,79 +39,57 @@ pub use versions::{NewVersion, ObjectKind, Put, StoredVersion};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot open the database {path}: check that its folder exists and that this user may write there")]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("cannot prepare the database {path}")]
-    Prepare {
-        path: PathBuf,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error("the database {path} is not readable as one; it was left untouched: put back a backup")]
+    #[error(
+        "the database {path} is damaged, or is none; it was left untouched: move it away, then `controld restore` a backup \
+         (`controld restore --dry-run FILE` says what would come back)"
+    )]
     Unreadable {
         path: PathBuf,
         #[source]
         source: Option<rusqlite::Error>,
     },
-    #[error(
-        "the database has schema {found} and this program knows up to {known}: it was written by a newer controld; run \
-         that version, or restore a copy from before the upgrade"
-    )]
-    Newer { found: u32, known: u32 },
-    #[error("cannot {operation}: the disk of the database is full; free some space, then try again")]
-    DiskFull {
-        operation: &'static str,
-        #[source]
-        source: Arc<rusqlite::Error>,
-    },
-    #[error("cannot {operation} in the database; look at its disk")]
-    Query {
-        operation: &'static str,
-        #[source]
-        source: Arc<rusqlite::Error>,
-    },
-    #[error("cannot {operation}: a stored value is not what its column holds; restore a backup")]
-    Stored {
-        operation: &'static str,
-        #[source]
-        source: StoredValue,
-    },
-    #[error("cannot {operation}: the database has no such row; it was removed meanwhile, or never written")]
-    Missing { operation: &'static str },
+    #[error(transparent)]
+    Sqlite(agentd_sqlite::Error),
     #[error("cannot {operation}: too much waits for the disk")]
     Busy { operation: &'static str },
     #[error("cannot {operation}: the store has stopped; the log says why, and the server has to be started again")]
     Stopped { operation: &'static str },
+    #[error("a backup cannot be sealed")]
+    Prove(#[source] crate::seal::Error),
     #[error("the copy {path} differs from the manifest in it: it was damaged or changed")]
     Changed { path: PathBuf },
+}
+
+impl From<agentd_sqlite::Error> for Error {
+    fn from(error: agentd_sqlite::Error) -> Self {
+        match error {
+            agentd_sqlite::Error::Unreadable { path, source } => Self::Unreadable { path, source },
+            error => Self::Sqlite(error),
+        }
+    }
 }
 
 impl Error {
     /// The same call may succeed in a moment.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Stopped { .. } | Self::DiskFull { .. })
+        matches!(self, Self::Busy { .. } | Self::Stopped { .. })
     }
-}
 
-/// Why a stored value could not be understood.
-#[derive(Debug, thiserror::Error)]
-pub enum StoredValue {
-    #[error("not the expected JSON")]
-    Json(#[from] serde_json::Error),
-    #[error(transparent)]
-    Name(#[from] agentd_protocol::ids::BadName),
-    #[error(transparent)]
-    Digest(#[from] agentd_protocol::digest::BadDigest),
-    #[error(transparent)]
-    Key(#[from] agentd_protocol::control::key::BadKey),
-    #[error("number out of range")]
-    Number(#[from] std::num::TryFromIntError),
-    #[error("unknown word in a column of fixed words")]
-    Word,
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(agentd_sqlite::Error::DiskFull { .. }))
+    }
+
+    /// What the caller is told. A call that was not answered may have taken effect all the same.
+    pub fn said(&self) -> &'static str {
+        match self {
+            Self::Sqlite(agentd_sqlite::Error::DiskFull { .. }) => {
+                "the server's disk is full: nothing was changed, reading goes on; free some space there, then try again"
+            }
+            Self::Busy { .. } => "too much waits for the server's disk: nothing was changed; try again in a moment",
+            Self::Stopped { .. } => "the server is ending: look whether it was done before you try again",
+            _ => "the server failed, its log says why; look whether it was done before you try again",
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -119,6 +98,8 @@ pub struct Store {
     control_reads: reader::Reader,
     journal: writer::Writer,
     journal_reads: reader::Reader,
+    tally: audit::Tally,
+    set_aside: Option<SetAside>,
     pub(super) control_path: PathBuf,
 }
 
@@ -129,13 +110,22 @@ impl Store {
     /// Blocks for as long as the disk takes: to be called before anything is served.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let (control_path, journal_path) = (dir.join(CONTROL_FILE), dir.join(JOURNAL_FILE));
+        let control = writer::Writer::open(&control_path, open::CONTROL, "control store")?;
+        let (journal, set_aside) = damaged::open_journal(&journal_path)?;
         Ok(Self {
-            control: writer::Writer::open(&control_path, open::CONTROL, "control store")?,
+            control,
             control_reads: reader::Reader::open(&control_path)?,
-            journal: writer::Writer::open(&journal_path, open::JOURNAL, "journal store")?,
+            journal,
             journal_reads: reader::Reader::open(&journal_path)?,
+            tally: audit::Tally::default(),
+            set_aside,
             control_path,
         })
+    }
+
+    /// What had to be put out of the way when this was opened.
+    pub fn set_aside(&self) -> Option<&SetAside> {
+        self.set_aside.as_ref()
     }
 
     /// Returns when one of the files can be written no more. For an essential task to wait on.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::convert::Fault;
-use super::{Error, open};
+use super::Error;
 use crate::lifecycle;
+use agentd_sqlite::Fault;
 
 /// At once, of one file: they share the disk and two or three cores.
 const CONNECTIONS: usize = 3;
@@ -21,7 +21,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let idle: Vec<Connection> = (0..CONNECTIONS).map(|_| open::open_to_read(path)).collect::<Result<_, _>>()?;
+        let idle: Vec<Connection> =
+            (0..CONNECTIONS).map(|_| agentd_sqlite::open_to_read(path)).collect::<Result<_, _>>()?;
         Ok(Self { places: Arc::new(Semaphore::new(CONNECTIONS)), idle: Arc::new(Mutex::new(idle)) })
     }
 
@@ -44,6 +45,6 @@ impl Reader {
         lifecycle::spawn_blocking("read the database", work)
             .await
             .map_err(|_| stopped)?
-            .map_err(|fault| fault.of(operation))
+            .map_err(|fault| fault.of(operation).into())
     }
 }

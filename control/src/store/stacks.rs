@@ -7,8 +7,8 @@ use agentd_protocol::ids::Version;
 use rusqlite::{Connection, Row};
 
 use super::audit::{Entry, append};
-use super::convert::{Fault, parsed, rows, signed, some_row, text, unsigned, unsigned_or_null};
-use super::{Error, Store, StoredValue};
+use super::{Error, Store};
+use agentd_sqlite::{Fault, StoredValue, parsed, rows, signed, some_row, text, unsigned, unsigned_or_null};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

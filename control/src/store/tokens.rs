@@ -7,12 +7,13 @@ use agentd_protocol::control::key::PublicKey;
 use rusqlite::{Connection, Row};
 
 use super::audit::{Entry, append};
-use super::convert::{
-    Fault, json, parsed, parsed_or_null, row, rows, signed, some_row, text, to_json, unsigned, unsigned_or_null,
-};
 use super::idempotency::{Remembered, remember};
-use super::{Error, Store, StoredValue};
+use super::{Error, Store};
 use crate::model::Approval;
+use agentd_sqlite::{
+    Fault, StoredValue, json, parsed, parsed_or_null, row, rows, signed, some_row, text, to_json, unsigned,
+    unsigned_or_null,
+};
 
 #[derive(Debug)]
 pub struct NewTokenRow {

@@ -6,11 +6,13 @@ use agentd_protocol::ids::Version;
 use rusqlite::{Connection, Row};
 
 use super::audit::{Entry, append};
-use super::convert::{Fault, json, parsed, row, rows, signed, some_row, text, to_json, unsigned, unsigned_or_null};
 use super::idempotency::{Remembered, remember};
 use super::stacks::NewHead;
-use super::{Error, Store, StoredValue};
+use super::{Error, Store};
 use crate::model::{VersionKind, VersionService};
+use agentd_sqlite::{
+    Fault, StoredValue, json, parsed, row, rows, signed, some_row, text, to_json, unsigned, unsigned_or_null,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectKind {

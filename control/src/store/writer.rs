@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::convert::Fault;
 use super::{Error, open};
+use agentd_sqlite::Fault;
 
 /// Callers beyond this are told to come again: so much waits only where the disk stands still.
 const QUEUE_MAX: usize = 4_096;
@@ -48,7 +48,7 @@ impl Writer {
         std::thread::Builder::new()
             .name(thread.to_owned())
             .spawn(move || serve(&connection, inbox, abort.as_deref()))
-            .map_err(|source| Error::Open { path: path.to_owned(), source })?;
+            .map_err(|source| agentd_sqlite::Error::Open { path: path.to_owned(), source })?;
         Ok(Self { jobs })
     }
 
@@ -82,7 +82,7 @@ impl Writer {
             mpsc::error::TrySendError::Full(_) => Error::Busy { operation },
             mpsc::error::TrySendError::Closed(_) => Error::Stopped { operation },
         })?;
-        answer.await.map_err(|_| Error::Stopped { operation })?.map_err(|fault| fault.of(operation))
+        answer.await.map_err(|_| Error::Stopped { operation })?.map_err(|fault| fault.of(operation).into())
     }
 }
 
@@ -177,10 +177,19 @@ impl Batch<'_> {
     }
 
     fn reached(&self, stage: &str, operation: &str) {
-        if self.abort.and_then(|at| at.split_once(':')) == Some((stage, operation)) {
-            std::process::abort();
-        }
+        abort_at(self.abort, stage, operation);
     }
+}
+
+fn abort_at(at: Option<&str>, stage: &str, operation: &str) {
+    if at.and_then(|at| at.split_once(':')) == Some((stage, operation)) {
+        std::process::abort();
+    }
+}
+
+/// The same switch, for what is done to a file as a whole.
+pub(super) fn reached(stage: &str, operation: &str) {
+    abort_at(std::env::var(ABORT_ENV).ok().as_deref(), stage, operation);
 }
 
 #[cfg(test)]
@@ -227,7 +236,7 @@ mod tests {
             Ok(())
         };
         let (full, beside) = tokio::join!(writer.write("fill the disk", fill), put(&writer, 2, false));
-        assert!(matches!(full, Err(Error::DiskFull { .. })), "{full:?}");
+        assert!(matches!(full, Err(Error::Sqlite(agentd_sqlite::Error::DiskFull { .. }))), "{full:?}");
         let lift = |connection: &Connection| {
             Ok(connection.pragma_update_and_check(None, "max_page_count", 1_000_000, |_| Ok(()))?)
         };

@@ -1,5 +1,7 @@
 //! The server from outside: its command line, and hosts that speak the protocol.
 
+mod bounds;
+mod commits;
 mod faults;
 mod foreign;
 mod hostile;

@@ -190,6 +190,7 @@ pub(crate) fn wish(join: &JoinString, key: &SecretKey, machine: &str) -> Enroll 
         cap: 1,
         features: vec!["git".into()],
         labels: BTreeMap::new(),
+        receipt: None,
     }
 }
 

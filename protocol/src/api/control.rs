@@ -29,6 +29,21 @@ pub struct ControlStatus {
     pub outbox: OutboxReport,
     /// Server's clock less the host's.
     pub clock_skew_ms: i64,
+    /// Where the server has forgotten this host: how it stands with being taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readoption: Option<Readoption>,
+}
+
+/// Being taken back by a server that does not know this host any more, as after the restore of an older backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readoption {
+    /// It is asked for soon.
+    Due,
+    /// A person there has to say yes; the code is the same on both sides.
+    Pending { code: String },
+    /// It is asked for again later.
+    Denied { cause: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

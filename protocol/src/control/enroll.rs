@@ -1,4 +1,5 @@
-//! `POST /v1/enroll`: a host asks to be taken in. Signed by the token's key and by the host's own.
+//! `POST /v1/enroll`: a host asks to be taken in. Signed by the token's key and by the host's own; or, where the server has
+//! forgotten the host, by the host's own alone, with the receipt of then.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,10 @@ pub struct Enroll {
     pub features: Vec<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Of the enrolment that the server has forgotten; answered 202 until a person has said yes, since that the host was
+    /// revoked may have been forgotten too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Envelope>,
 }
 
 /// 201, or 200 for a key that was enrolled before.

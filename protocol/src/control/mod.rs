@@ -6,6 +6,7 @@
 //! | method and path | signed by | answer |
 //! |---|---|---|
 //! | POST /v1/enroll with [`enroll::Enroll`] | token and host | 201, 200 (again) [`enroll::Enrolled`]; 202 [`enroll::Pending`] |
+//! | POST /v1/enroll with a receipt | host | 202 [`enroll::Pending`]; 200 [`enroll::Enrolled`] |
 //! | POST /v1/report with [`report::Report`], `Prefer: wait=N` | host | [`report::Reported`] |
 //! | GET /s/STACK/head.json | host | [`trust::Head`], `ETag`, 304 |
 //! | GET /s/STACK/root/N.json | host | a DSSE envelope |
@@ -42,6 +43,8 @@ pub const EVENTS_PER_REPORT_MAX: usize = 500;
 pub const EVENTS_BYTES_MAX: usize = 256 * 1024;
 /// One event's `data`, bytes.
 pub const EVENT_DATA_BYTES_MAX: usize = 4 * 1024;
+/// `text` of one event. A longer one is kept cut off, and says so: it is for people, and no reason to lose the event.
+pub const EVENT_TEXT_BYTES_MAX: usize = 4 * 1024;
 pub const ENROLL_BYTES_MAX: usize = 16 * 1024;
 /// An answer that is no file, bytes.
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024;

@@ -81,6 +81,7 @@ slugs! {
     Internal "internal" 500 "The server failed";
     Upstream "upstream" 502 "A repository could not be asked";
     Overloaded "overloaded" 503 "The server is busy";
+    DiskFull "disk-full" 507 "The server's disk is full";
 }
 
 impl Slug {

@@ -21,6 +21,8 @@ const PROTOCOL: &str = "agentd_protocol";
 const SYS: &str = "agentd_sys";
 const DOCUMENT: &str = "agentd_document";
 const GIT: &str = "agentd_git";
+const LIFECYCLE: &str = "agentd_lifecycle";
+const SQLITE: &str = "agentd_sqlite";
 /// What `edge/client.rs` offers the manager, by the names the room re-exports it under: the rest of the room is the edge
 /// process's own.
 const RECONCILE: Rooms = These(&[
@@ -43,9 +45,11 @@ const TABLE: &[Row] = &[
     Row { place: "document/", rooms: All, crates: &[PROTOCOL, DOCUMENT] },
     Row { place: "sys/", rooms: All, crates: &[PROTOCOL, SYS] },
     Row { place: "git/", rooms: All, crates: &[PROTOCOL, SYS, GIT] },
+    Row { place: "lifecycle/", rooms: All, crates: &[LIFECYCLE] },
+    Row { place: "sqlite/", rooms: All, crates: &[PROTOCOL, SQLITE] },
     Row { place: "shim/", rooms: All, crates: &[PROTOCOL, SYS] },
     Row { place: "agentctl/", rooms: All, crates: &[PROTOCOL, DOCUMENT, SYS] },
-    Row { place: "control/", rooms: All, crates: &[PROTOCOL, DOCUMENT, GIT, SYS] },
+    Row { place: "control/", rooms: All, crates: &[PROTOCOL, DOCUMENT, GIT, LIFECYCLE, SQLITE, SYS] },
     Row { place: "tests/", rooms: All, crates: &[PROTOCOL, SYS] },
     Row { place: "benches/", rooms: All, crates: &[PROTOCOL, SYS] },
     Row { place: "fuzz/", rooms: All, crates: &[PROTOCOL] },
@@ -109,8 +113,8 @@ const TABLE: &[Row] = &[
         crates: &[PROTOCOL, SYS, DOCUMENT],
     },
     // Leaves.
-    Row { place: "agent/src/lifecycle/", rooms: These(&[]), crates: &[] },
-    Row { place: "agent/src/store/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
+    Row { place: "agent/src/lifecycle/", rooms: These(&[]), crates: &[LIFECYCLE] },
+    Row { place: "agent/src/store/", rooms: LEAF, crates: &[PROTOCOL, SQLITE, SYS] },
     Row { place: "agent/src/source/", rooms: LEAF, crates: &[PROTOCOL, SYS, GIT] },
     Row { place: "agent/src/supervisor/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
     Row { place: "agent/src/proxy/", rooms: LEAF, crates: &[PROTOCOL, SYS] },
@@ -135,10 +139,10 @@ const TABLE: &[Row] = &[
 
 /// Libraries that one place alone may name, so that replacing them stays the work of one room.
 const OWNED: &[(&str, &[&str])] = &[
-    ("rusqlite", &["agent/src/store/", "control/src/store/", "control/tests/", "tests/"]),
+    ("rusqlite", &["agent/src/store/", "control/src/store/", "control/tests/", "sqlite/", "tests/"]),
     ("pingora", &["agent/src/proxy/"]),
     ("hickory", &["agent/src/dns/wire.rs", "agentctl/", "tests/"]),
-    ("tokio", &["agent/", "agentctl/", "benches/", "control/", "git/", "tests/"]),
+    ("tokio", &["agent/", "agentctl/", "benches/", "control/", "git/", "lifecycle/", "tests/"]),
     (
         "anyhow",
         &[

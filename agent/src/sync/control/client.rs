@@ -109,7 +109,7 @@ impl Client {
         };
         let http = builder
             .and_then(|builder| {
-                builder
+                agentd_sys::http::watched(builder)
                     .redirect(Policy::none())
                     .no_proxy()
                     .connect_timeout(CONNECT_LIMIT)

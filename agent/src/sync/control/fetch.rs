@@ -25,6 +25,10 @@ const BUILT_UNIX_SECS: i64 = 1_735_689_600;
 /// Problems of a document that are told; the rest is counted.
 const REASONS_MAX: usize = 20;
 
+/// Between two looks at the head that nothing asked for.
+const LOOK_MIN: Duration = Duration::from_secs(60);
+const LOOK_MAX: Duration = Duration::from_secs(3_600);
+
 /// What a look came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Looked {
@@ -289,4 +293,19 @@ fn unexpected(answer: &Answer) -> Stop {
 fn now() -> Now {
     let clock = Time::from_unix_secs(i64::try_from(unix_secs()).unwrap_or(i64::MAX));
     Now { clock, built: Time::from_unix_secs(BUILT_UNIX_SECS) }
+}
+
+/// At half of what is left of the freshness, so that an idle host stays fresh; sooner where nothing was learnt, seldom
+/// where the server does not hand anything out.
+pub(super) fn until_look(fresh_until: Time, looked: &Looked, ceiling: Duration) -> Duration {
+    let now = i64::try_from(unix_secs()).unwrap_or(i64::MAX);
+    let left = u64::try_from(fresh_until.unix_secs().saturating_sub(now)).unwrap_or(0);
+    let most = match looked {
+        Looked::Unanswered { refused: true, .. } => LOOK_MAX,
+        Looked::Unanswered { .. } | Looked::Nothing => LOOK_MIN.max(ceiling),
+        Looked::Current | Looked::Held { .. } | Looked::Adopted { .. } | Looked::Refused { .. } => {
+            Duration::from_secs(left / 2).clamp(LOOK_MIN, LOOK_MAX)
+        }
+    };
+    most.mul_f64(0.8 + fastrand::f64() / 5.0)
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use agentd_protocol::control::dsse::Envelope;
 use agentd_protocol::control::enroll::{Enroll, Enrolled, NAME_BYTES_MAX, Pending};
+use agentd_protocol::control::ids::StackId;
 use agentd_protocol::control::join::JoinString;
 use agentd_protocol::control::key::SecretKey;
 use agentd_protocol::control::problem::{Problem, Slug};
@@ -22,7 +24,7 @@ pub const APPROVAL_LIMIT: Duration = Duration::from_secs(30 * 60);
 const RETRY_SECS_MIN: u64 = 1;
 const RETRY_SECS_MAX: u64 = 60;
 /// The answer carries the chain of roots.
-const ENROLLED_BYTES_MAX: usize = ANSWER_BYTES_MAX + 16 * ROOT_BYTES_MAX;
+pub(super) const ENROLLED_BYTES_MAX: usize = ANSWER_BYTES_MAX + 16 * ROOT_BYTES_MAX;
 /// In a row, of a server that says "later".
 const LATER_MAX: u32 = 5;
 
@@ -130,6 +132,25 @@ pub async fn join(
     }
 }
 
+/// What a host says of itself that wants to be taken in, or back.
+pub(super) fn wish(stack: &StackId, key: &SecretKey, applicant: Applicant, receipt: Option<Envelope>) -> Enroll {
+    let Applicant { mut name, labels } = applicant;
+    name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
+    Enroll {
+        stack: stack.clone(),
+        key: key.public(),
+        name,
+        machine: identity::machine_of(stack),
+        os: snapshot::os(),
+        arch: std::env::consts::ARCH.to_owned(),
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        cap: CAPABILITY,
+        features: FEATURES.map(str::to_owned).to_vec(),
+        labels,
+        receipt,
+    }
+}
+
 async fn ask(
     client: &Client,
     joining: &JoinString,
@@ -137,20 +158,7 @@ async fn ask(
     applicant: &Applicant,
     offset_s: i64,
 ) -> Result<Answer, NoAnswer> {
-    let mut name = applicant.name.clone();
-    name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
-    let enroll = Enroll {
-        stack: joining.stack.clone(),
-        key: key.public(),
-        name,
-        machine: identity::machine_of(&joining.stack),
-        os: snapshot::os(),
-        arch: std::env::consts::ARCH.to_owned(),
-        agent: env!("CARGO_PKG_VERSION").to_owned(),
-        cap: CAPABILITY,
-        features: FEATURES.map(str::to_owned).to_vec(),
-        labels: applicant.labels.clone(),
-    };
+    let enroll = wish(&joining.stack, key, applicant.clone(), None);
     let call = Call {
         method: Method::POST,
         path: "/v1/enroll",
@@ -164,6 +172,11 @@ async fn ask(
         Signer { label: HOST_LABEL, keyid: NEW_HOST_KEYID, key },
     ];
     client.send(call, unix_secs().saturating_add_signed(offset_s), &signers).await
+}
+
+/// Somebody else's words go to a terminal.
+pub(super) fn shown_code(code: &str) -> String {
+    code.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(20).collect()
 }
 
 #[derive(Debug)]
@@ -184,9 +197,7 @@ fn read(answer: &Answer, joining: &JoinString, url: &str) -> Result<Heard, JoinE
         202 => {
             let pending: Pending = serde_json::from_slice(&answer.body).map_err(|_| unreadable())?;
             let after = Duration::from_secs(pending.retry_s.clamp(RETRY_SECS_MIN, RETRY_SECS_MAX));
-            // Somebody else's words go to a terminal.
-            let code = pending.code.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(20).collect();
-            return Ok(Heard::Wait { code, after });
+            return Ok(Heard::Wait { code: shown_code(&pending.code), after });
         }
         _ => {}
     }

@@ -14,9 +14,11 @@ mod events;
 #[path = "../../../../tests/src/fake_control.rs"]
 mod fake;
 mod fetch;
+mod fit;
 mod identity;
 mod join;
 mod probe;
+mod readopt;
 mod report;
 mod snapshot;
 mod status;
@@ -24,6 +26,8 @@ mod step;
 mod task;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_faults;
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -2,33 +2,14 @@
 
 use std::time::Duration;
 
+use agentd_protocol::control::CAPABILITY;
 use agentd_protocol::control::report::{EventRecord, FULL_SNAPSHOT_SECS_MAX, Report, Seen, Snapshot};
 use agentd_protocol::control::time::Time;
-use agentd_protocol::control::{CAPABILITY, EVENTS_BYTES_MAX, EVENTS_PER_REPORT_MAX};
 use agentd_protocol::digest::Digest;
 use tokio::time::Instant;
 
 use super::snapshot::shape;
 use super::{random_hex, unix_secs};
-
-/// How many events a report may carry; less after one that was too large.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Batch {
-    pub(super) records_max: usize,
-    pub(super) bytes_max: usize,
-}
-
-impl Batch {
-    pub(super) const FULL: Self = Self { records_max: EVENTS_PER_REPORT_MAX, bytes_max: EVENTS_BYTES_MAX };
-
-    pub(super) fn smaller(self) -> Self {
-        Self { records_max: (self.records_max / 2).max(1), bytes_max: (self.bytes_max / 2).max(1) }
-    }
-
-    pub(super) fn is_smallest(self) -> bool {
-        self.records_max == 1
-    }
-}
 
 /// What the server has of the host, by its acknowledgements.
 #[derive(Debug)]

@@ -25,10 +25,31 @@ pub(super) struct Beside {
     pub(super) clock_skew_ms: i64,
 }
 
-pub(super) fn snapshot(status: &Status, beside: &Beside) -> Snapshot {
-    let full = of(status, beside, TEXT_BYTES_MAX);
-    let length = serde_json::to_string(&full).map_or(usize::MAX, |text| text.len());
-    if length <= SNAPSHOT_BYTES_MAX { full } else { of(status, beside, SHORT_BYTES_MAX) }
+/// How much of the texts goes with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    Full,
+    /// Without log lines and probes.
+    NoLogs,
+    /// And with texts cut short.
+    Bare,
+}
+
+pub(super) fn snapshot(status: &Status, beside: &Beside, detail: Detail) -> Snapshot {
+    let mut found = match detail {
+        Detail::Full | Detail::NoLogs => of(status, beside, TEXT_BYTES_MAX),
+        Detail::Bare => of(status, beside, SHORT_BYTES_MAX),
+    };
+    let length = serde_json::to_string(&found).map_or(usize::MAX, |text| text.len());
+    if length > SNAPSHOT_BYTES_MAX {
+        found = of(status, beside, SHORT_BYTES_MAX);
+    }
+    if detail != Detail::Full {
+        for problem in &mut found.stack.problems {
+            (problem.probes, problem.log_tail) = (Vec::new(), Vec::new());
+        }
+    }
+    found
 }
 
 /// The same without what changes by itself: a report that differs in nothing else can wait.

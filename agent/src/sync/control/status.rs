@@ -2,6 +2,7 @@
 
 use agentd_protocol::api::{ControlLink, ControlStatus, What};
 use agentd_protocol::control::report::{OutboxReport, Refusal};
+use agentd_protocol::control::time::Time;
 use agentd_protocol::ids::Version;
 
 use super::Identity;
@@ -25,6 +26,7 @@ pub(super) fn first(identity: &Identity, now_unix_ms: u64, refused: Option<Refus
         outbox: OutboxReport::default(),
         clock_skew_ms: 0,
         held: None,
+        readoption: None,
     }
 }
 
@@ -33,7 +35,9 @@ pub(super) fn link(outcome: &Outcome) -> Option<ControlLink> {
     match outcome {
         Outcome::Taken { .. } => Some(ControlLink::Connected),
         Outcome::Later { cause, .. } => Some(ControlLink::Offline { cause: cause.clone() }),
-        Outcome::Refused { cause } => Some(ControlLink::Refused { cause: cause.clone() }),
+        Outcome::Refused { cause } | Outcome::Forgotten { cause } => {
+            Some(ControlLink::Refused { cause: cause.clone() })
+        }
         Outcome::Skewed { .. } | Outcome::Regressed { .. } | Outcome::Gap { .. } | Outcome::TooLarge => None,
     }
 }
@@ -73,4 +77,15 @@ pub(super) fn event(refusal: &Refusal) -> What {
     } else {
         What::ConfigRejected { problem: text }
     }
+}
+
+pub(super) fn fresh_until(time: Time) -> Option<u64> {
+    u64::try_from(time.unix_secs()).ok().filter(|secs| *secs > 0).map(|secs| secs.saturating_mul(1_000))
+}
+
+pub(super) fn skew_ms(server: Time, now_unix_ms: u64) -> i64 {
+    let now = i64::try_from(now_unix_ms).unwrap_or(i64::MAX);
+    let skew = server.unix_secs().saturating_mul(1_000).saturating_sub(now);
+    // The server tells whole seconds.
+    if skew.unsigned_abs() < 2_000 { 0 } else { skew }
 }

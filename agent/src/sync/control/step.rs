@@ -55,6 +55,10 @@ pub(super) enum Outcome {
     Refused {
         cause: String,
     },
+    /// It does not know this host: it has forgotten it, or is not the one that took it in.
+    Forgotten {
+        cause: String,
+    },
 }
 
 pub(super) fn outcome(answer: &Result<Answer, NoAnswer>) -> Outcome {
@@ -82,6 +86,7 @@ pub(super) fn outcome(answer: &Result<Answer, NoAnswer>) -> Outcome {
         }
         Some(Slug::BodyTooLarge | Slug::TooManyEvents) => Outcome::TooLarge,
         Some(Slug::IdentityConflict) => Outcome::Refused { cause },
+        Some(Slug::HostUnknown) => Outcome::Forgotten { cause },
         // The rest by its class: another server has other words for it.
         _ => match answer.status {
             401 | 403 | 404 | 410 | 426 => Outcome::Refused { cause },
@@ -181,8 +186,9 @@ pub(super) fn step(state: State, outcome: &Outcome, limits: Limits) -> (State, N
         Outcome::Skewed { server } => cured(Cure::Clock(*server)),
         Outcome::Regressed { boot } => cured(Cure::Boot(*boot)),
         Outcome::Gap { expected } => cured(Cure::Gap { expected: *expected }),
-        Outcome::TooLarge => cured(Cure::Smaller),
-        Outcome::Refused { .. } => refused(state, limits),
+        // Not counted: each is smaller than the one before, and what does not end there is a failure.
+        Outcome::TooLarge => (state, Next::Cure { cure: Cure::Smaller, after: PAUSE_MIN }),
+        Outcome::Refused { .. } | Outcome::Forgotten { .. } => refused(state, limits),
     }
 }
 

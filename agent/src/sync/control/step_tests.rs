@@ -24,7 +24,8 @@ fn limits(random: f64) -> Limits {
 #[test]
 fn answers_are_read_by_their_word_and_then_by_their_class() {
     let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused { .. });
-    for slug in [Slug::SignatureInvalid, Slug::HostUnknown, Slug::HostRevoked, Slug::NotFound, Slug::AgentTooOld] {
+    assert!(matches!(outcome(&problem(Slug::HostUnknown, "x", 1)), Outcome::Forgotten { .. }));
+    for slug in [Slug::SignatureInvalid, Slug::HostRevoked, Slug::NotFound, Slug::AgentTooOld] {
         assert!(refused(&outcome(&problem(slug, "x", 1))), "{slug:?}");
     }
     assert!(refused(&outcome(&problem(Slug::IdentityConflict, "x", 1))));

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_protocol::api::{ControlStatus, Status};
-use agentd_protocol::control::report::{OutboxReport, Reported, Seen};
+use agentd_protocol::control::ANSWER_BYTES_MAX;
+use agentd_protocol::control::report::{GAP_KIND, HeadHint, OutboxReport, Reported, Seen};
 use agentd_protocol::control::time::Time;
-use agentd_protocol::control::{ANSWER_BYTES_MAX, EVENTS_PER_REPORT_MAX};
 use agentd_protocol::ids::{EventId, Version};
 use agentd_sys::causes::chain;
 use futures_util::StreamExt;
@@ -21,13 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, CALL_LIMIT, Call, Client, NoAnswer, host_signer};
 use super::events::Stream;
-use super::fetch::{Fetcher, Looked, REJECTED};
-use super::report::{Batch, From, Telling, Told, report};
+use super::fetch::{Fetcher, Looked, REJECTED, until_look};
+use super::fit::{Fit, Sent, TooLarge};
+use super::readopt::{Asker, Heard};
+use super::report::{From, Telling, Told, report};
 use super::snapshot::{Beside, snapshot};
 use super::step::{self, Course, Cure, Limits, Next, Outcome, State, outcome, step};
 use super::{ClientError, Identity, Judge, MaskRecord, Note, SnapshotSource, status, unix_ms, unix_secs};
 use crate::lifecycle;
-use crate::store::{ControlState, Gap, Store};
+use crate::store::{ControlState, Gap, Store, Waiting};
 
 /// Events that come together are one report.
 const GATHER: Duration = Duration::from_millis(150);
@@ -35,14 +37,13 @@ const GATHER: Duration = Duration::from_millis(150);
 const GLANCE: Duration = Duration::from_secs(5);
 /// Calls under way: the newest, and held ones that a server has not let go of yet.
 const FLIGHTS_MAX: usize = 3;
-/// Between two looks at the head that nothing asked for.
-const LOOK_MIN: Duration = Duration::from_secs(60);
-const LOOK_MAX: Duration = Duration::from_secs(3_600);
 /// Between two looks that answers ask for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Answers in a row that tell of a version which looking does not bring: after that the server is asked no more often than
 /// the stack's `poll_interval`.
 const SAME_NEWS_MAX: u32 = 3;
+/// Over the time that a report is to be held: what is not answered then has been lost on its way.
+const HOLD_MARGIN: Duration = Duration::from_secs(10);
 /// Until a first version says otherwise.
 const CEILING_DEFAULT: Duration = Duration::from_secs(15);
 
@@ -75,6 +76,7 @@ struct Flight {
     seq: u64,
     rows: Vec<i64>,
     telling: Option<Telling>,
+    carried: Sent,
     sent: Instant,
     is_held: bool,
 }
@@ -104,8 +106,9 @@ pub struct Control {
     seq: u64,
     offset_s: i64,
     stream: Stream,
-    batch: Batch,
+    fit: Fit,
     told: Told,
+    readoption: Asker,
     ceiling: Duration,
     newest: Option<Version>,
     seen: Seen,
@@ -119,6 +122,7 @@ pub struct Control {
     next_look: Instant,
     last_look: Instant,
     same_news: u32,
+    last_hint: Option<HeadHint>,
     events: watch::Receiver<EventId>,
 }
 
@@ -142,8 +146,9 @@ impl Control {
         };
         let mut first = status::first(&identity, unix_ms(), remembered.refusal);
         first.newest = newest;
-        first.fresh_until_unix_ms = fresh_until(remembered.trust.fresh_until);
+        first.fresh_until_unix_ms = status::fresh_until(remembered.trust.fresh_until);
         status.send_replace(Some(first));
+        let readoption = Asker::new(client.clone(), Arc::clone(&identity));
         let fetcher =
             Fetcher::new(client.clone(), Arc::clone(&identity), store.clone(), judge, versions, remembered.trust);
         let now = Instant::now();
@@ -161,8 +166,9 @@ impl Control {
             seq: 0,
             offset_s: 0,
             stream: Stream::new(),
-            batch: Batch::FULL,
+            fit: Fit::FULL,
             told: Told::new(),
+            readoption,
             ceiling: ceiling.unwrap_or(CEILING_DEFAULT),
             newest,
             seen,
@@ -174,6 +180,7 @@ impl Control {
             next_look: now,
             last_look: now,
             same_news: 0,
+            last_hint: None,
         };
         lifecycle::spawn_essential("control", cancel.clone(), async move {
             // Cancelled: the manager ends. What was not acknowledged is sent by the next one.
@@ -192,6 +199,7 @@ impl Control {
             tokio::select! {
                 Some((seq, answer)) = self.flights.next() => self.landed(seq, &answer).await,
                 () = sleep_until(self.due), if may_report => self.report().await,
+                heard = self.readoption.next(self.offset_s) => self.heard(heard),
                 () = sleep_until(self.next_look), if self.fetcher.is_some() => self.start_look(),
                 (fetcher, looked) = pending_or(&mut self.looking), if self.looking.is_some() => {
                     self.looking = None;
@@ -217,7 +225,7 @@ impl Control {
 
     async fn glance(&mut self) {
         let Some((snapshot, _)) = self.look_at_host().await else { return };
-        if self.told.differs(&snapshot) || self.told.is_old(Instant::now()) {
+        if self.fit.takes_snapshot() && (self.told.differs(&snapshot) || self.told.is_old(Instant::now())) {
             self.hurry();
         }
     }
@@ -228,7 +236,8 @@ impl Control {
         self.tell(|told| told.outbox = outbox);
         let told = self.status.borrow().clone();
         let (refused, clock_skew_ms) = told.map(|told| (told.refused, told.clock_skew_ms)).unwrap_or_default();
-        Some((snapshot(&status, &Beside { refused, outbox, clock_skew_ms }), status))
+        let beside = Beside { refused, outbox, clock_skew_ms };
+        Some((snapshot(&status, &beside, self.fit.detail(Instant::now())), status))
     }
 
     async fn outbox(&mut self) -> OutboxReport {
@@ -240,32 +249,39 @@ impl Control {
 
     async fn report(&mut self) {
         let now = Instant::now();
-        let batch =
-            self.store.outbox_batch(self.batch.records_max.min(EVENTS_PER_REPORT_MAX), self.batch.bytes_max).await;
-        let waiting = batch.unwrap_or_else(|error| {
-            tracing::warn!(error = chain(&error), "events cannot be read; they are sent later");
-            Vec::new()
-        });
+        let waiting = self.waiting().await;
         let mut snapshot = None;
         if let Some((found, status)) = self.look_at_host().await {
             self.seen.applied = status.stack.applied_version.unwrap_or(Version(0));
             let applied = status.stack.applied_version;
             self.tell(|told| told.applied = applied);
-            snapshot = Some(found).filter(|found| self.told.differs(found) || self.told.is_old(now));
+            let is_due = self.fit.takes_snapshot() && (self.told.differs(&found) || self.told.is_old(now));
+            snapshot = Some(found).filter(|_| is_due);
         }
         let mut events = self.stream.number(&waiting);
         events.iter_mut().for_each(|record| (self.mask)(record));
         let hold_s = self.state.wait_s(self.ceiling);
+        let carried = Sent { records: events.len(), snapshot: snapshot.is_some() };
         // What is news to the server is not to wait there; nor is the first, which tells how it stands.
-        let is_held = events.is_empty() && snapshot.is_none() && self.seq > 0 && hold_s > 0;
+        let is_held = carried.is_nothing() && self.fit.is_whole() && self.seq > 0 && hold_s > 0;
         self.seq += 1;
         let from =
             From { boot: self.boot, seq: self.seq, machine: self.identity.machine(), stream: self.stream.id.clone() };
         let (report, telling) = report(from, self.seen, snapshot, events, &self.told);
         let body = serde_json::to_vec(&report).expect("a report is plain JSON");
         let rows = waiting.iter().map(|one| one.row).collect();
-        let flight = Flight { seq: self.seq, rows, telling, sent: now, is_held };
+        let flight = Flight { seq: self.seq, rows, telling, carried, sent: now, is_held };
         self.launch(flight, body, hold_s);
+    }
+
+    /// What of the events goes with this report.
+    async fn waiting(&mut self) -> Vec<Waiting> {
+        let Some((records_max, bytes_max)) = self.fit.events() else { return Vec::new() };
+        let batch = self.store.outbox_batch(records_max, bytes_max).await;
+        batch.unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "events cannot be read; they are sent later");
+            Vec::new()
+        })
     }
 
     fn launch(&mut self, flight: Flight, body: Vec<u8>, hold_s: u64) {
@@ -274,7 +290,7 @@ impl Control {
         }
         let (client, identity, seq) = (self.client.clone(), Arc::clone(&self.identity), flight.seq);
         let (headers, limit) = if flight.is_held {
-            (vec![("prefer", format!("wait={hold_s}"))], CALL_LIMIT + Duration::from_secs(hold_s))
+            (vec![("prefer", format!("wait={hold_s}"))], HOLD_MARGIN + Duration::from_secs(hold_s))
         } else {
             (Vec::new(), CALL_LIMIT)
         };
@@ -297,7 +313,7 @@ impl Control {
     async fn landed(&mut self, seq: u64, answer: &Result<Answer, NoAnswer>) {
         let Some(flight) = self.flight.take_if(|flight| flight.seq == seq) else { return };
         let now = Instant::now();
-        let outcome = outcome(answer);
+        let outcome = self.weighed(outcome(answer), flight.carried).await;
         let took = now.duration_since(flight.sent);
         let limits = Limits { ceiling: self.ceiling, took, asked: flight.is_held, random: fastrand::f64() };
         let (state, next) = step(self.state, &outcome, limits);
@@ -307,9 +323,12 @@ impl Control {
             more = self.taken(reported, flight, now).await;
         }
         self.note_link(&outcome, answer.is_ok());
+        self.note_readoption(&outcome, now);
         match (next, more) {
             (Next::Report { .. }, More::Events) => self.due = now,
-            (Next::Report { after }, More::Nothing) => self.due = now + after,
+            (Next::Report { after }, More::Nothing) => {
+                self.due = now + self.readoption.state.report_within().map_or(after, |most| after.min(most));
+            }
             (Next::Report { after }, More::SameNews) => self.due = now + after.max(self.ceiling),
             (Next::Cure { cure, after }, _) => {
                 self.due = now + after;
@@ -322,8 +341,27 @@ impl Control {
         }
     }
 
+    /// What was too large is sent in smaller parts; what is not its size's fault is a failure like others.
+    async fn weighed(&mut self, outcome: Outcome, carried: Sent) -> Outcome {
+        if outcome != Outcome::TooLarge {
+            return outcome;
+        }
+        let (fit, verdict) = self.fit.too_large(carried, Instant::now());
+        self.fit = fit;
+        let given_up = match verdict {
+            TooLarge::Smaller => return outcome,
+            TooLarge::GiveUp => self.give_up_first().await,
+            TooLarge::Anything => false,
+        };
+        if given_up {
+            return outcome;
+        }
+        Outcome::Later { cause: "it answers that a report of the smallest size is too large".to_owned(), after: None }
+    }
+
     async fn taken(&mut self, reported: &Reported, flight: Flight, now: Instant) -> More {
-        let mut more = More::Nothing;
+        let mut more = if self.fit.is_whole() { More::Nothing } else { More::Events };
+        self.fit = self.fit.taken(flight.carried);
         if !flight.rows.is_empty() {
             self.stream.acknowledged(&flight.rows);
             more = More::Events;
@@ -331,7 +369,6 @@ impl Control {
                 // They are sent again, which the server sees by their ids.
                 tracing::warn!(error = chain(&error), "acknowledged events are not dropped yet");
             }
-            self.batch = Batch::FULL;
         }
         if let Some(telling) = flight.telling {
             self.told.note(telling, now);
@@ -341,7 +378,9 @@ impl Control {
         }
         let hint = reported.head;
         let is_news = hint.version > self.seen.seen || hint.root > self.seen.root || hint.epoch > self.seen.epoch;
-        if is_news || self.is_unsettled() {
+        // One that went back is worth a look as well: the database may be an older one, which people are to be told of.
+        let is_other = self.last_hint.replace(hint) != Some(hint);
+        if is_news || is_other || self.is_unsettled() {
             self.next_look = self.next_look.min(now.max(self.last_look + LOOK_AGAIN));
         }
         self.same_news = if is_news { self.same_news.saturating_add(1) } else { 0 };
@@ -362,7 +401,8 @@ impl Control {
             | Outcome::Regressed { .. }
             | Outcome::Gap { .. }
             | Outcome::TooLarge
-            | Outcome::Refused { .. } => None,
+            | Outcome::Refused { .. }
+            | Outcome::Forgotten { .. } => None,
         };
         let link = status::link(outcome);
         let mut event = None;
@@ -371,7 +411,7 @@ impl Control {
                 told.last_answer_unix_ms = Some(now_unix_ms);
             }
             if let Some(server) = server {
-                told.clock_skew_ms = skew_ms(server, now_unix_ms);
+                told.clock_skew_ms = status::skew_ms(server, now_unix_ms);
             }
             if let Some(link) = link {
                 event = status::told(&told.link, &link);
@@ -410,23 +450,58 @@ impl Control {
                     Gap { count, from_unix_ms: at, to_unix_ms: at, reason: "the control server went back in time" };
                 if count > 0 { self.store.outbox_prepend_gap(gap).await } else { Ok(()) }
             }
-            Cure::Smaller if self.batch.is_smallest() => self.give_up_first().await,
-            Cure::Smaller => {
-                self.batch = self.batch.smaller();
-                Ok(())
-            }
+            // Done when it was weighed.
+            Cure::Smaller => Ok(()),
         };
         if let Err(error) = stored {
             tracing::warn!(error = chain(&error), "tried again with the next report");
         }
     }
 
-    async fn give_up_first(&mut self) -> Result<(), crate::store::Error> {
-        let first = self.store.outbox_batch(1, 1).await?;
-        match first.first() {
-            Some(one) => self.store.outbox_give_up(one.row, "too large for the control server").await,
-            None => Ok(()),
+    /// The first that waits, for a record that tells of it; not where it is such a record itself.
+    async fn give_up_first(&mut self) -> bool {
+        let first = self.store.outbox_batch(1, 1).await.unwrap_or_default();
+        let Some(one) = first.first().filter(|one| one.record.kind != GAP_KIND) else { return false };
+        tracing::warn!(eid = one.record.eid, kind = one.record.kind, "an event is too large for the control server");
+        let given_up = self.store.outbox_give_up(one.row, "too large for the control server").await;
+        given_up.inspect_err(|error| tracing::warn!(error = chain(error), "tried again with the next report")).is_ok()
+    }
+
+    fn note_readoption(&mut self, outcome: &Outcome, now: Instant) {
+        match outcome {
+            Outcome::Forgotten { .. } => self.readoption.forgotten(now, fastrand::f64()),
+            // Who does not answer may have forgotten this host as before.
+            Outcome::Later { .. } | Outcome::Skewed { .. } => return,
+            Outcome::Taken { .. }
+            | Outcome::Regressed { .. }
+            | Outcome::Gap { .. }
+            | Outcome::TooLarge
+            | Outcome::Refused { .. } => self.readoption.known(),
         }
+        self.tell_readoption();
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        let now = Instant::now();
+        tracing::info!(?heard, "asked the control server to take this host back");
+        match &heard {
+            Heard::Skewed { server } => {
+                let host = Time::from_unix_secs(i64::try_from(unix_secs()).unwrap_or(i64::MAX));
+                self.offset_s = step::offset_s(*server, host);
+            }
+            Heard::Known => self.due = now,
+            Heard::Pending { .. } | Heard::Denied { .. } | Heard::Nothing => {}
+        }
+        self.readoption.hear(heard, now);
+        if let Some(within) = self.readoption.state.report_within() {
+            self.due = self.due.min(now + within);
+        }
+        self.tell_readoption();
+    }
+
+    fn tell_readoption(&self) {
+        let readoption = self.readoption.state.told();
+        self.tell(|told| told.readoption = readoption);
     }
 
     fn start_look(&mut self) {
@@ -443,7 +518,7 @@ impl Control {
         let trust = &fetcher.trust;
         (self.seen.root, self.seen.epoch) = (trust.root.version, trust.root.epoch);
         self.seen.seen = trust.floor.map_or(Version(0), |floor| floor.version);
-        let fresh = fresh_until(trust.fresh_until);
+        let fresh = status::fresh_until(trust.fresh_until);
         self.next_look = Instant::now() + until_look(trust.fresh_until, &looked, self.ceiling);
         self.fetcher = Some(fetcher);
         self.tell(|told| told.fresh_until_unix_ms = fresh);
@@ -515,30 +590,4 @@ async fn pending_or<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
-}
-
-/// At half of what is left of the freshness, so that an idle host stays fresh; sooner where nothing was learnt, seldom
-/// where the server does not hand anything out.
-fn until_look(fresh_until: Time, looked: &Looked, ceiling: Duration) -> Duration {
-    let now = i64::try_from(unix_secs()).unwrap_or(i64::MAX);
-    let left = u64::try_from(fresh_until.unix_secs().saturating_sub(now)).unwrap_or(0);
-    let most = match looked {
-        Looked::Unanswered { refused: true, .. } => LOOK_MAX,
-        Looked::Unanswered { .. } | Looked::Nothing => LOOK_MIN.max(ceiling),
-        Looked::Current | Looked::Held { .. } | Looked::Adopted { .. } | Looked::Refused { .. } => {
-            Duration::from_secs(left / 2).clamp(LOOK_MIN, LOOK_MAX)
-        }
-    };
-    most.mul_f64(0.8 + fastrand::f64() / 5.0)
-}
-
-fn fresh_until(time: Time) -> Option<u64> {
-    u64::try_from(time.unix_secs()).ok().filter(|secs| *secs > 0).map(|secs| secs.saturating_mul(1_000))
-}
-
-fn skew_ms(server: Time, now_unix_ms: u64) -> i64 {
-    let now = i64::try_from(now_unix_ms).unwrap_or(i64::MAX);
-    let skew = server.unix_secs().saturating_mul(1_000).saturating_sub(now);
-    // The server tells whole seconds.
-    if skew.unsigned_abs() < 2_000 { 0 } else { skew }
 }

@@ -19,14 +19,16 @@ use super::*;
 use crate::store::testing::{service, stack};
 use crate::store::{Joining, NewEvent, Store};
 
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// A host with everything but services.
-struct Bench {
+pub(super) struct Bench {
     _dir: TempDir,
-    fake: FakeControl,
+    pub(super) fake: FakeControl,
     identity: Arc<Identity>,
-    store: Store,
+    pub(super) store: Store,
+    /// What the host says of itself.
+    pub(super) shown: Arc<Mutex<Status>>,
     versions: mpsc::Receiver<Version>,
     status: watch::Receiver<Option<ControlStatus>>,
     told: Arc<Mutex<Vec<What>>>,
@@ -34,7 +36,7 @@ struct Bench {
     cancel: CancellationToken,
 }
 
-fn small(fake_poll: u64) -> Stack {
+pub(super) fn small(fake_poll: u64) -> Stack {
     let mut small = stack(vec![service("api")]);
     small.stack.poll_interval = Span::from_secs(fake_poll);
     small
@@ -49,11 +51,11 @@ async fn enrolled(fake: &FakeControl, dir: &TempDir) -> Result<Identity, JoinErr
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::of(FakeControl::start()).await
     }
 
-    async fn of(fake: FakeControl) -> Self {
+    pub(super) async fn of(fake: FakeControl) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let identity = enrolled(&fake, &dir).await.unwrap();
         identity.store(dir.path()).unwrap();
@@ -66,6 +68,7 @@ impl Bench {
             fake,
             identity,
             store,
+            shown: Arc::new(Mutex::new(host_status())),
             versions,
             status,
             told: Arc::default(),
@@ -77,7 +80,7 @@ impl Bench {
     }
 
     /// As a manager does; again as one after a kill -9.
-    async fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         self.cancel.cancel();
         self.cancel = CancellationToken::new();
         let joining = Joining { id: self.identity.joining.clone(), trust: self.identity.trust().unwrap() };
@@ -86,7 +89,7 @@ impl Bench {
         let (sender, versions) = mpsc::channel(4);
         let (status, seen) = watch::channel(None);
         let (told, forbids) = (Arc::clone(&self.told), Arc::clone(&self.forbids));
-        let (shown, db) = (Arc::new(Mutex::new(host_status())), self.store.clone());
+        let (shown, db) = (Arc::clone(&self.shown), self.store.clone());
         Control::start(Setup {
             identity: Arc::clone(&self.identity),
             remembered,
@@ -114,11 +117,11 @@ impl Bench {
         (self.versions, self.status) = (versions, seen);
     }
 
-    fn told(&self) -> Vec<String> {
+    pub(super) fn told(&self) -> Vec<String> {
         self.told.lock().unwrap().iter().map(|what| what.word().to_owned()).collect()
     }
 
-    async fn until(&self, what: &str, mut holds: impl FnMut(&ControlStatus) -> bool) -> ControlStatus {
+    pub(super) async fn until(&self, what: &str, mut holds: impl FnMut(&ControlStatus) -> bool) -> ControlStatus {
         let start = Instant::now();
         loop {
             let status = self.status.borrow().clone().unwrap();
@@ -130,18 +133,18 @@ impl Bench {
         }
     }
 
-    async fn connected(&self) -> ControlStatus {
+    pub(super) async fn connected(&self) -> ControlStatus {
         self.until("connected", |status| status.link == ControlLink::Connected).await
     }
 
-    async fn adopts(&mut self, version: Version) -> Duration {
+    pub(super) async fn adopts(&mut self, version: Version) -> Duration {
         let start = Instant::now();
         let got = tokio::time::timeout(LIMIT, self.versions.recv()).await.expect("a version comes");
         assert_eq!(got, Some(version));
         start.elapsed()
     }
 
-    async fn record(&self, count: u64) {
+    pub(super) async fn record(&self, count: u64) {
         let events = (0..count).map(|n| NewEvent {
             at_unix_ms: unix_ms(),
             service: None,
@@ -154,7 +157,7 @@ impl Bench {
         self.store.record_events(events.collect()).await.unwrap();
     }
 
-    async fn arrived(&self, count: usize) {
+    pub(super) async fn arrived(&self, count: usize) {
         self.until("the events have arrived", |_| self.fake.lock().events.len() >= count).await;
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct Page {
 /// Shown by the one answer that made it, and by no other. No `Debug`: it holds the join string.
 pub(crate) struct Made {
     pub(crate) command: String,
+    pub(crate) warning: Option<String>,
     pub(crate) join: String,
     pub(crate) id: String,
     pub(crate) expires: Moment,
@@ -67,6 +68,7 @@ impl Page {
             head: StackHead::of(stack, Tab::Join, now_ms),
             made: made.map(|made| Made {
                 command: made.command.clone(),
+                warning: made.warning.clone(),
                 join: made.join.clone(),
                 id: made.token.id.to_string(),
                 expires: Moment::relative(made.token.expires_unix_ms, now_ms),

@@ -2,11 +2,22 @@
 
 use sd_notify::NotifyState;
 
-/// Requests are answered.
-pub fn ready() {
-    say(&[NotifyState::Ready, NotifyState::Status("serves")]);
+/// Requests are answered. `text` is the line of `systemctl status`.
+pub fn ready(text: &str) {
+    say(&[NotifyState::Ready, NotifyState::Status(text)]);
 }
 
+/// One line for `systemctl status`.
+pub fn status(text: &str) {
+    say(&[NotifyState::Status(text)]);
+}
+
+/// To be said at least as often as [`sd_notify::watchdog_enabled`] demands.
+pub fn alive() {
+    say(&[NotifyState::Watchdog]);
+}
+
+/// From here on the unit's stop timeout counts: to be said at the very end.
 pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }

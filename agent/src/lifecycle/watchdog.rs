@@ -1,31 +1,11 @@
-//! What the service manager is told (sd_notify(3)); nothing where none started us.
+//! The service manager starts us again when a loop stands still (sd_notify(3), WATCHDOG=1).
 
 use std::time::Duration;
 
-use sd_notify::NotifyState;
+use agentd_lifecycle::{service, spawn};
 use tokio_util::sync::CancellationToken;
 
-use super::{heart, spawn};
-
-/// Requests are answered, and everything that ran is adopted.
-pub fn ready() {
-    say(&[NotifyState::Ready, NotifyState::Status("runs; `agentctl status` tells more")]);
-}
-
-/// One line for `systemctl status`.
-pub fn status(text: &str) {
-    say(&[NotifyState::Status(text)]);
-}
-
-/// From here on the unit's stop timeout counts: to be said at the very end.
-pub fn stopping() {
-    say(&[NotifyState::Stopping]);
-}
-
-/// Whether our stderr is the journal, which has the time of every line.
-pub fn logs_to_journal() -> bool {
-    std::env::var_os("JOURNAL_STREAM").is_some()
-}
+use super::heart;
 
 /// Feeds the watchdog, if the unit has one, for as long as every loop turns.
 pub fn start_watchdog(cancel: CancellationToken) {
@@ -48,7 +28,7 @@ async fn feed(interval: Duration) {
     loop {
         let still = heart::standing_still();
         match still {
-            None => say(&[NotifyState::Watchdog]),
+            None => service::alive(),
             Some(task) if told != still => {
                 tracing::error!(task, "a loop stands still; the service manager will start us again, services run on");
             }
@@ -56,12 +36,6 @@ async fn feed(interval: Duration) {
         }
         told = still;
         tokio::time::sleep(interval).await;
-    }
-}
-
-fn say(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager cannot be told");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The signals a server listens to.
+//! The signals a daemon listens to.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

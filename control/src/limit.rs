@@ -1,22 +1,16 @@
-//! How often somebody may try: buckets that fill with time (pure), and a bounded table of them.
+//! How often somebody may do something: buckets that fill with time (pure), and a bounded table of them.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 
-/// A bucket holds `burst` tries and gets one back every `refill_ms`.
+/// A bucket holds `burst` units and gets one back every `refill_ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) burst: u32,
     pub(crate) refill_ms: u64,
 }
 
-/// Wrong passwords of one account: a typing person never meets it, and 3,000 a day guess nothing.
-pub(crate) const ACCOUNT: Rate = Rate { burst: 20, refill_ms: 30_000 };
-/// Tries of one source, right or wrong.
-pub(crate) const SOURCE: Rate = Rate { burst: 10, refill_ms: 10_000 };
-/// Requests with a credential that is none, of one source.
-pub(crate) const BAD_CREDENTIAL: Rate = Rate { burst: 60, refill_ms: 1_000 };
 /// Sources remembered at once; beyond it strangers share one bucket.
 const KEYS_MAX: usize = 10_000;
 
@@ -39,12 +33,13 @@ impl Wait {
     }
 }
 
-/// One more try, or how long until there may be one; a refused try costs nothing.
-pub(crate) fn step(bucket: Bucket, rate: Rate, now_ms: u64) -> (Bucket, Result<(), Wait>) {
+/// Takes `units`, or says how long until there are as many; a refusal costs nothing. More than the whole bucket holds
+/// counts as the whole bucket.
+pub(crate) fn step(bucket: Bucket, rate: Rate, units: u64, now_ms: u64) -> (Bucket, Result<(), Wait>) {
     let room_ms = u64::from(rate.burst) * rate.refill_ms;
     // A clock that was set back must not lock anybody out for longer than an empty bucket does.
     let full_at_ms = bucket.full_at_ms.clamp(now_ms, now_ms.saturating_add(room_ms));
-    let after_ms = full_at_ms.saturating_add(rate.refill_ms);
+    let after_ms = full_at_ms.saturating_add(units.saturating_mul(rate.refill_ms).min(room_ms));
     let over_ms = after_ms.saturating_sub(now_ms.saturating_add(room_ms));
     if over_ms == 0 {
         (Bucket { full_at_ms: after_ms }, Ok(()))
@@ -88,7 +83,7 @@ impl<K: Eq + Hash> Limits<K> {
         }
         let is_full = self.buckets.len() >= KEYS_MAX && !self.buckets.contains_key(&key);
         let bucket = if is_full { &mut self.rest } else { self.buckets.entry(key).or_default() };
-        let (next, answer) = step(*bucket, self.rate, now_ms);
+        let (next, answer) = step(*bucket, self.rate, 1, now_ms);
         *bucket = next;
         answer
     }
@@ -120,6 +115,20 @@ mod tests {
         assert_eq!(limits.take("a", 11_000), Ok(()));
         assert_eq!(limits.take("a", 0), Err(Wait { ms: 1_000 }), "a clock set back costs one refill, not days");
         assert_eq!((Wait { ms: 1 }.secs(), Wait { ms: 1_001 }.secs()), (1, 2));
+    }
+
+    #[test]
+    fn many_units_are_one_try() {
+        let begin = Bucket::default();
+        let (after, first) = step(begin, RATE, 2, 10_000);
+        let (same, second) = step(after, RATE, 2, 10_000);
+        assert_eq!((first, second, same), (Ok(()), Err(Wait { ms: 1_000 }), after));
+        assert_eq!(
+            step(begin, RATE, u64::MAX, 10_000).1,
+            Ok(()),
+            "what never fits waits for a full bucket, not for ever"
+        );
+        assert_eq!(step(after, RATE, u64::MAX, 10_000).1, Err(Wait { ms: 2_000 }));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every task has a name, and the few whose end would leave the server half alive end the process instead.
+//! Every task has a name, and the few whose end would leave a daemon half alive end the process instead.
 
 use std::future::Future;
 
@@ -29,7 +29,7 @@ pub fn spawn_blocking<T: Send + 'static>(
 }
 
 /// Starts a task the process cannot do without. When it ends, or panics, before `cancel` was called, the process exits:
-/// the server is crash-only.
+/// a daemon of ours is crash-only, and what the agent supervises lives on.
 pub fn spawn_essential<F>(name: &'static str, cancel: CancellationToken, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,

@@ -1,0 +1,255 @@
+//! A server that has forgotten this host, as after the restore of a backup from before it joined: it is shown the receipt
+//! of then, and a person there says yes. Until then, and if nobody ever does, the host goes on as it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentd_protocol::api;
+use agentd_protocol::control::enroll::{Enrolled, Pending};
+use agentd_protocol::control::problem::{Problem, Slug};
+use agentd_protocol::control::time::Time;
+use futures_util::future::BoxFuture;
+use reqwest::Method;
+use tokio::time::{Instant, sleep_until};
+
+use super::client::{Answer, CALL_LIMIT, Call, Client, NoAnswer, host_signer};
+use super::join::{Applicant, ENROLLED_BYTES_MAX, shown_code, wish};
+use super::{Identity, step, unix_secs};
+
+/// A server may be loading its hosts; and all of them have been forgotten at once: they come over half a minute.
+const FIRST: Duration = Duration::from_secs(30);
+const FIRST_SPREAD: Duration = Duration::from_secs(30);
+/// Between two wishes that were heard: what a person has seen once need not be said often.
+const BETWEEN: Duration = Duration::from_secs(6 * 3_600);
+/// After one that nobody has heard.
+const UNHEARD: Duration = Duration::from_secs(15 * 60);
+/// Once more with the server's clock.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Between reports while a person is about to say yes, whatever the server wishes, seconds.
+const REPORT_SECS_MIN: u64 = 10;
+const REPORT_SECS_MAX: u64 = 60;
+
+/// How it stands (pure: times and chance come in).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Readoption {
+    /// The server knows this host, as far as it has said.
+    NotNeeded,
+    Due {
+        at: Instant,
+        /// The last wish was signed with a time that the server did not like.
+        skewed: bool,
+    },
+    Pending {
+        code: String,
+        /// Between reports, which show that the person has said yes.
+        report: Duration,
+        again: Instant,
+    },
+    Denied {
+        cause: String,
+        again: Instant,
+    },
+}
+
+/// What came of a wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Heard {
+    Pending { code: String, retry_s: u64 },
+    Known,
+    Skewed { server: Time },
+    Denied { cause: String },
+    Nothing,
+}
+
+impl Readoption {
+    /// A report was answered by a server that does not know this host. `random`: from 0 to 1.
+    pub(super) fn forgotten(self, now: Instant, random: f64) -> Self {
+        match self {
+            Self::NotNeeded => Self::Due { at: now + FIRST + FIRST_SPREAD.mul_f64(random), skewed: false },
+            known @ (Self::Due { .. } | Self::Pending { .. } | Self::Denied { .. }) => known,
+        }
+    }
+
+    pub(super) fn heard(self, heard: Heard, now: Instant) -> Self {
+        let again = now + BETWEEN;
+        match heard {
+            Heard::Pending { code, retry_s } => {
+                let report = Duration::from_secs(retry_s.clamp(REPORT_SECS_MIN, REPORT_SECS_MAX));
+                Self::Pending { code, report, again }
+            }
+            // The next report, which comes at once, ends this.
+            Heard::Known => Self::Denied { cause: "it says that it knows this host".to_owned(), again },
+            Heard::Skewed { .. } if !matches!(self, Self::Due { skewed: true, .. }) => {
+                Self::Due { at: now + AT_ONCE, skewed: true }
+            }
+            Heard::Skewed { server } => Self::Denied { cause: format!("its clock says {server}"), again },
+            Heard::Denied { cause } => Self::Denied { cause, again },
+            Heard::Nothing => match self {
+                Self::Pending { code, report, .. } => Self::Pending { code, report, again: now + UNHEARD },
+                Self::NotNeeded | Self::Due { .. } | Self::Denied { .. } => {
+                    Self::Due { at: now + UNHEARD, skewed: false }
+                }
+            },
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        match self {
+            Self::NotNeeded => None,
+            Self::Due { at, .. } => Some(*at),
+            Self::Pending { again, .. } | Self::Denied { again, .. } => Some(*again),
+        }
+    }
+
+    /// The next report is not to be later than that.
+    pub(super) fn report_within(&self) -> Option<Duration> {
+        match self {
+            Self::Pending { report, .. } => Some(*report),
+            Self::NotNeeded | Self::Due { .. } | Self::Denied { .. } => None,
+        }
+    }
+
+    pub(super) fn told(&self) -> Option<api::Readoption> {
+        match self {
+            Self::NotNeeded => None,
+            Self::Due { .. } => Some(api::Readoption::Due),
+            Self::Pending { code, .. } => Some(api::Readoption::Pending { code: code.clone() }),
+            Self::Denied { cause, .. } => Some(api::Readoption::Denied { cause: cause.clone() }),
+        }
+    }
+}
+
+/// Asks when it is time to.
+pub(super) struct Asker {
+    client: Client,
+    identity: Arc<Identity>,
+    pub(super) state: Readoption,
+    asking: Option<BoxFuture<'static, Result<Answer, NoAnswer>>>,
+}
+
+impl Asker {
+    pub(super) fn new(client: Client, identity: Arc<Identity>) -> Self {
+        Self { client, identity, state: Readoption::NotNeeded, asking: None }
+    }
+
+    pub(super) fn forgotten(&mut self, now: Instant, random: f64) {
+        let state = std::mem::replace(&mut self.state, Readoption::NotNeeded);
+        self.state = state.forgotten(now, random);
+    }
+
+    /// The server has answered as one that knows this host.
+    pub(super) fn known(&mut self) {
+        (self.state, self.asking) = (Readoption::NotNeeded, None);
+    }
+
+    pub(super) fn hear(&mut self, heard: Heard, now: Instant) {
+        let state = std::mem::replace(&mut self.state, Readoption::NotNeeded);
+        self.state = state.heard(heard, now);
+    }
+
+    /// Waits until it is time, then for the answer; for ever where nothing is to be asked. Dropped and called again, it goes
+    /// on where it was.
+    pub(super) async fn next(&mut self, offset_s: i64) -> Heard {
+        let Some(at) = self.state.next() else { return std::future::pending().await };
+        if self.asking.is_none() {
+            sleep_until(at).await;
+        }
+        let (client, identity) = (&self.client, &self.identity);
+        let asking = self.asking.get_or_insert_with(|| ask(client.clone(), Arc::clone(identity), offset_s));
+        let answer = asking.await;
+        self.asking = None;
+        read(&answer, &self.identity)
+    }
+}
+
+fn ask(client: Client, identity: Arc<Identity>, offset_s: i64) -> BoxFuture<'static, Result<Answer, NoAnswer>> {
+    Box::pin(async move {
+        let applicant = Applicant { name: identity.name.clone(), labels: Default::default() };
+        let wish = wish(&identity.stack, &identity.key, applicant, Some(identity.receipt.clone()));
+        let call = Call {
+            method: Method::POST,
+            path: "/v1/enroll",
+            body: serde_json::to_vec(&wish).expect("an enrolment is plain JSON"),
+            headers: Vec::new(),
+            bytes_max: ENROLLED_BYTES_MAX,
+            limit: CALL_LIMIT,
+        };
+        let signer = host_signer(identity.host.as_str(), &identity.key);
+        client.send(call, unix_secs().saturating_add_signed(offset_s), &[signer]).await
+    })
+}
+
+/// What a server says here is believed for a line in status, and for nothing else: roots are those of the first joining.
+fn read(answer: &Result<Answer, NoAnswer>, identity: &Identity) -> Heard {
+    let Ok(answer) = answer else { return Heard::Nothing };
+    let denied = |cause: &str| Heard::Denied { cause: cause.to_owned() };
+    match answer.status {
+        200 | 201 => match serde_json::from_slice::<Enrolled>(&answer.body) {
+            Ok(enrolled) if enrolled.host == identity.host => Heard::Known,
+            Ok(_) => denied("it took this host for another"),
+            Err(_) => denied("its answer cannot be read"),
+        },
+        202 => match serde_json::from_slice::<Pending>(&answer.body) {
+            Ok(pending) => Heard::Pending { code: shown_code(&pending.code), retry_s: pending.retry_s },
+            Err(_) => denied("its answer cannot be read"),
+        },
+        429 | 500.. => Heard::Nothing,
+        status => {
+            let problem = answer.problem();
+            let time = || serde_json::from_value(problem.as_ref()?.extra.get("time")?.clone()).ok();
+            match (problem.as_ref().and_then(Problem::slug), time()) {
+                (Some(Slug::ClockSkew), Some(server)) => Heard::Skewed { server },
+                _ => Heard::Denied { cause: step::cause(status, problem.as_ref()) },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(retry_s: u64) -> Heard {
+        Heard::Pending { code: "WXQR-4821".into(), retry_s }
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_host_asks_after_a_while_and_then_seldom() {
+        let now = Instant::now();
+        assert_eq!((Readoption::NotNeeded.next(), Readoption::NotNeeded.told()), (None, None));
+        for (random, secs) in [(0.0, 30), (1.0, 60)] {
+            let due = Readoption::NotNeeded.forgotten(now, random);
+            assert_eq!(due.next(), Some(now + Duration::from_secs(secs)));
+            // Every report is refused meanwhile; none of them puts it off.
+            assert_eq!(due.clone().forgotten(now + Duration::from_secs(20), 1.0), due);
+        }
+        let due = Readoption::NotNeeded.forgotten(now, 0.5);
+        for heard in [pending(5), Heard::Denied { cause: "no".into() }, Heard::Known] {
+            assert_eq!(due.clone().heard(heard, now).next(), Some(now + BETWEEN));
+        }
+        assert_eq!(due.clone().heard(Heard::Nothing, now).next(), Some(now + UNHEARD));
+    }
+
+    #[tokio::test]
+    async fn while_a_person_is_asked_reports_go_on_and_the_code_stays() {
+        let now = Instant::now();
+        let due = Readoption::NotNeeded.forgotten(now, 0.5);
+        for (retry_s, secs) in [(0, 10), (20, 20), (u64::MAX, 60)] {
+            let waits = due.clone().heard(pending(retry_s), now);
+            assert_eq!(waits.report_within(), Some(Duration::from_secs(secs)));
+            let told = Some(api::Readoption::Pending { code: "WXQR-4821".into() });
+            assert_eq!((waits.told(), waits.heard(Heard::Nothing, now).told()), (told.clone(), told));
+        }
+        assert_eq!(due.report_within(), None);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_wrong_is_tried_once_with_the_servers() {
+        let (now, server) = (Instant::now(), Time::from_unix_secs(1_788_264_000));
+        let due = Readoption::NotNeeded.forgotten(now, 0.5);
+        let again = due.heard(Heard::Skewed { server }, now);
+        assert_eq!(again.next(), Some(now + AT_ONCE));
+        let denied = again.heard(Heard::Skewed { server }, now);
+        assert!(matches!(&denied, Readoption::Denied { cause, .. } if cause.contains("2026")), "{denied:?}");
+    }
+}
