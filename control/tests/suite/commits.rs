@@ -127,7 +127,9 @@ impl Made {
             "make an API token" => cli(&["user", "token", "create", "second"], ""),
             "revoke an API token" => cli(&["user", "token", "revoke", &self.api_token], ""),
             "make an entry link" => cli(&["user", "create-link"], ""),
-            "use an entry link" => form(server, "/setup", &[("link", &self.link), ("password", PASSWORD)]).await,
+            "use an entry link" => {
+                form(server, "/setup", &[("link", &self.link), ("name", "owner"), ("password", PASSWORD)]).await
+            }
             "begin a session" => form(server, "/login", &[("name", "owner"), ("password", PASSWORD)]).await,
             "end sessions" => cli(&["user", "logout-all"], ""),
             other => panic!("{other} has no act"),

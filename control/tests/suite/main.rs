@@ -5,3 +5,4 @@ mod commits;
 mod faults;
 mod life;
 mod server;
+mod tls;
