@@ -142,7 +142,11 @@ impl Control {
         let (stored, reason) = (self.stored_host(id)?, names::reason(reason)?);
         let now = clock::now_unix_ms();
         let entry = entry(actor, "host.revoke", id, json!({"name": stored.name, "reason": reason}));
-        self.inner.store.revoke_host(id, &reason, now, entry).await?;
+        let was_revoked = matches!(stored.standing, StoredStanding::Revoked { .. });
+        if !self.inner.store.revoke_host(id, &reason, now, entry).await? && was_revoked {
+            // As of then, and for the reason of then.
+            return Ok(self.host(id).await?.row);
+        }
         let row = self.edit(id, |host| host.standing = StoredStanding::Revoked { at: now, reason }).await?;
         let held = self.fleet().hosts.get_mut(id).and_then(|host| host.held.take());
         if let Some(held) = held {

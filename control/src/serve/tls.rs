@@ -15,7 +15,7 @@ use super::Error;
 use crate::lifecycle;
 
 /// Between two looks at the files' times; SIGHUP looks at once.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub(super) struct Tls {

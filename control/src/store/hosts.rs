@@ -127,15 +127,17 @@ impl Store {
         self.control.write("edit a host", change).await
     }
 
-    pub async fn revoke_host(&self, id: &HostId, reason: &str, now: u64, entry: Entry) -> Result<(), Error> {
+    /// `false`: it was revoked before, and stays so as of then.
+    pub async fn revoke_host(&self, id: &HostId, reason: &str, now: u64, entry: Entry) -> Result<bool, Error> {
         let (id, reason) = (id.clone(), reason.to_owned());
         let change = move |connection: &Connection| {
             let sql = "UPDATE hosts SET standing = 'revoked', code = NULL, revoked_at = ?2, revoke_reason = ?3
                        WHERE id = ?1 AND standing <> 'revoked'";
-            if connection.execute(sql, (id.as_str(), signed(now), reason))? == 1 {
+            let is_new = connection.execute(sql, (id.as_str(), signed(now), reason))? == 1;
+            if is_new {
                 append(connection, &entry)?;
             }
-            Ok(())
+            Ok(is_new)
         };
         self.control.write("revoke a host", change).await
     }

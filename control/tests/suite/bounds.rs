@@ -15,19 +15,21 @@ async fn a_host_that_floods_is_slowed_and_others_are_heard() {
     let mut flood = Host::join(&server, &server.join("shop"), "web-1").await;
     let mut calm = Host::join(&server, &server.join("shop"), "web-2").await;
     let mut refused = None;
-    for taken in 0..1_000 {
-        let report = flood.next_report(Vec::new());
-        let (status, body) = flood.send_report(&report, &[]).await;
-        if status != StatusCode::OK {
-            refused = Some((taken, status, slug(&body), report));
-            break;
-        }
+    let mut taken = 0;
+    while refused.is_none() && taken < 20_000 {
+        // Many at once, as a flood is: what comes out of order is no fault of its own.
+        let reports: Vec<_> = (0..32).map(|_| flood.next_report(Vec::new())).collect();
+        let answers = futures_util::future::join_all(reports.iter().map(|report| flood.send_report(report, &[]))).await;
+        let answered = answers.into_iter().find(|(status, _)| *status == StatusCode::TOO_MANY_REQUESTS);
+        refused = answered.map(|(_, body)| slug(&body));
+        taken += reports.len();
     }
-    let (taken, status, slug, report) = refused.expect("at last it is too many");
-    assert_eq!((status, slug.as_str()), (StatusCode::TOO_MANY_REQUESTS, "rate-limited"));
-    assert!(taken >= 120, "{taken}");
+    assert_eq!(refused.as_deref(), Some("rate-limited"), "at last it is too many");
+    assert!(taken >= 600, "{taken}");
+    (flood.boot, flood.seq) = (2, 0);
+    let report = flood.next_report(Vec::new());
     calm.report(Vec::new()).await;
-    // What was refused was not taken: the same report is the next one.
+    // And it is heard itself, when it is calm again.
     let end = Instant::now() + CAP;
     while flood.send_report(&report, &[]).await.0 != StatusCode::OK {
         assert!(Instant::now() < end, "it is heard again");
@@ -102,6 +104,12 @@ async fn a_report_without_news_is_noted_with_others_and_not_by_itself() {
     assert!(grown < 60 * PAGE, "not a page for each");
 }
 
+/// Into the file itself: while a log lies beside it, its pages stand for the file's.
+fn settle(path: &Path) {
+    let connection = Connection::open(path).unwrap();
+    connection.pragma_update_and_check(None, "wal_checkpoint", "truncate", |_| Ok(())).unwrap();
+}
+
 #[tokio::test]
 async fn a_damaged_journal_stops_nobody_and_is_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -114,6 +122,7 @@ async fn a_damaged_journal_stops_nobody_and_is_told() {
     let newest = server.cli(&["events"])["newest"].as_u64().unwrap();
     assert!(server.stop());
     let path = dir.path().join("journal.db");
+    settle(&path);
     let mut file = std::fs::read(&path).unwrap();
     file[16..100].fill(0xff);
     std::fs::write(&path, &file).unwrap();
@@ -129,7 +138,8 @@ async fn a_damaged_journal_stops_nobody_and_is_told() {
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert_eq!(std::fs::read(dir.path().join(&kept[0])).unwrap(), file, "kept as it was");
     let audit = server.cli(&["audit"]);
-    assert_eq!((&audit["rows"][0]["action"], &audit["rows"][0]["alarm"]), (&"journal.damaged".into(), &true.into()));
+    let is_alarm = |row: &&serde_json::Value| row["action"] == "journal.damaged" && row["alarm"] == true;
+    assert_eq!(audit["rows"].as_array().unwrap().iter().filter(is_alarm).count(), 1, "{audit}");
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_controld"));
     let said = { output }.arg("--home").arg(dir.path()).args(["stack", "list"]).output().unwrap();
     assert!(String::from_utf8_lossy(&said.stderr).contains(&kept[0]), "{said:?}");
@@ -155,6 +165,7 @@ fn a_damaged_database_stops_with_what_to_do() {
     server.stack("shop");
     assert!(server.stop());
     let path = dir.path().join("control.db");
+    settle(&path);
     let whole = std::fs::read(&path).unwrap();
     let mut header = whole.clone();
     header[16..100].fill(0xff);

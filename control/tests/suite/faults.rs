@@ -60,10 +60,14 @@ async fn repeated_and_reordered_requests_change_nothing() {
     // Three times over, in an order that a fixed step makes look like none.
     let order: Vec<usize> = (0..24).map(|step| (step * 7 + 5) % 24 % reports.len()).collect();
     let read = JoinString::read(&join).unwrap();
-    for index in order {
+    for (turn, index) in order.into_iter().enumerate() {
         let (status, body) = host.send_report(&reports[index], &[]).await;
         let is_last = index + 1 == reports.len();
         assert_eq!(status.is_success(), is_last, "{index}: {}", String::from_utf8_lossy(&body));
+        if turn >= 12 {
+            // More often a token is not taken at once.
+            continue;
+        }
         let (status, _) = enroll(&server.url, &read, &host.key, "web-1").await;
         assert_eq!(status, StatusCode::OK);
     }

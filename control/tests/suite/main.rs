@@ -10,4 +10,5 @@ mod life;
 mod pages;
 mod server;
 mod streams;
+mod tls;
 mod visitor;

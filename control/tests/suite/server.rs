@@ -41,8 +41,12 @@ impl Server {
 
     /// `None` where it ended instead.
     pub(crate) fn start_with(home: &Path, env: &[(&str, &str)]) -> Option<Self> {
+        Self::launch(home, env, &[])
+    }
+
+    pub(crate) fn launch(home: &Path, env: &[(&str, &str)], args: &[&str]) -> Option<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_controld"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--home"]).arg(home).envs(env.iter().copied());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--home"]).arg(home).args(args).envs(env.iter().copied());
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
