@@ -20,6 +20,7 @@ pub struct Controld {
     pub url: String,
     listen: String,
     home: PathBuf,
+    arguments: Vec<String>,
     /// `None`: it was killed.
     child: Option<Child>,
 }
@@ -29,9 +30,32 @@ impl Controld {
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("controld-test").tempdir().unwrap();
         let (listen, home) = (format!("127.0.0.1:{}", free_port()), dir.path().join("home"));
-        let mut made = Self { url: format!("http://{listen}"), listen, home, child: None, dir };
+        let mut made = Self { url: format!("http://{listen}"), listen, home, arguments: Vec::new(), child: None, dir };
         made.start_again();
         made
+    }
+
+    /// With TLS, by an authority that nobody knows; its certificate.
+    pub fn start_with_tls() -> (Self, PathBuf) {
+        let mut made = Self::start();
+        made.kill();
+        let dir = made.dir.path();
+        let script = "set -e
+            key='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+            openssl req -x509 $key -keyout ca.key -out ca.crt -subj /CN=test-authority -days 2
+            openssl req $key -keyout tls.key -out tls.csr -subj /CN=control
+            echo subjectAltName=IP:127.0.0.1 >names
+            openssl x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out tls.crt";
+        let ran = Command::new("sh").args(["-c", script]).current_dir(dir).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let path = |name: &str| dir.join(name).display().to_string();
+        made.url = format!("https://{}", made.listen);
+        made.arguments = ["--tls-cert", &path("tls.crt"), "--tls-key", &path("tls.key"), "--public-url", &made.url]
+            .map(str::to_owned)
+            .to_vec();
+        let authority = dir.join("ca.crt");
+        made.start_again();
+        (made, authority)
     }
 
     /// Where it was, with what it has.
@@ -40,6 +64,7 @@ impl Controld {
         let child = Command::new(program("controld"))
             .args(["serve", "--listen", &self.listen, "--home"])
             .arg(&self.home)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))

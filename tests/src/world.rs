@@ -80,7 +80,7 @@ impl World {
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let home = dir.path().join(path);
         let stack_file = dir.path().join("stack.toml");
-        let (port, internal_port, dns_port) = (free_port(), free_port(), free_dns_port());
+        let (port, internal_port, dns_port) = free_ports();
         Self { home, stack_file, port, internal_port, dns_port, manager: None, dir }
     }
 
@@ -351,6 +351,16 @@ pub fn web(version: &str) -> String {
 /// A port nobody listens on, outside the pool of instances.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Three that differ: each is free again when the next one is looked for, and may be found once more.
+fn free_ports() -> (u16, u16, u16) {
+    loop {
+        let (proxy, internal, dns) = (free_port(), free_port(), free_dns_port());
+        if proxy != internal && internal != dns && dns != proxy {
+            return (proxy, internal, dns);
+        }
+    }
 }
 
 /// A port nobody uses for TCP or UDP.

@@ -97,3 +97,43 @@ fn a_store_that_drips_is_given_up() {
     world.serves("/", "v2");
     world.down();
 }
+
+/// Two years ahead, and two years behind: nothing it hands out is taken, everything is told to it, and people are told why.
+#[test]
+fn a_server_whose_clock_is_years_off_changes_nothing_and_hears_everything() {
+    const YEARS_S: i64 = 2 * 365 * 24 * 3_600;
+    let mut world = World::new();
+    let repo = world.web_repo("api", "v1");
+    let first = repo.git(&["rev-parse", "HEAD"]).trim().to_owned();
+    let second = repo.commit(&[("web.py", &agentd_tests::web("v2"))]);
+    let fake = FakeControl::start();
+    fake.publish(&stack(&world, &repo.url(), &first));
+    assert_eq!(world.join(&fake.join_string()).code, 0);
+    world.start_joined(&[]);
+    world.serves("/", "v1");
+    for (ahead_s, refused, shown) in [
+        (YEARS_S, "which is in the future here", "behind the server's"),
+        (-YEARS_S, "nobody has said since", "ahead of"),
+    ] {
+        let set = |ahead_s| {
+            let mut inner = fake.lock();
+            (inner.clock_ahead_s, inner.issued_ahead_s) = (ahead_s, ahead_s);
+        };
+        set(ahead_s);
+        fake.publish(&stack(&world, &repo.url(), &second));
+        world.until(refused, |world| {
+            let control = world.status().control.expect("the host has joined");
+            control.refused.is_some_and(|told| told.reasons[0].contains(refused))
+        });
+        let before = fake.lock().events.len();
+        assert_eq!(world.ctl(&["restart", "api"]).code, 0);
+        world.until("what happens arrives", |_| fake.lock().events.len() > before);
+        world.serves("/", "v1");
+        let told = world.ctl(&["status"]).stdout;
+        assert!(told.contains(refused) && told.contains(shown) && told.contains("control: connected"), "{told}");
+        set(0);
+        let version = fake.publish(&stack(&world, &repo.url(), &first));
+        world.until("taken again", |world| in_force(world) == (Some(version), Some(version)));
+    }
+    world.down();
+}

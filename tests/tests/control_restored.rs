@@ -182,6 +182,7 @@ fn two_hosts_with_one_copied_state_both_serve_and_are_told_apart_by_a_person() {
     // The refused one leaves: it serves on, and the other one goes on as if nothing had been.
     let (stays, leaves) = if refused(&one) { (&mut other, &mut one) } else { (&mut one, &mut other) };
     assert_eq!(leave(leaves).code, 0);
+    leaves.until("it has left", |world| world.try_status().is_ok_and(|status| status.control.is_none()));
     repo.commit(&[("web.py", &agentd_tests::web("2"))]);
     server.publish("shop", &document(stays, &repo));
     stays.serves("/", "2");

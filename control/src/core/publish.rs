@@ -152,15 +152,8 @@ impl Control {
         before: Option<&(StoredVersion, Stack)>,
     ) -> Result<NewVersion, Error> {
         let (id, now) = (&stored.id, clock::now());
-        let (seen, unheard) = {
-            let fleet = self.fleet();
-            (fleet.newest_seen(stored), fleet.unheard(id, clock::ms_of(now)))
-        };
-        let number = Version(stored.last_version.max(seen).0 + 1);
-        let warnings = numbering(stored.last_version, seen, unheard);
-        for warning in &warnings {
-            tracing::warn!(stack = %id, %number, warning, "published");
-        }
+        let (number, mut summary) = self.next_number(stored, clock::ms_of(now));
+        summary.extend(diff::summary(&diff::diff(before.map(|(_, stack)| stack), Some(&content.stack))));
         let salt = self.salt_for(id, content, before).await?;
         let published = split_salted(&content.stack, &salt);
         check_sizes(&published.document, &published.env)?;
@@ -208,10 +201,7 @@ impl Control {
             payload: signed.payload,
             envelope: serde_json::to_string(&signed.envelope).expect("texts are JSON"),
             services: services_of(content),
-            summary: {
-                let changes = diff::summary(&diff::diff(before.map(|(_, stack)| stack), Some(&content.stack)));
-                warnings.into_iter().chain(changes).collect()
-            },
+            summary,
             actor: by,
             reason,
             created_at: clock::ms_of(now),
@@ -220,6 +210,20 @@ impl Control {
             after: stored.head_revision,
             draft_revision: content.draft_revision,
         })
+    }
+
+    /// Above all that hosts have seen, and what a person should know of it.
+    fn next_number(&self, stored: &StoredStack, now_unix_ms: u64) -> (Version, Vec<String>) {
+        let (seen, unheard) = {
+            let fleet = self.fleet();
+            (fleet.newest_seen(stored), fleet.unheard(&stored.id, now_unix_ms))
+        };
+        let number = Version(stored.last_version.max(seen).0 + 1);
+        let warnings = numbering(stored.last_version, seen, unheard);
+        for warning in &warnings {
+            tracing::warn!(stack = %stored.id, %number, warning, "a number is given");
+        }
+        (number, warnings)
     }
 
     /// Drawn anew when a value changes, and kept while none does.

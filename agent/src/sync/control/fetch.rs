@@ -295,17 +295,48 @@ fn now() -> Now {
     Now { clock, built: Time::from_unix_secs(BUILT_UNIX_SECS) }
 }
 
-/// At half of what is left of the freshness, so that an idle host stays fresh; sooner where nothing was learnt, seldom
-/// where the server does not hand anything out.
+/// Until the next look that nothing asks for.
 pub(super) fn until_look(fresh_until: Time, looked: &Looked, ceiling: Duration) -> Duration {
     let now = i64::try_from(unix_secs()).unwrap_or(i64::MAX);
     let left = u64::try_from(fresh_until.unix_secs().saturating_sub(now)).unwrap_or(0);
-    let most = match looked {
+    let most = look_within(Duration::from_secs(left), looked, ceiling);
+    most.mul_f64(0.8 + fastrand::f64() / 5.0)
+}
+
+/// Half of what is left of the freshness, so that an idle host stays fresh; sooner where nothing was learnt, seldom where
+/// the server does not hand anything out.
+fn look_within(left: Duration, looked: &Looked, ceiling: Duration) -> Duration {
+    match looked {
         Looked::Unanswered { refused: true, .. } => LOOK_MAX,
         Looked::Unanswered { .. } | Looked::Nothing => LOOK_MIN.max(ceiling),
         Looked::Current | Looked::Held { .. } | Looked::Adopted { .. } | Looked::Refused { .. } => {
-            Duration::from_secs(left / 2).clamp(LOOK_MIN, LOOK_MAX)
+            (left / 2).clamp(LOOK_MIN, LOOK_MAX)
         }
-    };
-    most.mul_f64(0.8 + fastrand::f64() / 5.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentd_protocol::control::statement::FRESH_SECS;
+
+    use super::*;
+
+    #[test]
+    fn an_idle_host_stays_fresh_for_as_long_as_notes_are_made_anew() {
+        let life = u64::try_from(FRESH_SECS).unwrap();
+        // Of a server that makes them anew at a quarter of their life, and of one that does so at the last moment.
+        for every in [life / 4, life - 2 * LOOK_MIN.as_secs()] {
+            let (mut now, mut looks) = (0, 0);
+            while now < 30 * life {
+                let expires = now / every * every + life;
+                let left = Duration::from_secs(expires - now);
+                now += look_within(left, &Looked::Current, Duration::from_secs(15)).as_secs();
+                looks += 1;
+                assert!(now < expires, "stale at {expires}, and looked again at {now}");
+            }
+            assert!(looks < 30 * 40, "{looks} looks in 30 days");
+        }
+        let seldom = Looked::Unanswered { cause: String::new(), refused: true };
+        assert_eq!(look_within(Duration::ZERO, &seldom, Duration::from_secs(15)), LOOK_MAX);
+    }
 }
