@@ -75,7 +75,10 @@ impl Control {
         fleet.newest_event = store.newest_event().await?;
         let (fleet, changes) = (Mutex::new(fleet), watch::Sender::new(1));
         let control = Self { inner: Arc::new(Inner { store, key, settings, git, fleet, changes, draining }) };
-        control.tell_of_damage().await?;
+        if let Err(error) = control.tell_of_damage().await {
+            // Not a reason to serve nobody: the log has it, and whoever asks is told.
+            tracing::warn!(error = agentd_sys::causes::chain(&error), "the audit has no row of the damaged journal");
+        }
         Ok(control)
     }
 
