@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::Error;
 use super::accounts::{Accounts, ApiTokenMade, ApiTokenRow, EntryLink, NewApiToken, User};
 use crate::core::Actor;
+use crate::operator_api::Read;
 use crate::routes::{Entry, Table};
 
 #[derive(Debug, Clone)]
@@ -77,7 +78,7 @@ async fn set_password(
     State(served): State<Served>,
     actor: Actor,
     Path(name): Path<String>,
-    Json(new): Json<NewPassword>,
+    Read(new): Read<NewPassword>,
 ) -> Result<Json<Value>, Error> {
     only_local(&actor)?;
     let password = Zeroizing::new(new.password);
@@ -92,7 +93,7 @@ async fn api_tokens(State(served): State<Served>, _actor: Actor) -> Result<Json<
 async fn create_api_token(
     State(served): State<Served>,
     actor: Actor,
-    Json(new): Json<NewApiToken>,
+    Read(new): Read<NewApiToken>,
 ) -> Result<Json<ApiTokenMade>, Error> {
     only_people(&actor)?;
     Ok(Json(served.accounts.create_api_token(&actor, new).await?))

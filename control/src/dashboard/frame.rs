@@ -1,6 +1,7 @@
 //! What stands around every page.
 
 use super::status::Tone;
+use super::text::sentence;
 
 /// Which entry of the navigation a page belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +39,21 @@ pub(crate) struct Frame {
     pub(crate) now_ms: u64,
     pub(crate) live: Live,
     pub(crate) notice: Option<Notice>,
+    /// What people have to know of the server itself.
+    pub(crate) server: Vec<Notice>,
 }
 
 impl Frame {
     pub(crate) fn new(title: impl Into<String>, section: Section, user: &str, now_ms: u64) -> Self {
-        Self { title: title.into(), section, user: user.to_owned(), now_ms, live: Live::Still, notice: None }
+        Self {
+            title: title.into(),
+            section,
+            user: user.to_owned(),
+            now_ms,
+            live: Live::Still,
+            notice: None,
+            server: Vec::new(),
+        }
     }
 
     pub(crate) fn live(mut self, path: impl Into<String>) -> Self {
@@ -52,6 +63,11 @@ impl Frame {
 
     pub(crate) fn noted(mut self, notice: Option<Notice>) -> Self {
         self.notice = notice;
+        self
+    }
+
+    pub(crate) fn about_server(mut self, notices: Vec<String>) -> Self {
+        self.server = notices.into_iter().map(|text| Notice { tone: Tone::Warning, text: sentence(&text) }).collect();
         self
     }
 

@@ -41,7 +41,10 @@ pub(crate) fn fresh_key() -> String {
 }
 
 pub(crate) async fn stacks(State(face): State<Face>, viewer: Viewer, Query(did): Query<Did>) -> Answer {
-    let frame = frame("Stacks", Section::Stacks, &viewer).live("/").noted(notice(did.did.as_deref()));
+    let frame = frame("Stacks", Section::Stacks, &viewer)
+        .live("/")
+        .noted(notice(did.did.as_deref()))
+        .about_server(face.control.notices());
     ok(&pages::stacks::Page::of(frame, face.control.stacks().await?, None))
 }
 
@@ -94,7 +97,7 @@ pub(crate) async fn hosts(State(face): State<Face>, viewer: Viewer, Query(query)
     let hosts = face.control.hosts(stack.as_ref()).await?;
     let chosen = stack.map(|stack| stack.to_string()).unwrap_or_default();
     let address = if chosen.is_empty() { "/hosts".to_owned() } else { format!("/hosts?stack={chosen}") };
-    let frame = frame("Hosts", Section::Hosts, &viewer).live(address);
+    let frame = frame("Hosts", Section::Hosts, &viewer).live(address).about_server(face.control.notices());
     ok(&pages::hosts::Page::of(frame, &hosts, stack_names(&face).await?, chosen))
 }
 
@@ -153,7 +156,7 @@ pub(crate) async fn events(State(face): State<Face>, viewer: Viewer, Query(query
         since: query.since,
         before: filter.before,
     };
-    let mut frame = frame("Events", Section::Events, &viewer);
+    let mut frame = frame("Events", Section::Events, &viewer).about_server(face.control.notices());
     if view.before.is_none() {
         frame = frame.live(view.address(None));
     } else {

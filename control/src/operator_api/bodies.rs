@@ -38,7 +38,7 @@ pub struct BackupTo {
 }
 
 /// A body in JSON. No body at all is the default of the type's fields.
-pub(super) struct Read<T>(pub T);
+pub(crate) struct Read<T>(pub T);
 
 impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Read<T> {
     type Rejection = Error;

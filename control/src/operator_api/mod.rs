@@ -38,5 +38,6 @@ mod hosts;
 mod routes;
 mod stacks;
 
+pub(crate) use bodies::Read;
 pub use bodies::{Approve, BackupTo, HostEdit};
 pub use routes::{entries, router};

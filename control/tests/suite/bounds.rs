@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::server::{CAP, Host, Server, cli, document, slug};
+use crate::visitor::Visitor;
 use reqwest::StatusCode;
 use rusqlite::{Connection, OpenFlags};
 
@@ -143,6 +144,11 @@ async fn a_damaged_journal_stops_nobody_and_is_told() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_controld"));
     let said = { output }.arg("--home").arg(dir.path()).args(["stack", "list"]).output().unwrap();
     assert!(String::from_utf8_lossy(&said.stderr).contains(&kept[0]), "{said:?}");
+    let owner = Visitor::set_up(&server).await;
+    for path in ["/", "/hosts", "/events"] {
+        let page = owner.get(path).await.text().await.unwrap();
+        assert!(page.contains("server-notice") && page.contains(&kept[0]), "{path}: {page}");
+    }
     // The hole is seen by the host, and what follows arrives, above all that was ever numbered.
     let event = host.event("run.exited", "y");
     let report = host.next_report(vec![event]);
