@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::faults::dump;
 use crate::server::{Host, Server, Signed, document, http, try_send, wish};
+use crate::visitor::{PASSWORD, Visitor};
+use agentd_protocol::control::enroll::Enroll;
 use agentd_protocol::control::join::JoinString;
 use agentd_protocol::control::key::SecretKey;
+use agentd_protocol::control::report::Report;
 use agentd_protocol::control::request::{HOST_LABEL, NEW_HOST_KEYID, Signer, TOKEN_LABEL};
+use agentd_protocol::digest::Digest;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-const PASSWORD: &str = "correct horse battery staple";
 /// What a server does by itself, or notes beside what was asked for.
 const BESIDE: [&str; 3] = ["live", "meta", "sqlite_sequence"];
 
@@ -29,6 +33,14 @@ struct Made {
     waiting: (String, String),
     link: String,
     report: Vec<u8>,
+    /// The same from another machine.
+    copied: Vec<u8>,
+    /// A host that two machines reported as.
+    doubled: String,
+    /// A host that the database has forgotten, and what it sends.
+    forgotten: (String, Vec<u8>),
+    cookie: String,
+    bundles: AtomicUsize,
 }
 
 async fn make() -> Made {
@@ -44,7 +56,12 @@ async fn make() -> Made {
     host.update().await;
     host.report(Vec::new()).await;
     let event = host.event("run.started", "one");
-    let report = serde_json::to_vec(&host.next_report(vec![event])).unwrap();
+    let report = host.next_report(vec![event]);
+    let copied = serde_json::to_vec(&Report { machine: Digest::of(b"another"), ..report.clone() }).unwrap();
+    let report = serde_json::to_vec(&report).unwrap();
+    let mut twin = Host::join(&server, &server.join("shop"), "web-4").await;
+    let other = Report { machine: Digest::of(b"another"), ..twin.next_report(Vec::new()) };
+    assert_eq!(twin.send_report(&other, &[]).await.0, StatusCode::CONFLICT);
     let careful = server.cli(&["token", "create", "shop", "--approval"])["join"].as_str().unwrap().to_owned();
     let careful = JoinString::read(&careful).unwrap();
     let (status, body) = crate::server::enroll(&server.url, &careful, &SecretKey::from_seed(&[9; 32]), "web-2").await;
@@ -53,12 +70,11 @@ async fn make() -> Made {
     let hosts = server.cli(&["host", "list"]);
     let waiting = hosts.as_array().unwrap().iter().find(|row| row["name"] == "web-2").unwrap();
     let waiting = (waiting["id"].as_str().unwrap().to_owned(), code);
-    let link = server.cli(&["user", "create-link"])["url"].as_str().unwrap().split_once("link=").unwrap().1.to_owned();
-    assert_eq!(form(&server, "/setup", &[("link", &link), ("name", "owner"), ("password", PASSWORD)]).await, Some(303));
+    let owner = Visitor::set_up(&server).await;
     let link = server.cli(&["user", "create-link"])["url"].as_str().unwrap().split_once("link=").unwrap().1.to_owned();
     let api_token = server.cli(&["user", "token", "create", "robot", "--write"]);
     let spare = server.cli(&["token", "create", "shop"]);
-    let made = Made {
+    let mut made = Made {
         token: api_token["token"].as_str().unwrap().to_owned(),
         api_token: api_token["row"]["id"].as_str().unwrap().to_owned(),
         stack,
@@ -68,21 +84,28 @@ async fn make() -> Made {
         waiting,
         link,
         report,
+        copied,
+        doubled: twin.id,
+        forgotten: Default::default(),
+        cookie: owner.cookie,
+        bundles: AtomicUsize::new(0),
         dir,
     };
     // The token's first use is noted, so that it is not part of what is looked at.
     assert_eq!(made.api(&server, Method::GET, "/stacks", json!(null)).await, Some(200));
     assert!(server.stop());
+    made.forgotten = forgotten(&made).await;
     made
 }
 
-async fn form(server: &Server, path: &str, fields: &[(&str, &str)]) -> Option<u16> {
-    let coded = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
-    let body: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", coded(value))).collect();
-    let http = agentd_sys::http::plain().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-    let request = http.post(format!("{}{path}", server.url)).header("sec-fetch-site", "same-origin");
-    let request = request.header("content-type", "application/x-www-form-urlencoded").body(body.join("&"));
-    request.send().await.ok().map(|answer| answer.status().as_u16())
+/// What a host sends that joined after the database was copied.
+async fn forgotten(made: &Made) -> (String, Vec<u8>) {
+    let home = made.copy();
+    let server = Server::start(home.path());
+    let host = Host::join(&server, &server.join("shop"), "web-5").await;
+    let wish = Enroll { receipt: Some(host.receipt.clone()), ..wish(&made.join, &host.key, "web-5") };
+    assert!(server.stop());
+    (host.id, serde_json::to_vec(&wish).unwrap())
 }
 
 impl Made {
@@ -122,15 +145,31 @@ impl Made {
                 self.api(server, Method::PATCH, &format!("/hosts/{}", self.host), json!({"name": "db-1"})).await
             }
             "take a host in" => self.enroll(server).await,
-            "take a report in" => self.send_report(server).await,
+            "take a report in" => self.as_host(server, "/v1/report", &self.report, &self.host, "web-1").await,
+            "take a host back in" => {
+                self.as_host(server, "/v1/enroll", &self.forgotten.1, &self.forgotten.0, "web-5").await
+            }
+            "mark a conflict" => self.as_host(server, "/v1/report", &self.copied, &self.host, "web-1").await,
+            "clear a conflict" => post(format!("/hosts/{}/clear-conflict", self.doubled), json!(null)).await,
+            "append to the audit" => {
+                let number = self.bundles.fetch_add(1, Ordering::Relaxed);
+                cli(&["backup", self.dir.path().join(format!("{number}.bundle")).to_str().unwrap()], "")
+            }
+            "end a session" => {
+                let visitor = Visitor { cookie: self.cookie.clone(), ..Visitor::at(server) };
+                visitor.try_post("/logout", &[]).await
+            }
             "set a password" => cli(&["user", "passwd", "owner"], "another horse battery staple\n"),
             "make an API token" => cli(&["user", "token", "create", "second"], ""),
             "revoke an API token" => cli(&["user", "token", "revoke", &self.api_token], ""),
             "make an entry link" => cli(&["user", "create-link"], ""),
             "use an entry link" => {
-                form(server, "/setup", &[("link", &self.link), ("name", "owner"), ("password", PASSWORD)]).await
+                let fields = [("link", self.link.as_str()), ("name", "owner"), ("password", PASSWORD)];
+                Visitor::at(server).try_post("/setup", &fields).await
             }
-            "begin a session" => form(server, "/login", &[("name", "owner"), ("password", PASSWORD)]).await,
+            "begin a session" => {
+                Visitor::at(server).try_post("/login", &[("name", "owner"), ("password", PASSWORD)]).await
+            }
             "end sessions" => cli(&["user", "logout-all"], ""),
             other => panic!("{other} has no act"),
         }
@@ -147,11 +186,10 @@ impl Made {
         try_send(&http(), &server.url, signed, &signers).await.map(|status| status.as_u16())
     }
 
-    async fn send_report(&self, server: &Server) -> Option<u16> {
-        use agentd_protocol::digest::Digest;
-        let key = SecretKey::from_seed(Digest::of(b"web-1").as_bytes());
-        let signers = [Signer { label: HOST_LABEL, keyid: &self.host, key: &key }];
-        let signed = Signed { method: Method::POST, path: "/v1/report", body: self.report.clone(), later_s: 0 };
+    async fn as_host(&self, server: &Server, path: &str, body: &[u8], id: &str, machine: &str) -> Option<u16> {
+        let key = SecretKey::from_seed(Digest::of(machine.as_bytes()).as_bytes());
+        let signers = [Signer { label: HOST_LABEL, keyid: id, key: &key }];
+        let signed = Signed { method: Method::POST, path, body: body.to_vec(), later_s: 0 };
         try_send(&http(), &server.url, signed, &signers).await.map(|status| status.as_u16())
     }
 
@@ -209,7 +247,9 @@ async fn killed(operations: &[&str]) {
         let once = made.copy();
         let server = Server::start(once.path());
         let answer = made.act(&server, name).await;
-        assert!(answer.is_some_and(|status| status < 400), "{name}: {answer:?} {}", server.log());
+        // A copy is told that it is one.
+        let is_fine = |status: u16| if *name == "mark a conflict" { status == 409 } else { status < 400 };
+        assert!(answer.is_some_and(is_fine), "{name}: {answer:?} {}", server.log());
         assert!(server.stop());
         let (done, begun) = (counts(once.path()), counts(made.dir.path()));
         assert_ne!(rows(once.path()), untouched, "{name} does something");
@@ -280,7 +320,11 @@ async fn tokens_and_hosts_are_whole_after_a_kill() {
         "revoke a host",
         "edit a host",
         "take a host in",
+        "take a host back in",
         "take a report in",
+        "mark a conflict",
+        "clear a conflict",
+        "append to the audit",
     ])
     .await;
 }
@@ -294,6 +338,7 @@ async fn accounts_are_whole_after_a_kill() {
         "make an entry link",
         "use an entry link",
         "begin a session",
+        "end a session",
         "end sessions",
     ])
     .await;

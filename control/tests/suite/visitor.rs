@@ -13,10 +13,15 @@ pub(crate) struct Visitor {
 }
 
 impl Visitor {
+    /// Whom nobody knows.
+    pub(crate) fn at(server: &Server) -> Self {
+        let http = agentd_sys::http::plain().redirect(reqwest::redirect::Policy::none()).timeout(CAP).build().unwrap();
+        Self { http, url: server.url.clone(), cookie: String::new() }
+    }
+
     /// The owner, by the link that the command line prints.
     pub(crate) async fn set_up(server: &Server) -> Self {
-        let http = agentd_sys::http::plain().redirect(reqwest::redirect::Policy::none()).timeout(CAP).build().unwrap();
-        let mut visitor = Self { http, url: server.url.clone(), cookie: String::new() };
+        let mut visitor = Self::at(server);
         let link = server.cli(&["user", "create-link"])["url"].as_str().unwrap().to_owned();
         let (_, secret) = link.split_once("link=").unwrap();
         let made = visitor.post("/setup", &[("link", secret), ("name", "owner"), ("password", PASSWORD)]).await;
@@ -42,8 +47,17 @@ impl Visitor {
     }
 
     pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> Response {
+        self.form(path, form).send().await.unwrap()
+    }
+
+    /// `None`: the server went away before it answered.
+    pub(crate) async fn try_post(&self, path: &str, form: &[(&str, &str)]) -> Option<u16> {
+        self.form(path, form).send().await.ok().map(|answer| answer.status().as_u16())
+    }
+
+    fn form(&self, path: &str, form: &[(&str, &str)]) -> RequestBuilder {
         let request = self.ask(Method::POST, path).header("sec-fetch-site", "same-origin");
-        request.header("content-type", FORM).body(encoded(form)).send().await.unwrap()
+        request.header("content-type", FORM).body(encoded(form))
     }
 }
 
