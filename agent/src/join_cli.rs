@@ -109,15 +109,16 @@ fn of_join(error: &JoinError) -> Exit {
 #[command(after_help = "\
 Examples:
   agentd join                              asks for the join string; what is typed is not shown
-  agentd join --token-file ./join         from a file that its owner alone may read
+  agentd join --token-file ./join          from a file that its owner alone may read
   some-vault read join | agentd join -     from another program
   agentd join --home ./home --name web-1   not this machine's agent, but that of a folder
 
-The join string comes from the control server, holds for an hour and for one host. It is a secret: given as an argument
-it can be seen in the list of processes. The host makes its key here; run again after an interruption it is the same
-host. An agentd that runs on the home takes it up by itself; one of the machine is started with `systemctl start agentd`.
+The join string comes from the control server, holds for an hour and for one host. It is a secret: \
+given as an argument it can be seen in the list of processes. The host makes its key here; run again after an \
+interruption it is the same host. An agentd that runs on the home takes it up by itself; one of the machine is started \
+with `systemctl start agentd`.
 
-Exit codes: 0 joined, 4 the control server does not answer, 11 it does not take the host in, 12 the host has a stack
+Exit codes: 0 joined, 4 the control server does not answer, 11 it does not take the host in, 12 the host has a stack \
 already, 13 nobody has said yes yet")]
 pub struct JoinArgs {
     /// The join string; `-`: from stdin
@@ -150,7 +151,7 @@ Examples:
   agentd leave --yes           without asking
   agentd leave --home ./home   the agent of that folder
 
-Services run on as they are. The control server is not told: revoke the host there. A stack file of the machine is
+Services run on as they are. The control server is not told: revoke the host there. A stack file of the machine is \
 renamed, not removed.
 
 Exit codes: 0 left, 5 nothing to leave, 7 an agentd that follows a stack file runs")]

@@ -19,10 +19,7 @@ pub enum Error {
         #[source]
         source: rusqlite::Error,
     },
-    #[error(
-        "the database {path} is not readable as one; it was left untouched: put back a copy, or move it and its -wal and \
-         -shm files away and start again, without all that it knew"
-    )]
+    #[error("the database {path} is not readable as one; it was left untouched: put back a copy")]
     Unreadable {
         path: PathBuf,
         #[source]
@@ -30,7 +27,7 @@ pub enum Error {
     },
     #[error(
         "the database has schema {found} and this program knows up to {known}: it was written by a newer version; run \
-         that one, or restore a copy from before the upgrade"
+         that version, or restore a copy from before the upgrade"
     )]
     Newer { found: u32, known: u32 },
     #[error("cannot {operation}: the disk of the database is full; free some space, then try again")]

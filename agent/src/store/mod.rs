@@ -27,6 +27,8 @@ mod user_ids;
 mod versions;
 mod writer;
 
+use std::path::PathBuf;
+
 pub use agentd_protocol::digest::{BadDigest, Digest};
 pub use agentd_protocol::published::entry_digest;
 pub use control::{ControlState, Joining, VerifiedVersion};
@@ -42,8 +44,26 @@ pub use writer::Store;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(
+        "the database {path} is not readable as one; it was left untouched and services run on: put back a copy, or \
+         move it and its -wal and -shm files away and start again (version and release numbers then begin anew)"
+    )]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: Option<rusqlite::Error>,
+    },
     #[error(transparent)]
-    Sqlite(#[from] agentd_sqlite::Error),
+    Sqlite(agentd_sqlite::Error),
     #[error("cannot {operation}: the store has stopped; the log says why, and the agent has to be started again")]
     Stopped { operation: &'static str },
+}
+
+impl From<agentd_sqlite::Error> for Error {
+    fn from(error: agentd_sqlite::Error) -> Self {
+        match error {
+            agentd_sqlite::Error::Unreadable { path, source } => Self::Unreadable { path, source },
+            error => Self::Sqlite(error),
+        }
+    }
 }

@@ -11,7 +11,7 @@ const EXAMPLES: &str = "Example:
   controld stack draft shop stack.toml && controld stack publish shop --reason \"first\"
   controld token create shop
 
-Exit codes: 0 done, 1 refused or failed, 2 usage, 3 document not valid, 4 no server answers, 5 not found, 7 home in use,
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 document not valid, 4 no server answers, 5 not found, 7 home in use, \
 8 home not usable, 9 address taken.";
 
 /// The control server: hands out stacks to hosts, and shows what is true of them.

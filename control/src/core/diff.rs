@@ -103,7 +103,9 @@ fn flatten(key: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
 /// A few lines for the list of versions.
 pub(super) fn summary(diff: &Diff) -> Vec<String> {
     let mut lines: Vec<String> = diff.services.iter().map(summary_of).collect();
-    lines.extend(diff.stack.iter().map(|key| format!("{} changed", key.key)));
+    // Every stack has one: where it is new, everything is, and nothing has changed.
+    let is_first = diff.stack.iter().any(|key| key.key == "schema" && key.from.is_none());
+    lines.extend(diff.stack.iter().filter(|_| !is_first).map(|key| format!("{} changed", key.key)));
     let rest = lines.len().saturating_sub(SUMMARY_MAX);
     lines.truncate(SUMMARY_MAX);
     if rest > 0 {
@@ -169,6 +171,7 @@ mod tests {
         assert!(diff(Some(&one), Some(&one)).is_empty() && diff(None, None).is_empty());
         assert_eq!(diff(None, Some(&one)).services[0].change, Change::Added);
         assert_eq!(diff(Some(&one), None).services[0].change, Change::Removed);
+        assert_eq!(summary(&diff(None, Some(&one))), ["api added"]);
         assert!(diff(None, Some(&one)).stack.iter().any(|key| key.key == "stack.name" && key.from.is_none()));
     }
 }

@@ -49,7 +49,7 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
     let before = std::fs::read(database(&world)).unwrap();
     let run = world.run_to_end(&[]);
     assert_eq!(run.code, 8, "{run:?}");
-    says(&run.stderr, &["schema 9999", "newer agentd", "run that version"]);
+    says(&run.stderr, &["schema 9999", "newer version", "run that version"]);
     assert_eq!(std::fs::read(database(&world)).unwrap(), before);
     undisturbed(&world);
     schema(known);
