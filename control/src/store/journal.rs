@@ -353,16 +353,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let connection = super::super::open::open(&dir.path().join("journal.db"), super::super::open::JOURNAL).unwrap();
         ingest(&connection, &batch(2, "quiet", 1)).unwrap();
-        for number in 0..1_000_u64 {
+        for number in 0..100_u64 {
             ingest(&connection, &batch(1, &format!("s{number}"), 10 + number)).unwrap();
         }
-        let newest: Vec<String> = (992..1_000).map(|number| format!("s{number}")).collect();
+        let newest: Vec<String> = (92..100).map(|number| format!("s{number}")).collect();
         assert_eq!(streams(&connection, 1), newest);
         // A clock that was set back.
         ingest(&connection, &batch(1, "back", 2)).unwrap();
         assert_eq!((streams(&connection, 1).len(), streams(&connection, 1)[0].as_str()), (8, "back"));
         prune_streams(&connection, i64::MAX).unwrap();
-        assert_eq!((streams(&connection, 1), streams(&connection, 2)), (vec!["s999".into()], vec!["quiet".into()]));
+        assert_eq!((streams(&connection, 1), streams(&connection, 2)), (vec!["s99".into()], vec!["quiet".into()]));
     }
 
     #[test]

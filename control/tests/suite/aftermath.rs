@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::server::{Host, Server, document, slug};
 use crate::visitor::Visitor;
+use agentd_control::clock::now_unix_ms;
+use agentd_protocol::control::report::Report;
+use agentd_protocol::digest::Digest;
 use reqwest::StatusCode;
 use rusqlite::Connection;
 
@@ -110,5 +113,32 @@ async fn a_restore_says_whom_it_lets_in_again() {
     for path in ["/", "/hosts", "/events"] {
         let page = owner.get(path).await.text().await.unwrap();
         assert!(page.contains("server-notice") && page.contains("revoke them anew"), "{path}: {page}");
+    }
+}
+
+/// The audit is kept for ever, and two hosts with one key go on asking for ever.
+#[tokio::test]
+async fn a_conflict_that_goes_on_is_one_alarm_a_day() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path());
+    server.stack("shop");
+    let mut host = Host::join(&server, &server.join("shop"), "web-1").await;
+    for (hours_ago, alarms) in [(0.0, 1), (0.5, 1), (23.0, 1), (25.0, 2)] {
+        assert!(server.stop());
+        let connection = Connection::open(dir.path().join("control.db")).unwrap();
+        let ago_ms = hours_ago * 3_600_000.0;
+        connection.execute("UPDATE hosts SET conflict_at = CAST(conflict_at - ?1 AS INTEGER)", [ago_ms]).unwrap();
+        drop(connection);
+        server = Server::start(dir.path());
+        host.url.clone_from(&server.url);
+        let other = Report { machine: Digest::of(b"another"), ..host.next_report(Vec::new()) };
+        let begun = now_unix_ms();
+        assert_eq!(host.send_report(&other, &[]).await.0, StatusCode::CONFLICT);
+        let audit = server.cli(&["audit"]);
+        let rows = audit["rows"].as_array().unwrap();
+        assert_eq!(rows.iter().filter(|row| row["action"] == "host.conflict").count(), alarms, "{hours_ago}: {audit}");
+        let connection = Connection::open(dir.path().join("control.db")).unwrap();
+        let newest: i64 = connection.query_row("SELECT conflict_at FROM hosts", [], |row| row.get(0)).unwrap();
+        assert!(u64::try_from(newest).unwrap() >= begun, "{hours_ago}");
     }
 }
