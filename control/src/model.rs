@@ -536,6 +536,9 @@ pub struct BackupContents {
     pub made_unix_ms: u64,
     pub schema: u32,
     pub stacks: Vec<BackupStack>,
+    /// Hosts that a restore lets in, also those that were revoked since; the first 200 of `stacks[].hosts`.
+    #[serde(default)]
+    pub active: Vec<BackupHost>,
     /// Open tokens, which a restore revokes.
     pub tokens_open: u64,
     pub audit_rows: u64,
@@ -543,6 +546,14 @@ pub struct BackupContents {
     pub key_fits: Option<bool>,
     /// Whether it was made by who has this key file, and is as it was made; `None`: no key file was at hand.
     pub authentic: Option<bool>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupHost {
+    pub id: HostId,
+    pub name: String,
+    /// Its name.
+    pub stack: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

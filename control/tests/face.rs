@@ -46,7 +46,7 @@ impl Site {
             packages_dir: dir.path().join("packages"),
         };
         let control = Control::open(store.clone(), key, settings, git, CancellationToken::new()).await.unwrap();
-        let accounts = Accounts::new(store);
+        let accounts = Accounts::open(store).await;
         let face = Face::new(control.clone(), accounts.clone(), transport);
         let whoami = axum::Router::new()
             .route("/api/v1/whoami", axum::routing::any(|actor: Actor| async move { actor.to_string() }));

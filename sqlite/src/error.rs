@@ -80,6 +80,23 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What SQLite said can be told to others then, too.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        match self {
+            Self::Sql(source) => Self::Lost(Arc::new(source)),
+            other => other,
+        }
+    }
+
+    /// Of one that is shared.
+    pub fn cause(&self) -> Option<Arc<rusqlite::Error>> {
+        match self {
+            Self::Lost(source) => Some(Arc::clone(source)),
+            Self::Sql(_) | Self::Stored(_) | Self::Missing => None,
+        }
+    }
+
     pub fn of(self, operation: &'static str) -> Error {
         let source = match self {
             Self::Stored(source) => return Error::Stored { operation, source },

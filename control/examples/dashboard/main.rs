@@ -39,7 +39,7 @@ async fn main() -> Result<()> {
     // Opened anew, so that what was written about the past is what is known.
     let store = Store::open(&dir)?;
     let control = open(&dir, &url, store.clone(), key).await?;
-    let accounts = Accounts::new(store);
+    let accounts = Accounts::open(store).await;
     let link = accounts.create_link(&Actor::Server).await?;
     let listener = Listener { transport: Transport::Plain, names: Vec::new() };
     let face = Face::new(control.clone(), accounts.clone(), Transport::Plain);

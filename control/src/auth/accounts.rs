@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use super::Error;
 use super::hashing::Hashing;
-use super::limits::Tries;
+use super::limits::{KNOWN_MAX, KNOWN_MS, Tries};
 use super::password::{self, PASSWORD_BYTES_MAX};
 use super::secret::Secret;
 use super::session::{self, Times, Verdict};
-use super::unsaved::Unsaved;
+use super::unsaved::{Begun, Unsaved};
 use crate::clock::now_unix_ms;
 use crate::core::Actor;
 use crate::limit::{Source, Wait};
@@ -82,6 +82,13 @@ pub struct SessionRow {
     pub own: bool,
 }
 
+/// Who has just given the right password. No `Debug`: it holds its hash.
+pub(super) struct Proven {
+    pub(super) user: User,
+    /// As it was when it was looked at.
+    hash: String,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
@@ -137,11 +144,25 @@ impl ApiTokenRow {
 }
 
 impl Accounts {
-    pub fn new(store: Store) -> Self {
+    /// Reads from where people came in of late.
+    pub async fn open(store: Store) -> Self {
+        let (now, keep) = (now_unix_ms(), u32::try_from(KNOWN_MAX).unwrap_or(u32::MAX));
+        let mut tries = Tries::new();
+        match store.entered_from(now.saturating_sub(KNOWN_MS), keep).await {
+            Ok(places) => {
+                for (name, source, at) in places {
+                    if let Ok(address) = source.parse() {
+                        tries.remember(account_of(&name), Source::of(address), at);
+                    }
+                }
+            }
+            // Not a reason to let nobody in: who comes from there is a stranger until he is in.
+            failed => noted(failed.map(|_| ())),
+        }
         Self {
             store,
             hashing: Hashing::new(),
-            tries: Arc::new(Mutex::new(Tries::new())),
+            tries: Arc::new(Mutex::new(tries)),
             unsaved: Unsaved::default(),
             ended: watch::Sender::new(0),
         }
@@ -185,35 +206,42 @@ impl Accounts {
         let hash = Secret::read(link).ok_or(Error::Link)?.hash();
         let (password, now) = (self.hashing.hash(password).await?, now_unix_ms());
         let id = Secret::draw().hash().to_string()[..16].to_owned();
-        let new = store::StoredUser { id, name: name.clone(), password, created_at: now, password_at: now };
+        let new =
+            store::StoredUser { id, name: name.clone(), password: password.clone(), created_at: now, password_at: now };
         let entry = user_entry(now, &name, "user.enter-by-link", json!({ "from": from.address.to_string() }));
         let user = self.store.enter_by_link(hash, new, entry).await?.ok_or(Error::Link)?;
         self.unsaved.end_all();
         self.tell_ended();
-        self.begin(User { id: user.id, name: user.name }, from).await
+        let proven = Proven { user: User { id: user.id, name: user.name }, hash: password };
+        self.begin(proven, from).await
     }
 
     /// Takes as long for a name that is not there as for a wrong password.
     pub(crate) async fn login(&self, name: &str, password: String, from: Visitor) -> Result<Entered, Error> {
+        let proven = self.prove(name, password, from.address).await?;
+        self.begin(proven, from).await
+    }
+
+    pub(super) async fn prove(&self, name: &str, password: String, address: IpAddr) -> Result<Proven, Error> {
         let name = name.trim().to_owned();
         if name.chars().count() > NAME_CHARS_MAX || password.len() > PASSWORD_BYTES_MAX {
             return Err(Error::Wrong);
         }
         // All of it also for names that are not there, or trying would say which are.
-        let (account, source) = (Digest::of(name.as_bytes()), Source::of(from.address));
+        let (account, source) = (account_of(&name), Source::of(address));
         let user = self.store.user_named(&name).await?;
         let has_session = self.has_session(user.as_ref().map_or("", |user| &user.id), source).await?;
         self.tries().login(account, source, has_session, now_unix_ms()).map_err(limited)?;
         let stored = user.as_ref().map(|user| user.password.clone());
         let is_right = self.hashing.verify(stored, password).await?;
         let Some(user) = user.filter(|_| is_right) else {
-            let detail = json!({ "from": from.address.to_string() });
+            let detail = json!({ "from": address.to_string() });
             let row = entry(now_unix_ms(), &Actor::Server, "user.login-refused", "owner", detail);
-            noted(self.store.append_counted(row, &from.address.to_string()).await);
+            noted(self.store.append_counted(row, &address.to_string()).await);
             return Err(Error::Wrong);
         };
         self.tries().was_right(account, source, has_session, now_unix_ms());
-        self.begin(User { id: user.id, name: user.name }, from).await
+        Ok(Proven { user: User { id: user.id, name: user.name }, hash: user.password })
     }
 
     /// Whether somebody who is in came from there.
@@ -227,9 +255,10 @@ impl Accounts {
         Ok(self.store.sessions(user).await?.iter().any(is_from_there))
     }
 
-    /// Always a new secret: whoever knew the one from before knows nothing.
-    async fn begin(&self, user: User, from: Visitor) -> Result<Entered, Error> {
-        let (secret, now) = (Secret::draw(), now_unix_ms());
+    /// Always a new secret: whoever knew the one from before knows nothing. The password may have become another one since
+    /// it was looked at, and all sessions ended: then this one does not begin.
+    pub(super) async fn begin(&self, proven: Proven, from: Visitor) -> Result<Entered, Error> {
+        let (secret, now, Proven { user, hash }) = (Secret::draw(), now_unix_ms(), proven);
         let new = store::NewSession {
             hash: secret.hash(),
             user: user.id.clone(),
@@ -239,23 +268,42 @@ impl Accounts {
             replaces: from.replaces,
             keep: session::SESSIONS_MAX,
         };
+        let begun = Begun { user: user.clone(), source: new.source.clone(), agent: new.agent.clone() };
         let entry = user_entry(now, &user.name, "user.login", json!({ "from": new.source }));
-        match self.store.begin_session(new, entry).await {
+        let holds = match self.store.begin_session(new, hash.clone(), entry).await {
             Err(error @ store::Error::Sqlite(agentd_sqlite::Error::DiskFull { .. })) => {
                 noted(Err(error));
-                self.unsaved.begin(secret.hash(), user.clone(), now);
+                self.begin_unsaved(secret.hash(), begun, hash, now).await?
             }
             done => done?,
+        };
+        if !holds {
+            return Err(Error::Wrong);
+        }
+        if let Some(old) = from.replaces {
+            self.unsaved.end(old);
         }
         // The one it replaces, and the oldest of too many.
         self.tell_ended();
         Ok(Entered { user, secret })
     }
 
+    /// Who sets a password ends the unsaved sessions once it is set: so this one begins before it is looked whether the
+    /// password holds, and either he or this takes it out.
+    async fn begin_unsaved(&self, session: Digest, begun: Begun, proven: String, now: u64) -> Result<bool, Error> {
+        let user = begun.user.id.clone();
+        self.unsaved.begin(session, begun, now);
+        let holds = self.store.password_holds(&user, proven).await;
+        if !matches!(holds, Ok(true)) {
+            self.unsaved.end(session);
+        }
+        Ok(holds?)
+    }
+
     /// `touch`: this request is a person's doing, not a page's that looks again by itself.
     pub(crate) async fn who(&self, hash: Digest, touch: bool) -> Result<Option<User>, Error> {
         let now = now_unix_ms();
-        let Some(stored) = self.store.session(hash).await? else { return Ok(self.unsaved.who(hash, now)) };
+        let Some(stored) = self.store.session(hash).await? else { return Ok(self.unsaved.who(hash, now, touch)) };
         match session::judge(Times { created_ms: stored.created_at, seen_ms: stored.seen_at }, now) {
             Verdict::Over => return Ok(None),
             Verdict::Touch if touch => noted(self.store.touch_session(hash, now).await),
@@ -276,10 +324,12 @@ impl Accounts {
     /// Everybody, everywhere.
     pub async fn logout_all(&self, actor: &Actor) -> Result<u64, Error> {
         let entry = entry(now_unix_ms(), actor, "user.logout-all", "owner", json!({}));
-        self.unsaved.end_all();
+        // Before, so that they end on a full disk too; and those that began meanwhile.
+        let unsaved = self.unsaved.end_all();
         let ended = self.store.end_sessions(None, entry).await?;
+        let unsaved = unsaved + self.unsaved.end_all();
         self.tell_ended();
-        Ok(ended)
+        Ok(ended + unsaved)
     }
 
     /// Ends every session but the one it was asked in.
@@ -292,14 +342,17 @@ impl Accounts {
     ) -> Result<(), Error> {
         self.tries().old_password(own, now_unix_ms()).map_err(limited)?;
         let stored = self.store.user_named(&user.name).await?.map(|user| user.password);
-        if old.len() > PASSWORD_BYTES_MAX || !self.hashing.verify(stored, old).await? {
+        if old.len() > PASSWORD_BYTES_MAX || !self.hashing.verify(stored.clone(), old).await? {
             return Err(Error::Wrong);
         }
+        let proven = stored.ok_or(Error::Wrong)?;
         check_password(&new, &user.name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = user_entry(now, &user.name, "user.password", json!({}));
+        if !self.store.set_password(&user.id, password, Some((own, proven)), now, entry).await? {
+            return Err(Error::Wrong);
+        }
         self.unsaved.end_all_but(own);
-        self.store.set_password(&user.id, password, Some(own), now, entry).await?;
         self.tell_ended();
         Ok(())
     }
@@ -310,8 +363,8 @@ impl Accounts {
         check_password(&new, name)?;
         let (password, now) = (self.hashing.hash(new).await?, now_unix_ms());
         let entry = entry(now, actor, "user.password", name, json!({}));
-        self.unsaved.end_all();
         self.store.set_password(&user.id, password, None, now, entry).await?;
+        self.unsaved.end_all();
         self.tell_ended();
         Ok(())
     }
@@ -334,7 +387,10 @@ impl Accounts {
             created_ms: row.created_at,
             seen_ms: row.seen_at,
         };
-        Ok(stored.into_iter().filter(is_live).map(row).collect())
+        let mut all: Vec<SessionRow> = stored.into_iter().filter(is_live).map(row).collect();
+        all.extend(self.unsaved.rows(user, own, now));
+        all.sort_by_key(|row| std::cmp::Reverse(row.seen_ms));
+        Ok(all)
     }
 
     pub async fn create_api_token(&self, actor: &Actor, new: NewApiToken) -> Result<ApiTokenMade, Error> {
@@ -418,9 +474,23 @@ impl Accounts {
         self.tries().source(Source::of(address), now_unix_ms()).map_err(limited)
     }
 
+    /// As a net of many machines does.
+    #[cfg(test)]
+    pub(super) fn exhaust(&self, name: &str, now_ms: u64) {
+        for number in 0..500_u16 {
+            let [high, low] = number.to_be_bytes();
+            // Refused once the account's strangers have used up what they have together.
+            let _ = self.tries().login(account_of(name), Source::of([203, 0, high, low].into()), false, now_ms);
+        }
+    }
+
     fn tries(&self) -> std::sync::MutexGuard<'_, Tries> {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn account_of(name: &str) -> Digest {
+    Digest::of(name.as_bytes())
 }
 
 fn limited(wait: Wait) -> Error {

@@ -17,9 +17,9 @@ const BAD_CREDENTIAL: Rate = Rate { burst: 60, refill_ms: 1_000 };
 /// Old passwords asked for in one session.
 const OLD_PASSWORD: Rate = Rate { burst: 10, refill_ms: 30_000 };
 /// After a right password a source is known for so long: people come back after a month's holiday.
-const KNOWN_MS: u64 = 45 * 24 * 3_600 * 1_000;
+pub(super) const KNOWN_MS: u64 = 45 * 24 * 3_600 * 1_000;
 /// One owner has few places; the longest unused one is forgotten.
-const KNOWN_MAX: usize = 200;
+pub(super) const KNOWN_MAX: usize = 200;
 
 #[derive(Debug)]
 pub(crate) struct Tries {
@@ -83,12 +83,18 @@ impl Tries {
             self.from_source.give_back(&(account, source));
             self.from_strangers.give_back(&account);
         }
+        self.remember(account, source, now_ms);
+    }
+
+    /// The right password was sent from there then.
+    pub(crate) fn remember(&mut self, account: Digest, source: Source, at_ms: u64) {
         if self.known.len() >= KNOWN_MAX
+            && !self.known.contains_key(&(account, source))
             && let Some(oldest) = self.known.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key)
         {
             self.known.remove(&oldest);
         }
-        self.known.insert((account, source), now_ms);
+        self.known.insert((account, source), at_ms);
     }
 
     fn is_known(&self, account: Digest, source: Source, now_ms: u64) -> bool {

@@ -5,8 +5,8 @@
 //! Must never know: stacks, hosts, pages. Of a secret it keeps the SHA-256 alone.
 //! Called by: the routers, through [`Gate`]'s middleware, which puts an [`crate::core::Actor`] into each request that has
 //! one; the dashboard's pages of login and account; the command line.
-//! Survives a restart: everything but the counts of tries, which begin anew, and
-//! sessions that began while the disk was full.
+//! Survives a restart: everything but the counts of tries, which begin anew (from where people came in is read back from
+//! the audit), and sessions that began while the disk was full.
 
 mod accounts;
 mod api;
@@ -19,6 +19,8 @@ mod password;
 mod secret;
 mod session;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod unsaved;
 
 pub(crate) use accounts::Visitor;

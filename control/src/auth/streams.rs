@@ -180,7 +180,7 @@ mod tests {
         use crate::core::Actor;
 
         let dir = tempfile::tempdir().unwrap();
-        let accounts = Accounts::new(crate::store::Store::open(dir.path()).unwrap());
+        let accounts = Accounts::open(crate::store::Store::open(dir.path()).unwrap()).await;
         let new = NewApiToken { name: "ci".into(), scope: Scope::Read, days: 1 };
         let made = accounts.create_api_token(&Actor::Server, new).await.unwrap();
         let hash = super::super::secret::Secret::read_api_token(&made.token).unwrap().hash();

@@ -39,6 +39,7 @@ pub(super) fn restore(home: &Path, options: &Restore, out: &mut Out) -> Result<E
         if !out.json(&contents) {
             out.line("whole; it would bring back:");
             print(&contents, out);
+            print_hosts(&contents, "would be", out);
         }
         if let Some(key) = &key {
             check(&inspected, key, path, &options.file)?;
@@ -55,6 +56,7 @@ pub(super) fn restore(home: &Path, options: &Restore, out: &mut Out) -> Result<E
     if !out.json(&contents) {
         out.line("restored:");
         print(&contents, out);
+        print_hosts(&contents, "are", out);
         out.line("Open tokens were revoked. Versions that hosts have seen since are shown as ahead, and counted over.");
     }
     Ok(Exit::Ok)
@@ -69,6 +71,25 @@ fn check(inspected: &Contents, key: &Key, key_path: &Path, file: &Path) -> Resul
         _ if inspected.proof.is_none() => Err(Error::BackupUnproven { path: file }),
         (_, Some(false)) => Err(Error::BackupKey { key: path, path: file }),
         _ => Err(Error::BackupForeign { key: path, path: file }),
+    }
+}
+
+/// A restore forgets who was sent away since; only people know.
+fn print_hosts(contents: &BackupContents, are: &str, out: &mut Out) {
+    let all: u64 = contents.stacks.iter().map(|stack| stack.hosts).sum();
+    if all == 0 {
+        return;
+    }
+    out.line(format!(
+        "Hosts revoked since {} {are} taken again: revoke them anew. {all} {are} active:",
+        time(contents.made_unix_ms)
+    ));
+    let rows: Vec<Vec<String>> =
+        contents.active.iter().map(|host| vec![host.name.clone(), host.stack.clone(), host.id.to_string()]).collect();
+    out.table(&["HOST", "STACK", "ID"], &rows);
+    let more = all.saturating_sub(u64::try_from(rows.len()).unwrap_or(all));
+    if more > 0 {
+        out.line(format!("and {more} more; `controld host list` lists all of a server that runs"));
     }
 }
 

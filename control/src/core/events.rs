@@ -5,11 +5,12 @@ use std::path::Path;
 use serde_json::json;
 
 use super::handle::{entry, purpose_of_key};
-use super::{Actor, Control, Error};
+use super::{Actor, Control, Error, names};
 use crate::clock;
-use crate::model::{AuditPage, BackupContents, BackupMade, BackupStack, EventFilter, EventPage};
+use crate::model::{AuditPage, BackupContents, BackupHost, BackupMade, BackupStack, EventFilter, EventPage};
 use crate::seal::Key;
 use crate::store::{Contents, Prove, Role};
+use agentd_protocol::control::enroll::NAME_BYTES_MAX;
 use agentd_protocol::digest::Digest;
 
 const EVENTS_DEFAULT: u32 = 50;
@@ -85,10 +86,16 @@ pub fn shown(contents: Contents, key: Option<&Key>) -> BackupContents {
         version: stack.version,
         hosts: stack.hosts,
     };
+    let host = |host: crate::store::ContentsHost| BackupHost {
+        id: host.id,
+        name: names::shown(&host.name, NAME_BYTES_MAX),
+        stack: names::shown(&host.stack, NAME_BYTES_MAX),
+    };
     BackupContents {
         made_unix_ms: contents.made_unix_ms,
         schema: contents.schema,
         stacks: contents.stacks.into_iter().map(stack).collect(),
+        active: contents.active.into_iter().map(host).collect(),
         tokens_open: contents.tokens_open,
         audit_rows: contents.audit_rows,
         key_fits,

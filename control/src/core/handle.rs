@@ -16,7 +16,7 @@ use super::statements::Keys;
 use super::{Actor, Error, Settings};
 use crate::model::{VersionKind, VersionRow};
 use crate::seal::Key;
-use crate::store::{Entry, Role, Store, StoredStack, StoredVersion};
+use crate::store::{Entry, Restored, Role, SetAside, Store, StoredStack, StoredVersion};
 use crate::{clock, lifecycle};
 
 #[derive(Debug, Clone)]
@@ -30,6 +30,9 @@ pub(super) struct Inner {
     pub key: Key,
     pub settings: Settings,
     pub git: Asker,
+    /// That this start found, and nobody was told of.
+    pub damage: Vec<SetAside>,
+    pub restored: Option<Restored>,
     pub fleet: Mutex<Fleet>,
     pub changes: watch::Sender<u64>,
     /// Called when the server ends: held reports are answered.
@@ -74,7 +77,9 @@ impl Control {
         }
         fleet.newest_event = store.newest_event().await?;
         let (fleet, changes) = (Mutex::new(fleet), watch::Sender::new(1));
-        let control = Self { inner: Arc::new(Inner { store, key, settings, git, fleet, changes, draining }) };
+        let (damage, restored) = (store.untold_damage().await?, store.restored().await?);
+        let inner = Inner { store, key, settings, git, damage, restored, fleet, changes, draining };
+        let control = Self { inner: Arc::new(inner) };
         if let Err(error) = control.tell_of_damage().await {
             // Not a reason to serve nobody: the log has it, and whoever asks is told.
             tracing::warn!(error = agentd_sys::causes::chain(&error), "the audit has no row of the damaged journal");
@@ -146,27 +151,31 @@ impl Control {
 
     /// Said once, at the start: people look at alarms, and some at the log alone.
     async fn tell_of_damage(&self) -> Result<(), Error> {
-        let Some(aside) = self.inner.store.set_aside() else { return Ok(()) };
-        let (path, why) = (aside.path.display().to_string(), &aside.why);
-        tracing::error!(
-            why,
-            "the journal was damaged and is now {path}; a new one has begun: what hosts said until now is in the old one alone"
-        );
-        let mut entry = entry(&Actor::Server, "journal.damaged", "journal.db", json!({"kept_as": path, "why": why}));
-        entry.alarm = true;
-        Ok(self.inner.store.append_audit(entry).await?)
+        for aside in &self.inner.damage {
+            let (path, why) = (aside.path.display().to_string(), &aside.why);
+            tracing::error!(
+                why,
+                "the journal was damaged and is now {path}; a new one has begun: what hosts said until now is in the old one alone"
+            );
+            let detail = json!({"kept_as": path, "why": why});
+            let mut entry = entry(&Actor::Server, "journal.damaged", "journal.db", detail);
+            entry.alarm = true;
+            self.inner.store.append_audit(entry).await?;
+        }
+        Ok(())
     }
 
     /// What people have to know of the server itself, each a sentence; empty when all is well.
     pub fn notices(&self) -> Vec<String> {
-        let aside = self.inner.store.set_aside().map(|aside| {
+        let damage = self.inner.damage.iter().map(|aside| {
             format!(
                 "The journal was damaged and is kept as {}. A new one has begun: the history of hosts starts anew, and what \
                  they run is not touched.",
                 aside.path.display()
             )
         });
-        aside.into_iter().collect()
+        let restored = self.inner.restored.and_then(|restored| notice_of(restored, clock::now_unix_ms()));
+        damage.chain(restored).collect()
     }
 
     pub(super) fn fleet(&self) -> MutexGuard<'_, Fleet> {
@@ -227,6 +236,20 @@ impl Control {
     }
 }
 
+/// Long enough to be seen by whoever looks once a week.
+const RESTORED_SHOWN_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
+fn notice_of(restored: Restored, now: u64) -> Option<String> {
+    let Restored { at_unix_ms, made_unix_ms } = restored;
+    let (at, made) = (clock::time_of(at_unix_ms), clock::time_of(made_unix_ms));
+    (now.saturating_sub(at_unix_ms) < RESTORED_SHOWN_MS).then(|| {
+        format!(
+            "This server was restored at {at} from a backup made at {made}. Hosts that were revoked between the two are \
+             taken again: look through the hosts and revoke them anew."
+        )
+    })
+}
+
 /// Where a private key stands, for [`Key::seal`].
 pub(crate) fn purpose_of_key(stack: &StackId, role: Role) -> String {
     format!("stack key {stack} {}", role.word())
@@ -255,5 +278,19 @@ pub(super) fn version_row(version: StoredVersion) -> VersionRow {
         created_unix_ms: version.created_at,
         sha256: version.state,
         summary: version.summary,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_is_told_of_for_a_week() {
+        let restored = Restored { at_unix_ms: 86_400_000, made_unix_ms: 3_600_000 };
+        let said = notice_of(restored, 86_400_000).unwrap();
+        assert!(said.contains("1970-01-02T00:00:00Z") && said.contains("1970-01-01T01:00:00Z"), "{said}");
+        assert!(notice_of(restored, 86_400_000 + RESTORED_SHOWN_MS - 1).is_some());
+        assert!(notice_of(restored, 86_400_000 + RESTORED_SHOWN_MS).is_none());
     }
 }

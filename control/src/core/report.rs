@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentd_protocol::control::enroll::Pace;
 use agentd_protocol::control::ids::{HostId, StackId};
 use agentd_protocol::control::report::{EventRecord, HeadHint, Report, Reported};
 use agentd_protocol::control::{
@@ -15,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::{HeadNow, HostNow, SnapshotNow};
 use super::handle::entry;
-use super::{Actor, Control, Error};
+use super::{Actor, Control, Error, views};
 use crate::clock;
-use crate::store::{Arrival, Batch, Ingested, Live, StoredSnapshot, StoredStanding};
+use crate::store::{Arrival, Batch, Entry, Ingested, Live, StoredSnapshot, StoredStanding};
 
 /// Ids that a host makes up, bytes.
 const ID_BYTES_MAX: usize = 64;
@@ -51,7 +50,8 @@ impl Control {
             let hold = hold_time(wait, Duration::from_secs(pace.hold_s));
             self.hold_until_news(&mut head, &live, told, hold, token).await;
         }
-        Ok(self.answer(id, &head.borrow().clone()))
+        let now = head.borrow().clone();
+        self.answer(id, &now)
     }
 
     /// In memory, at once: of two requests with one number the first is taken.
@@ -60,11 +60,7 @@ impl Control {
         let turn = {
             let mut fleet = self.fleet();
             let host = fleet.hosts.get_mut(id).ok_or(Error::HostUnknown)?;
-            match &host.stored.standing {
-                StoredStanding::Active => {}
-                StoredStanding::Pending { .. } => return Err(Error::HostUnknown),
-                StoredStanding::Revoked { .. } => return Err(Error::HostRevoked),
-            }
+            check_standing(&host.stored.standing)?;
             if host.stored.machine == report.machine { turn(host, report, now) } else { Err(Error::IdentityConflict) }
         };
         if let Err(Error::IdentityConflict) = &turn {
@@ -75,19 +71,28 @@ impl Control {
 
     /// Once in a while, not with every report: both hosts go on asking.
     async fn alarm_conflict(&self, id: &HostId, report: &Report, now: u64) -> Result<(), Error> {
-        let is_new = {
+        let (is_new, is_shown, before) = {
             let mut fleet = self.fleet();
             let host = fleet.hosts.get_mut(id).ok_or(Error::HostUnknown)?;
             let is_new = host.stored.conflict_at.is_none_or(|at| now.saturating_sub(at) > REGRESSIONS_WITHIN_MS);
+            let (is_shown, before) = (views::conflict(host, now).is_some(), host.stored.conflict_at);
             if is_new {
                 host.stored.conflict_at = Some(now);
             }
-            is_new
+            (is_new, is_shown, before)
         };
         if is_new {
-            let mut entry = entry(&Actor::Server, "host.conflict", id, json!({"machine": report.machine}));
-            entry.alarm = true;
-            self.inner.store.mark_conflict(id, now, entry).await?;
+            // The audit is kept for ever: while the conflict is shown it has its row.
+            let entry = (!is_shown).then(|| {
+                let entry = entry(&Actor::Server, "host.conflict", id, json!({"machine": report.machine}));
+                Entry { alarm: true, ..entry }
+            });
+            if let Err(error) = self.inner.store.mark_conflict(id, now, entry).await {
+                if let Some(host) = self.fleet().hosts.get_mut(id) {
+                    host.stored.conflict_at = before;
+                }
+                return Err(error.into());
+            }
             self.changed();
         }
         Ok(())
@@ -139,6 +144,7 @@ impl Control {
         let mut fleet = self.fleet();
         let fleet = &mut *fleet;
         let host = fleet.hosts.get_mut(id).ok_or(Error::HostUnknown)?;
+        check_standing(&host.stored.standing)?;
         let stack = fleet.stacks.get(&host.stored.stack).ok_or(Error::HostUnknown)?;
         let token = self.inner.draining.child_token();
         if let Some(earlier) = host.held.replace(token.clone()) {
@@ -178,26 +184,34 @@ impl Control {
         }
     }
 
-    fn answer(&self, id: &HostId, head: &HeadNow) -> Reported {
-        let mut fleet = self.fleet();
-        let (mut full, mut stack) = (false, None);
-        if let Some(host) = fleet.hosts.get_mut(id) {
+    fn answer(&self, id: &HostId, head: &HeadNow) -> Result<Reported, Error> {
+        let (full, stack) = {
+            let mut fleet = self.fleet();
+            let host = fleet.hosts.get_mut(id).ok_or(Error::HostUnknown)?;
+            check_standing(&host.stored.standing)?;
             host.told = head.generation;
             let has = host.snapshot.as_ref().map(|snapshot| snapshot.digest);
-            full = host.live.as_ref().is_some_and(|live| Some(live.digest) != has);
-            stack = Some(host.stored.stack.clone());
-        }
-        drop(fleet);
-        let mut next = stack.map_or(Pace { interval_s: 60, hold_s: 0, spread_s: 0 }, |stack| self.pace(&stack));
+            (host.live.as_ref().is_some_and(|live| Some(live.digest) != has), host.stored.stack.clone())
+        };
+        let mut next = self.pace(&stack);
         if !self.inner.draining.is_cancelled() {
             next.spread_s = 0;
         }
         let HeadHint { root, epoch, version } = head.hint;
-        Reported { head: HeadHint { root, epoch, version }, full, next, time: clock::now() }
+        Ok(Reported { head: HeadHint { root, epoch, version }, full, next, time: clock::now() })
     }
 
     pub(super) fn host_stack(&self, id: &HostId) -> Result<StackId, Error> {
         Ok(self.fleet().hosts.get(id).ok_or(Error::HostUnknown)?.stored.stack.clone())
+    }
+}
+
+/// Looked at anew after each wait: a person may have decided meanwhile.
+fn check_standing(standing: &StoredStanding) -> Result<(), Error> {
+    match standing {
+        StoredStanding::Active => Ok(()),
+        StoredStanding::Pending { .. } => Err(Error::HostUnknown),
+        StoredStanding::Revoked { .. } => Err(Error::HostRevoked),
     }
 }
 

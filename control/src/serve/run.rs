@@ -69,7 +69,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // Before the database, which is never made without its key.
     let key = home.key(options.key_file.as_deref())?;
     let store = Store::open(&home.dir)?;
-    let accounts = Accounts::new(store.clone());
+    let accounts = Accounts::open(store.clone()).await;
     let control = open(&home, store, key, settings, draining.clone()).await?;
     control.start(&cancel);
     let local = socket::bind(&home.dir)?;

@@ -122,27 +122,45 @@ impl Store {
         self.control.write("use an entry link", change).await
     }
 
-    /// Ends every session but `except`.
+    /// Ends every session but the one of `own`. `false`: the password that was given with `own` is the user's no longer,
+    /// and nothing was done.
     pub async fn set_password(
         &self,
         user: &str,
         password: String,
-        except: Option<Digest>,
+        own: Option<(Digest, String)>,
         now: u64,
         entry: Entry,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let user = user.to_owned();
         let change = move |connection: &Connection| {
+            let mut kept = Vec::new();
+            if let Some((session, proven)) = own {
+                if !has_password(connection, &user, &proven)? {
+                    return Ok(false);
+                }
+                kept = session.as_bytes().to_vec();
+            }
             put_password(connection, &user, &password, now)?;
-            let kept = except.as_ref().map(|hash| hash.as_bytes().to_vec()).unwrap_or_default();
             connection.execute("DELETE FROM sessions WHERE user = ?1 AND hash <> ?2", (&user, kept))?;
-            append(connection, &entry)
+            append(connection, &entry)?;
+            Ok(true)
         };
         self.control.write("set a password", change).await
     }
 
-    pub async fn begin_session(&self, new: NewSession, entry: Entry) -> Result<(), Error> {
+    /// Whether `hash` is the one of the user's password still.
+    pub async fn password_holds(&self, user: &str, hash: String) -> Result<bool, Error> {
+        let user = user.to_owned();
+        self.control_reads.read("read a user", move |connection| has_password(connection, &user, &hash)).await
+    }
+
+    /// `false`: `proven`, the hash that whoever comes in has proven to know the password of, is the user's no longer.
+    pub async fn begin_session(&self, new: NewSession, proven: String, entry: Entry) -> Result<bool, Error> {
         let change = move |connection: &Connection| {
+            if !has_password(connection, &new.user, &proven)? {
+                return Ok(false);
+            }
             if let Some(old) = &new.replaces {
                 connection.execute("DELETE FROM sessions WHERE hash = ?1", [old.as_bytes()])?;
             }
@@ -152,9 +170,23 @@ impl Store {
             let sql = "DELETE FROM sessions WHERE user = ?1 AND hash NOT IN
                        (SELECT hash FROM sessions WHERE user = ?1 ORDER BY seen_at DESC, created_at DESC LIMIT ?2)";
             connection.execute(sql, (&new.user, new.keep))?;
-            append(connection, &entry)
+            append(connection, &entry)?;
+            Ok(true)
         };
         self.control.write("begin a session", change).await
+    }
+
+    /// Names of users, where each came in from since then, and when last; newest first.
+    pub async fn entered_from(&self, since: u64, limit: u32) -> Result<Vec<(String, String, u64)>, Error> {
+        let query = move |connection: &Connection| {
+            let sql = "SELECT target, json_extract(detail, '$.from') AS source, max(at) AS at FROM audit
+                       WHERE action IN ('user.login', 'user.enter-by-link') AND at >= ?1 AND source IS NOT NULL
+                       GROUP BY target, source ORDER BY max(at) DESC LIMIT ?2";
+            rows(connection, sql, (signed(since), limit), |row| {
+                Ok((text(row, "target")?, text(row, "source")?, unsigned(row, "at")?))
+            })
+        };
+        self.control_reads.read("read who came in", query).await
     }
 
     pub async fn session(&self, hash: Digest) -> Result<Option<StoredSession>, Error> {
@@ -253,6 +285,11 @@ impl Store {
         };
         self.control.write("revoke an API token", change).await
     }
+}
+
+fn has_password(connection: &Connection, user: &str, hash: &str) -> Result<bool, Fault> {
+    let sql = "SELECT 1 FROM users WHERE id = ?1 AND password = ?2";
+    Ok(row(connection, sql, (user, hash), |_| Ok(()))?.is_some())
 }
 
 fn put_password(connection: &Connection, user: &str, password: &str, now: u64) -> Result<(), Fault> {

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use agentd_protocol::control::ids::StackId;
+use agentd_protocol::control::ids::{HostId, StackId};
 use agentd_protocol::digest::Digest;
 use agentd_protocol::ids::Version;
 use rusqlite::types::ValueRef;
@@ -17,9 +17,13 @@ use super::audit::{Entry, append};
 use super::writer::reached;
 use super::{CONTROL_FILE, Error, Store, open};
 use crate::lifecycle;
-use agentd_sqlite::{Fault, parsed, row, rows, signed, text, unsigned};
+use agentd_sqlite::{Fault, json, parsed, row, rows, signed, text, to_json, unsigned};
 
 const MANIFEST: &str = "backup";
+/// In `meta` of a database that was put back.
+const RESTORED: &str = "restored";
+/// Names that are listed; beyond them people look at the pages.
+const ACTIVE_MAX: u32 = 200;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
@@ -41,12 +45,21 @@ impl Manifest {
 /// Seals a digest under the key file.
 pub type Prove = Box<dyn FnOnce(Digest) -> Result<Vec<u8>, crate::seal::Error> + Send>;
 
+/// When the database was put back, and of when it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    pub at_unix_ms: u64,
+    pub made_unix_ms: u64,
+}
+
 /// What a backup holds, once it has been found whole.
 #[derive(Debug, Clone)]
 pub struct Contents {
     pub made_unix_ms: u64,
     pub schema: u32,
     pub stacks: Vec<ContentsStack>,
+    /// Hosts that are let in, the first few by stack and name.
+    pub active: Vec<ContentsHost>,
     pub tokens_open: u64,
     pub audit_rows: u64,
     /// One sealed private key and what it was sealed for, to try a key file on.
@@ -64,7 +77,22 @@ pub struct ContentsStack {
     pub hosts: u64,
 }
 
+#[derive(Debug, Clone)]
+pub struct ContentsHost {
+    pub id: HostId,
+    pub name: String,
+    pub stack: String,
+}
+
 impl Store {
+    /// `None`: it never was.
+    pub async fn restored(&self) -> Result<Option<Restored>, Error> {
+        let query = |connection: &Connection| {
+            row(connection, "SELECT value FROM meta WHERE key = ?1", [RESTORED], |row| json(row, "value"))
+        };
+        self.control_reads.read("read when it was restored", query).await
+    }
+
     /// Writes a copy to `path`, which must not exist, and reads it back.
     pub async fn backup(&self, path: &Path, now: u64, prove: Prove) -> Result<Contents, Error> {
         let (from, to) = (self.control_path.clone(), path.to_owned());
@@ -141,6 +169,11 @@ fn contents(connection: &Connection, manifest: &Manifest, schema: u32) -> Result
             hosts: unsigned(row, "hosts")?,
         })
     })?;
+    let sql = "SELECT h.id, h.name, s.name AS stack FROM hosts h JOIN stacks s ON s.id = h.stack
+               WHERE h.standing = 'active' ORDER BY s.name, h.name, h.id LIMIT ?1";
+    let active = rows(connection, sql, [ACTIVE_MAX], |row| {
+        Ok(ContentsHost { id: parsed(row, "id")?, name: text(row, "name")?, stack: text(row, "stack")? })
+    })?;
     let count = |sql: &str| -> Result<u64, Fault> {
         Ok(u64::try_from(connection.query_row(sql, [], |row| row.get::<_, i64>(0))?)?)
     };
@@ -151,6 +184,7 @@ fn contents(connection: &Connection, manifest: &Manifest, schema: u32) -> Result
         made_unix_ms: manifest.made_unix_ms,
         schema,
         stacks,
+        active,
         tokens_open: count("SELECT count(*) FROM tokens WHERE used_by IS NULL AND revoked_at IS NULL")?,
         audit_rows: count("SELECT count(*) FROM audit")?,
         sample,
@@ -217,6 +251,8 @@ fn adapt(connection: &Connection, contents: &Contents, now: u64) -> Result<(), F
     connection.execute_batch(FORGET)?;
     connection.execute("UPDATE api_tokens SET revoked_at = ?1 WHERE revoked_at IS NULL", [signed(now)])?;
     connection.execute("DELETE FROM meta WHERE key = ?1", [MANIFEST])?;
+    let restored = to_json(&Restored { at_unix_ms: now, made_unix_ms: contents.made_unix_ms });
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", (RESTORED, restored))?;
     let detail = serde_json::json!({"made_unix_ms": contents.made_unix_ms, "tokens_revoked": contents.tokens_open});
     let (actor, target) = ("controld restore".to_owned(), "database".to_owned());
     append(connection, &Entry { at_unix_ms: now, actor, action: "restore", target, detail, alarm: true })?;

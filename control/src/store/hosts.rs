@@ -142,13 +142,13 @@ impl Store {
         self.control.write("revoke a host", change).await
     }
 
-    /// Two machines with one key, or a state that went back several times.
-    pub async fn mark_conflict(&self, id: &HostId, now: u64, entry: Entry) -> Result<(), Error> {
+    /// Two machines with one key, or a state that went back several times. `None`: the audit has a row of it.
+    pub async fn mark_conflict(&self, id: &HostId, now: u64, entry: Option<Entry>) -> Result<(), Error> {
         let id = id.clone();
         let change = move |connection: &Connection| {
             let sql = "UPDATE hosts SET conflict_at = ?2 WHERE id = ?1";
             some_row(connection.execute(sql, (id.as_str(), signed(now)))?)?;
-            append(connection, &entry)
+            entry.iter().try_for_each(|entry| append(connection, entry))
         };
         self.control.write("mark a conflict", change).await
     }

@@ -21,6 +21,8 @@ const LOUD_EVENTS_KEPT_MS: u64 = 180 * DAY_MS;
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// However young: about 2 GiB.
 const EVENTS_MAX: u64 = 2_000_000;
+/// Of one host, whose ids it makes up. It has one at a time; a few more are those from before its state was set back.
+const STREAMS_PER_HOST_MAX: u32 = 8;
 /// Removed in one transaction: others wait for it.
 const REMOVED_AT_ONCE: u32 = 5_000;
 
@@ -168,10 +170,11 @@ impl Store {
                 Ok(Old { id: row.get("id")?, host: text(row, "host")?, bytes: row.get("bytes")? })
             })?;
             volumes::remove(connection, &old)?;
-            // The newest of a host stays: without it the host's next event would look like one after a hole.
-            let sql = "DELETE FROM cursors WHERE at < ?1 AND at < (SELECT max(at) FROM cursors c WHERE c.host = cursors.host)";
-            connection.execute(sql, [plain])?;
-            Ok(u32::try_from(old.len())? == REMOVED_AT_ONCE)
+            let has_more = u32::try_from(old.len())? == REMOVED_AT_ONCE;
+            if !has_more {
+                prune_streams(connection, plain)?;
+            }
+            Ok(has_more)
         };
         self.journal.write("remove old events", change).await
     }
@@ -181,13 +184,17 @@ fn ingest(connection: &Connection, batch: &Batch) -> Result<Ingested, Fault> {
     let host = batch.live.host.as_str();
     if let Some((first, last)) = batch.seqs {
         let sql = "SELECT seq FROM cursors WHERE host = ?1 AND stream = ?2";
-        let cursor = row(connection, sql, (host, &batch.stream), |row| unsigned(row, "seq"))?.unwrap_or(0);
-        if first > cursor.saturating_add(1) {
-            return Ok(Ingested::Gap { expected: cursor.saturating_add(1) });
+        let known = row(connection, sql, (host, &batch.stream), |row| unsigned(row, "seq"))?;
+        let expected = known.unwrap_or(0).saturating_add(1);
+        if first > expected {
+            return Ok(Ingested::Gap { expected });
         }
         let sql = "INSERT INTO cursors VALUES (?1, ?2, ?3, ?4)
                    ON CONFLICT DO UPDATE SET seq = excluded.seq, at = excluded.at WHERE excluded.seq > seq";
         connection.prepare_cached(sql)?.execute((host, &batch.stream, signed(last), signed(batch.received_at)))?;
+        if known.is_none() {
+            forget_streams(connection, host, &batch.stream)?;
+        }
     }
     let (mut added, mut bytes) = (0, 0);
     for event in &batch.events {
@@ -209,6 +216,23 @@ fn ingest(connection: &Connection, batch: &Batch) -> Result<Ingested, Fault> {
     }
     let newest: i64 = connection.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))?;
     Ok(Ingested::Done { added, newest: u64::try_from(newest)? })
+}
+
+/// Those before the newest few; never `own`, whatever the clock says.
+fn forget_streams(connection: &Connection, host: &str, own: &str) -> Result<(), Fault> {
+    let sql = "DELETE FROM cursors WHERE host = ?1 AND stream <> ?2 AND stream NOT IN
+               (SELECT stream FROM cursors WHERE host = ?1 AND stream <> ?2 ORDER BY at DESC, stream LIMIT ?3)";
+    connection.prepare_cached(sql)?.execute((host, own, STREAMS_PER_HOST_MAX - 1))?;
+    Ok(())
+}
+
+/// The newest of a host stays: without it the host's next event would look like one after a hole. Each row is compared
+/// with the few of its host.
+fn prune_streams(connection: &Connection, before: i64) -> Result<(), Fault> {
+    let sql = "DELETE FROM cursors WHERE at < ?1 AND EXISTS
+               (SELECT 1 FROM cursors newer WHERE newer.host = cursors.host AND newer.at > cursors.at)";
+    connection.execute(sql, [before])?;
+    Ok(())
 }
 
 fn put_event(connection: &Connection, batch: &Batch, event: &Arrival) -> Result<bool, Fault> {
@@ -284,4 +308,75 @@ fn select(filter: &EventFilter, limit: u32) -> (String, Vec<Column>) {
     let wheres = if wheres.is_empty() { "1".to_owned() } else { wheres.join(" AND ") };
     let order = if filter.after.is_some() { "ASC" } else { "DESC" };
     (format!("SELECT * FROM events WHERE {wheres} ORDER BY id {order} LIMIT {limit}"), params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(number: u8) -> HostId {
+        HostId::of(&[number; 16])
+    }
+
+    fn batch(number: u8, stream: &str, at: u64) -> Batch {
+        let live = Live {
+            host: host(number),
+            last_seen: at,
+            boot: 1,
+            seq: at,
+            rid: "r".to_owned(),
+            epoch: 1,
+            seen: Version(0),
+            applied: Version(0),
+            digest: Digest::of(b"snapshot"),
+        };
+        let event = Arrival {
+            eid: "one".to_owned(),
+            severity: Severity::Info,
+            kind: "run.started".to_owned(),
+            service: None,
+            body: "{}".to_owned(),
+        };
+        let (stream, events) = (stream.to_owned(), vec![event]);
+        let stack = StackId::of(&[1; 16]);
+        Batch { stack, live, snapshot: None, stream, seqs: Some((1, 1)), events, received_at: at }
+    }
+
+    /// Of one host, oldest first.
+    fn streams(connection: &Connection, number: u8) -> Vec<String> {
+        let sql = "SELECT stream FROM cursors WHERE host = ?1 ORDER BY at";
+        rows(connection, sql, [host(number).as_str()], |row| text(row, "stream")).unwrap()
+    }
+
+    #[test]
+    fn who_makes_up_streams_has_a_few() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = super::super::open::open(&dir.path().join("journal.db"), super::super::open::JOURNAL).unwrap();
+        ingest(&connection, &batch(2, "quiet", 1)).unwrap();
+        for number in 0..100_u64 {
+            ingest(&connection, &batch(1, &format!("s{number}"), 10 + number)).unwrap();
+        }
+        let newest: Vec<String> = (92..100).map(|number| format!("s{number}")).collect();
+        assert_eq!(streams(&connection, 1), newest);
+        // A clock that was set back.
+        ingest(&connection, &batch(1, "back", 2)).unwrap();
+        assert_eq!((streams(&connection, 1).len(), streams(&connection, 1)[0].as_str()), (8, "back"));
+        prune_streams(&connection, i64::MAX).unwrap();
+        assert_eq!((streams(&connection, 1), streams(&connection, 2)), (vec!["s99".into()], vec!["quiet".into()]));
+    }
+
+    #[test]
+    fn a_journal_that_was_filled_with_streams_is_emptied_and_pruned_in_no_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let connection = super::super::open::open(&path, &super::super::open::JOURNAL[..2]).unwrap();
+        let sql = "INSERT INTO cursors WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2)
+                   SELECT ?1, 's' || i, 1, i FROM n";
+        connection.execute(sql, (host(1).as_str(), 200_000)).unwrap();
+        connection.execute(sql, (host(2).as_str(), 3)).unwrap();
+        drop(connection);
+        let connection = super::super::open::open(&path, super::super::open::JOURNAL).unwrap();
+        assert_eq!((streams(&connection, 1).len(), streams(&connection, 2).len()), (8, 3));
+        assert_eq!(streams(&connection, 1).last().unwrap(), "s200000");
+    }
 }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use accounts::{NewApiToken, NewSession, StoredApiToken, StoredSession, StoredUser};
 pub use audit::Entry;
-pub use backup::{Contents, ContentsStack, Prove, inspect, restore};
+pub use backup::{Contents, ContentsHost, ContentsStack, Prove, Restored, inspect, restore};
 pub use damaged::SetAside;
 pub use drafts::{NewDraft, SealedEnv, StoredDraft};
 pub use hosts::{Admission, NewHost, StoredHost, StoredStanding};
@@ -99,6 +99,7 @@ pub struct Store {
     journal: writer::Writer,
     journal_reads: reader::Reader,
     tally: audit::Tally,
+    /// What had to be put out of the way when this was opened.
     set_aside: Option<SetAside>,
     pub(super) control_path: PathBuf,
 }
@@ -123,16 +124,33 @@ impl Store {
         })
     }
 
-    /// What had to be put out of the way when this was opened.
-    pub fn set_aside(&self) -> Option<&SetAside> {
-        self.set_aside.as_ref()
-    }
-
     /// Returns when one of the files can be written no more. For an essential task to wait on.
     pub async fn stopped(&self) {
         tokio::select! {
             () = self.control.stopped() => {}
             () = self.journal.stopped() => {}
+        }
+    }
+
+    /// No further page comes into the precious file, until it is called with `false`.
+    #[cfg(test)]
+    pub(crate) async fn fill_disk(&self, is_full: bool) {
+        let pages = if is_full { 1 } else { 1_000_000 };
+        let limit = move |connection: &rusqlite::Connection| {
+            Ok(connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?)
+        };
+        self.control.write("limit the pages", limit).await.unwrap();
+        let row = |number: u32| Entry {
+            at_unix_ms: 1,
+            actor: String::new(),
+            action: "fill",
+            target: number.to_string(),
+            detail: serde_json::Value::Null,
+            alarm: false,
+        };
+        let mut number = 0;
+        while is_full && self.append_audit(row(number)).await.is_ok() {
+            number += 1;
         }
     }
 }

@@ -9,8 +9,11 @@ use super::Error;
 /// Each runs once, in order, in a transaction of its own. A released file never changes; a new one is added.
 pub(super) const CONTROL: &[&str] =
     &[include_str!("migrations/control/0001_stacks.sql"), include_str!("migrations/control/0002_accounts.sql")];
-pub(super) const JOURNAL: &[&str] =
-    &[include_str!("migrations/journal/0001_journal.sql"), include_str!("migrations/journal/0002_volumes.sql")];
+pub(super) const JOURNAL: &[&str] = &[
+    include_str!("migrations/journal/0001_journal.sql"),
+    include_str!("migrations/journal/0002_volumes.sql"),
+    include_str!("migrations/journal/0003_streams.sql"),
+];
 
 /// Test switch: the file may not grow beyond so many pages, as if the disk were full.
 const PAGES_MAX_ENV: &str = "CONTROLD_TEST_PAGES_MAX";

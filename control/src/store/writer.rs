@@ -24,8 +24,16 @@ const ABORT_ENV: &str = "CONTROLD_TEST_ABORT_AT";
 
 type Lost = Arc<rusqlite::Error>;
 type Answer = Box<dyn FnOnce(Option<Lost>) + Send>;
-/// Told that there is no transaction to work in, or does the work in it; says whether the work is to stay.
-type Run = Box<dyn FnOnce(Result<&Connection, Lost>) -> (bool, Answer) + Send>;
+/// Told that there is no transaction to work in, or does the work in it.
+type Run = Box<dyn FnOnce(Result<&Connection, Lost>) -> Ran + Send>;
+
+struct Ran {
+    /// The work is to stay.
+    is_done: bool,
+    /// What SQLite said, where it was that: it may have cost the others their work too.
+    cause: Option<Lost>,
+    answer: Answer,
+}
 
 struct Job {
     operation: &'static str,
@@ -64,9 +72,10 @@ impl Writer {
         change: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        let run = move |connection: Result<&Connection, Lost>| -> (bool, Answer) {
-            let outcome = connection.map_err(Fault::Lost).and_then(change);
+        let run = move |connection: Result<&Connection, Lost>| -> Ran {
+            let outcome = connection.map_err(Fault::Lost).and_then(change).map_err(Fault::shared);
             let is_done = outcome.is_ok();
+            let cause = outcome.as_ref().err().and_then(Fault::cause);
             let answer = move |lost: Option<Lost>| {
                 let outcome = match lost {
                     Some(lost) => Err(Fault::Lost(lost)),
@@ -75,7 +84,7 @@ impl Writer {
                 // The caller may have given up waiting; what it asked for is done all the same.
                 let _ = reply.send(outcome);
             };
-            (is_done, Box::new(answer))
+            Ran { is_done, cause, answer: Box::new(answer) }
         };
         let job = Job { operation, run: Box::new(run) };
         self.jobs.try_send(job).map_err(|error| match error {
@@ -111,23 +120,24 @@ struct Batch<'a> {
 impl Batch<'_> {
     fn add(&mut self, job: Job) {
         let Job { operation, run } = job;
-        match self.begin() {
+        let cause = match self.begin() {
             Ok(()) => {
-                let (is_done, answer) = run(Ok(self.connection));
+                let Ran { is_done, cause, answer } = run(Ok(self.connection));
                 self.reached("changed", operation);
-                self.end_of_work(is_done);
+                let undone = self.end_of_work(is_done);
                 self.operations.push(operation);
                 self.answers.push(answer);
+                cause.or(undone)
             }
             Err(error) => {
                 let lost = Arc::new(error);
-                let (_, answer) = run(Err(Arc::clone(&lost)));
-                answer(Some(lost));
+                (run(Err(Arc::clone(&lost))).answer)(Some(Arc::clone(&lost)));
+                Some(lost)
             }
-        }
+        };
         if self.connection.is_autocommit() {
             // SQLite has rolled the whole transaction back by itself, as it does when the disk is full.
-            self.lose("the transaction was rolled back");
+            self.lose(cause.unwrap_or_else(rolled_back));
         }
     }
 
@@ -138,17 +148,18 @@ impl Batch<'_> {
         self.connection.execute_batch("SAVEPOINT work")
     }
 
-    /// Failed work is undone alone. Where even that fails, the whole transaction goes.
-    fn end_of_work(&self, is_done: bool) {
+    /// Failed work is undone alone. Where even that fails, the whole transaction goes, for that reason.
+    fn end_of_work(&self, is_done: bool) -> Option<Lost> {
         let sql = if is_done { "RELEASE work" } else { "ROLLBACK TO work; RELEASE work" };
-        if !self.connection.is_autocommit() && self.connection.execute_batch(sql).is_err() {
-            self.connection.execute_batch("ROLLBACK").unwrap_or_default();
+        if self.connection.is_autocommit() {
+            return None;
         }
+        let error = self.connection.execute_batch(sql).err()?;
+        self.connection.execute_batch("ROLLBACK").unwrap_or_default();
+        Some(Arc::new(error))
     }
 
-    fn lose(&mut self, why: &str) {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
-        let lost: Lost = Arc::new(rusqlite::Error::SqliteFailure(code, Some(why.to_owned())));
+    fn lose(&mut self, lost: Lost) {
         self.operations.clear();
         for answer in self.answers.drain(..) {
             answer(Some(Arc::clone(&lost)));
@@ -179,6 +190,12 @@ impl Batch<'_> {
     fn reached(&self, stage: &str, operation: &str) {
         abort_at(self.abort, stage, operation);
     }
+}
+
+/// Where SQLite has not said why.
+fn rolled_back() -> Lost {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
+    Arc::new(rusqlite::Error::SqliteFailure(code, Some("the transaction was rolled back".to_owned())))
 }
 
 fn abort_at(at: Option<&str>, stage: &str, operation: &str) {
@@ -243,5 +260,32 @@ mod tests {
         writer.write("lift the limit", lift).await.unwrap();
         assert_eq!(sum(&writer).await, if beside.is_ok() { 3 } else { 1 }, "an error means that nothing was done");
         put(&writer, 4, false).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_of_a_lost_transaction_are_told_what_lost_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(dir.path());
+        let wreck = |connection: &Connection| {
+            connection.execute_batch("CREATE TABLE u (a INTEGER PRIMARY KEY); INSERT INTO u VALUES (1)")?;
+            connection.execute("INSERT OR ROLLBACK INTO u VALUES (1)", [])?;
+            Ok(())
+        };
+        // What waits while this runs is one batch.
+        let slow = |connection: &Connection| {
+            let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)
+                       SELECT count(*) FROM n";
+            Ok(connection.query_row(sql, [], |row| row.get::<_, i64>(0))?)
+        };
+        let (_, beside, wrecked) =
+            tokio::join!(writer.write("count", slow), put(&writer, 2, false), writer.write("wreck", wreck));
+        for (error, operation) in [(beside, "put a number"), (wrecked, "wreck")] {
+            let Err(Error::Sqlite(agentd_sqlite::Error::Query { operation: told, source })) = error else {
+                panic!("{operation}: {error:?}")
+            };
+            assert_eq!(told, operation);
+            assert_eq!(source.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation), "{operation}");
+        }
+        assert_eq!(sum(&writer).await, 0);
     }
 }

@@ -1,5 +1,6 @@
 //! The server from outside: its command line, and hosts that speak the protocol.
 
+mod aftermath;
 mod bounds;
 mod commits;
 mod faults;
