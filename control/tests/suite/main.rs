@@ -7,6 +7,7 @@ mod foreign;
 mod hostile;
 mod html;
 mod life;
+mod numbers;
 mod pages;
 mod server;
 mod streams;
