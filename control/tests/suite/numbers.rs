@@ -47,6 +47,9 @@ fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
+/// Of what a host has seen: the store's integers have 64 bits and a sign.
+const SEEN_MAX: Version = Version(i64::MAX.unsigned_abs());
+
 #[tokio::test]
 async fn no_number_of_a_host_is_too_much_for_a_page_or_a_verb() {
     let dir = tempfile::tempdir().unwrap();
@@ -56,8 +59,7 @@ async fn no_number_of_a_host_is_too_much_for_a_page_or_a_verb() {
     server.publish("shop", &document(&[("api", '1', "")]));
     let mut hosts = Vec::new();
     // Two of the largest, so that their sums are larger than their types.
-    for (machine, is_high, seen) in [("a", true, Version(1)), ("b", true, Version(u64::MAX)), ("c", false, Version(0))]
-    {
+    for (machine, is_high, seen) in [("a", true, Version(1)), ("b", true, SEEN_MAX), ("c", false, Version(0))] {
         let mut host = Host::join(&server, &server.join("shop"), machine).await;
         let mut report = report_in_full(&mut host);
         (report.head.seen, report.head.applied) = (seen, seen);
