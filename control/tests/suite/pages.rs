@@ -25,6 +25,12 @@ fn commit(dir: &Path, text: &str) -> String {
     git(dir, &["rev-parse", "HEAD"])
 }
 
+/// What the form to publish brings back of the page it is on.
+fn saw(shown: &str) -> String {
+    let (_, rest) = shown.split_once("name=\"saw\" value=\"").unwrap();
+    rest.split('"').next().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn a_branch_that_moved_is_said_before_publishing() {
     let (dir, repo) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -52,10 +58,6 @@ async fn a_branch_that_moved_is_said_before_publishing() {
     let preview: serde_json::Value = owner.get(&format!("/api/v1/stacks/{stack}/preview")).await.json().await.unwrap();
     assert_eq!(preview["follows"][0]["now"]["commit"], second.as_str());
     assert_eq!(preview["follows"][0]["published"], first.as_str());
-    let saw = |shown: &str| {
-        let (_, rest) = shown.split_once("name=\"saw\" value=\"").unwrap();
-        rest.split('"').next().unwrap().to_owned()
-    };
     let (at, before) = (format!("/stacks/{stack}/publish"), saw(&shown));
     let third = commit(repo.path(), "third");
     let form = |saw: &str, key: &'static str| {
@@ -123,8 +125,9 @@ async fn what_is_published_is_what_was_seen_whoever_pushes_in_between() {
     );
     assert_eq!(server.try_cli(&["stack", "draft", "shop", "-"], &document).0, 0);
     let owner = Visitor::set_up(&server).await;
+    let shown = owner.get(&format!("/stacks/{stack}/draft")).await.text().await.unwrap();
+    let saw = saw(&shown);
     std::fs::write(bin.path().join("push-1"), "").unwrap();
-    let saw = format!("api={first}");
     let form = [("revision", "1"), ("reason", "first"), ("key", "k1"), ("saw", saw.as_str())];
     let published = owner.post(&format!("/stacks/{stack}/publish"), &form).await;
     assert_eq!(published.status(), StatusCode::SEE_OTHER);
