@@ -522,6 +522,25 @@ pub struct Reason {
     pub reason: String,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Publish {
+    pub reason: String,
+    /// What the caller saw services at: should one be at another commit when it is published, nothing is. Of services that
+    /// are left out any commit will do.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub expect: BTreeMap<ServiceName, Commit>,
+}
+
+/// A service that is not at the commit it was expected at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    pub service: ServiceName,
+    pub saw: Commit,
+    /// `None`: the document has no such service.
+    pub found: Option<Commit>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupMade {
     pub file: String,

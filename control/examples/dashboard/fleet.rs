@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use agentd_control::clock::{now, now_unix_ms};
 use agentd_control::core::{Actor, Control, Welcome};
-use agentd_control::model::{Approval, DraftFormat, NewStack, NewToken};
+use agentd_control::model::{Approval, DraftFormat, NewStack, NewToken, Publish};
 use agentd_control::store::Store;
 use agentd_protocol::control::enroll::Enroll;
 use agentd_protocol::control::ids::{HostId, StackId};
@@ -115,7 +115,7 @@ async fn following(control: &Control, by: &Actor, repo: &Path) -> Result<StackId
         repo.display()
     );
     let draft = control.save_draft(by, &site, 0, DraftFormat::Toml, text).await?;
-    control.publish(by, &site, draft.revision, "first version", None).await?;
+    control.publish(by, &site, draft.revision, &asked("first version"), None).await?;
     Ok(site)
 }
 
@@ -138,6 +138,10 @@ fn git(repo: &Path, words: &[&str]) -> Result<()> {
     if done.success() { Ok(()) } else { bail!("git {words:?} failed") }
 }
 
+fn asked(reason: &str) -> Publish {
+    Publish { reason: reason.to_owned(), ..Publish::default() }
+}
+
 async fn publish(control: &Control, by: &Actor, stack: &StackId, changes: &[(&str, &str)], reason: &str) -> Result<()> {
     let text = changes.iter().fold(DOCUMENT.to_owned(), |text, (from, to)| text.replace(from, to));
     let revision = control.draft(stack).await?.revision;
@@ -145,7 +149,7 @@ async fn publish(control: &Control, by: &Actor, stack: &StackId, changes: &[(&st
     if !draft.problems.is_empty() {
         bail!("the document of the example has problems: {:?}", draft.problems);
     }
-    control.publish(by, stack, draft.revision, reason, None).await?;
+    control.publish(by, stack, draft.revision, &asked(reason), None).await?;
     Ok(())
 }
 

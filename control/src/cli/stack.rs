@@ -48,7 +48,7 @@ pub(super) async fn stack(client: &Client, verb: StackVerb, out: &mut Out) -> Re
             let request = client
                 .request(Method::POST, &format!("/stacks/{id}/versions"))
                 .header(header::IF_MATCH, format!("\"{}\"", draft.revision))
-                .json(&Reason { reason });
+                .json(&Publish { reason, ..Publish::default() });
             published(&client.send(request).await?, out);
         }
         StackVerb::Versions { stack } => versions(client, &stack, out).await?,
@@ -106,8 +106,9 @@ async fn show(client: &Client, stack: &str, out: &mut Out) -> Result<(), Error> 
     let hosts: Vec<Vec<String>> = detail.hosts.iter().map(super::host::row).collect();
     out.table(&super::host::HEAD, &hosts);
     let cell = |service: &ServiceRow| {
-        let ready: u32 = service.cells.iter().map(|cell| cell.report.ready).sum();
-        let wanted: u32 = service.cells.iter().map(|cell| cell.report.wanted).sum();
+        // Hosts made these numbers. As many as there are do not fill 64 bits with 32 each.
+        let sum = |count: fn(&ServiceCell) -> u32| service.cells.iter().map(|cell| u64::from(count(cell))).sum::<u64>();
+        let (ready, wanted) = (sum(|cell| cell.report.ready), sum(|cell| cell.report.wanted));
         let commit = service.published.as_ref().map_or("-", |published| published.commit.short()).to_owned();
         vec![service.name.to_string(), commit, format!("{ready}/{wanted}")]
     };

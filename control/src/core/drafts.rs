@@ -74,7 +74,8 @@ impl Control {
             env.insert(variable.clone(), sealed);
         }
         let (now, by) = (clock::now_unix_ms(), actor.to_string());
-        let detail = json!({"revision": revision + 1, "problems": problems.len(), "new_values": taken.values.len()});
+        // Anybody may claim to have seen the last revision that a number has; the store refuses what is not there.
+        let detail = json!({"revision": revision.saturating_add(1), "problems": problems.len(), "new_values": taken.values.len()});
         let new =
             NewDraft { stack: stack.clone(), seen: revision, format, text: taken.text, env, actor: by, saved_at: now };
         let entry = entry(actor, "draft.save", stack, detail);

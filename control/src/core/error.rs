@@ -6,7 +6,7 @@ use agentd_protocol::control::time::Time;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::model::DraftProblem;
+use crate::model::{DraftProblem, Moved};
 use crate::{seal, store};
 
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,8 @@ pub enum Error {
     /// Each names the service and why its branch or tag has no commit.
     #[error("what {} services follow could not be found out; nothing was published", .0.len())]
     Unresolved(Vec<DraftProblem>),
+    #[error("moved since you looked: {}; nothing was published", moves(.0))]
+    Moved(Vec<Moved>),
     #[error("this Idempotency-Key was used for another request")]
     IdempotencyMismatch,
     #[error("too many at once; try again in {retry_s} s")]
@@ -83,7 +85,7 @@ impl Error {
             Self::Forbidden(_) => Slug::Forbidden,
             Self::NotFound { .. } => Slug::NotFound,
             Self::BadRequest(_) => Slug::BadRequest,
-            Self::Conflict(_) => Slug::Conflict,
+            Self::Conflict(_) | Self::Moved(_) => Slug::Conflict,
             Self::Revision { .. } => Slug::VersionConflict,
             Self::RevisionMissing => Slug::PreconditionRequired,
             Self::Document(_) => Slug::InvalidDocument,
@@ -122,6 +124,10 @@ impl Error {
                 let problems = serde_json::to_value(problems).expect("texts and numbers are JSON");
                 slug.problem(self.to_string()).with("problems", problems)
             }
+            Self::Moved(moved) => {
+                let moved = serde_json::to_value(moved).expect("texts are JSON");
+                slug.problem(self.to_string()).with("moved", moved)
+            }
             other => slug.problem(other.to_string()),
         };
         match self {
@@ -142,6 +148,15 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// `api from 1111111 to 2222222`.
+fn moves(all: &[Moved]) -> String {
+    let one = |moved: &Moved| match &moved.found {
+        Some(found) => format!("{} from {} to {}", moved.service, moved.saw.short(), found.short()),
+        None => format!("{} from {} out of the document", moved.service, moved.saw.short()),
+    };
+    all.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Said to those who came while queues were full, seconds.

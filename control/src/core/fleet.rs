@@ -153,4 +153,4 @@ impl Fleet {
 /// A host that has joined reports as soon as somebody starts it.
 const FIRST_REPORT_MS: u64 = 600_000;
 /// A host may not push versions further ahead than a restored backup could be behind.
-const AHEAD_BELIEVED_MAX: u64 = 1_000;
+pub(crate) const AHEAD_BELIEVED_MAX: u64 = 1_000;

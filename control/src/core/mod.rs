@@ -29,6 +29,7 @@ pub use actor::Actor;
 pub use enroll::Welcome;
 pub use error::{Error, problem_response};
 pub use events::{EVENTS_PER_PAGE_MAX, shown};
+pub(crate) use fleet::AHEAD_BELIEVED_MAX;
 pub use handle::Control;
 pub use hosts::File;
 pub use settings::Settings;

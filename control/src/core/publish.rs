@@ -17,7 +17,7 @@ use super::memory::Memory;
 use super::statements::{self, Currency};
 use super::{Actor, Control, Error, diff, document, drafts, names};
 use crate::clock;
-use crate::model::{VersionDetail, VersionKind, VersionRow, VersionService};
+use crate::model::{Moved, Publish, VersionDetail, VersionKind, VersionRow, VersionService};
 use crate::seal::random;
 use crate::store::{NewVersion, ObjectKind, Put, StoredStack, StoredVersion};
 
@@ -44,11 +44,11 @@ impl Control {
         actor: &Actor,
         stack: &StackId,
         revision: u64,
-        reason: &str,
+        asked: &Publish,
         idempotency_key: Option<&str>,
     ) -> Result<VersionRow, Error> {
         self.stored_stack(stack)?;
-        let request = json!({"call": "publish", "stack": stack, "revision": revision, "reason": reason});
+        let request = json!({"call": "publish", "stack": stack, "revision": revision, "asked": asked});
         let memory = self.recall(actor, idempotency_key, &request).await?;
         if let Some(row) = memory.answer()? {
             return Ok(row);
@@ -60,19 +60,24 @@ impl Control {
         }
         let mut content = self.open_draft(stack, &draft)?;
         let from = self.resolve(&mut content).await?;
+        let moved = moved(&content, &asked.expect);
+        if !moved.is_empty() {
+            return Err(Error::Moved(moved));
+        }
         // Asking takes its time; somebody may have put the stack on hold.
         let stored = self.stored_stack(stack)?;
         let content =
             Content { stack: content, kind: VersionKind::Deploy, from, draft_revision: Some(revision), again: None };
-        self.put_version(actor, &stored, content, names::reason(reason)?, memory).await
+        self.put_version(actor, &stored, content, names::reason(&asked.reason)?, memory).await
     }
 
-    /// A new version with the content of an older one.
+    /// A new version with the content of an older one. `newest`: what it was when the caller looked, where that matters.
     pub async fn rollback(
         &self,
         actor: &Actor,
         stack: &StackId,
         to: Version,
+        newest: Option<Version>,
         reason: &str,
         idempotency_key: Option<&str>,
     ) -> Result<VersionRow, Error> {
@@ -81,6 +86,10 @@ impl Control {
         let memory = self.recall(actor, idempotency_key, &request).await?;
         if let Some(row) = memory.answer()? {
             return Ok(row);
+        }
+        if newest.is_some_and(|newest| newest != stored.last_version) {
+            let said = format!("version {} was published meanwhile: look at the difference now", stored.last_version);
+            return Err(Error::Conflict(said));
         }
         let Some((old, content)) = self.open_version(stack, to).await? else {
             return Err(Error::not_found("version 0"));
@@ -329,6 +338,20 @@ fn numbering(last: Version, seen: Version, unheard: usize) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// What is not as it was seen, of a stack that was resolved.
+fn moved(stack: &Stack, expect: &BTreeMap<ServiceName, Commit>) -> Vec<Moved> {
+    let found = |name: &ServiceName| {
+        let service = stack.service.iter().find(|service| service.name == *name)?;
+        match &service.source {
+            Revision::Commit(commit) => Some(commit.clone()),
+            Revision::Ref(_) => None,
+        }
+    };
+    let seen = expect.iter().map(|(service, saw)| (service, saw, found(service)));
+    let moved = seen.filter(|(_, saw, found)| found.as_ref() != Some(*saw));
+    moved.map(|(service, saw, found)| Moved { service: service.clone(), saw: saw.clone(), found }).collect()
 }
 
 fn services_of(content: &Content) -> Vec<VersionService> {

@@ -10,11 +10,11 @@ use super::acts::of_the_form;
 use super::answer::{Answer, notice, ok, page, see};
 use super::frame::{Notice, Section};
 use super::looks::{frame, fresh_key, named};
-use super::pages::{draft::Page, draft::Typed, versions::Rollback};
+use super::pages::{draft::Page, draft::Typed, draft::seen, versions::Rollback};
 use super::routes::Face;
 use crate::auth::Viewer;
 use crate::core::Error;
-use crate::model::{DraftFormat, Side};
+use crate::model::{DraftFormat, Publish, Side};
 
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Did {
@@ -108,22 +108,6 @@ pub(crate) struct PublishForm {
     saw: String,
 }
 
-/// Whether what would be published is another commit than the one that was shown.
-async fn has_moved(face: &Face, id: &StackId, saw: &str) -> Result<bool, Error> {
-    if saw.is_empty() {
-        return Ok(false);
-    }
-    match face.control.preview(id).await {
-        Ok(preview) => {
-            let now = preview.as_ref().map(super::pages::draft::saw).unwrap_or_default();
-            // What is not known, publishing tells of.
-            Ok(!now.is_empty() && now != saw)
-        }
-        Err(Error::Document(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 pub(crate) async fn publish(
     State(face): State<Face>,
     viewer: Viewer,
@@ -132,14 +116,10 @@ pub(crate) async fn publish(
 ) -> Answer {
     let id: StackId = named(&stack, "this stack")?;
     let key = Some(form.key.as_str()).filter(|key| !key.is_empty());
-    if has_moved(&face, &id, &form.saw).await? {
-        let typed = Typed { reason: form.reason, ..Typed::default() };
-        let mut shown = draft_page(&face, &viewer, &id, typed, None).await?;
-        shown.failed =
-            Some("not published: a branch moved since you looked; this is what publishing changes now".to_owned());
-        return Ok(page(StatusCode::CONFLICT, &shown));
-    }
-    let error = match face.control.publish(&viewer.actor(), &id, form.revision, form.reason.trim(), key).await {
+    let expect =
+        seen(&form.saw).ok_or_else(|| Error::BadRequest("load the page again: its form is not ours".to_owned()))?;
+    let asked = Publish { reason: form.reason.trim().to_owned(), expect };
+    let error = match face.control.publish(&viewer.actor(), &id, form.revision, &asked, key).await {
         Ok(row) => return see(&format!("/stacks/{id}/versions/{}", row.number), "published"),
         Err(error) => error,
     };
@@ -150,6 +130,7 @@ pub(crate) async fn publish(
             "the draft was saved again meanwhile: look at what would be published now, then publish".to_owned(),
         ),
         Error::Document(_) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+        Error::Moved(_) => (StatusCode::CONFLICT, format!("{error}. Below is what publishing changes now")),
         Error::Unresolved(problems) => {
             unresolved = Some(problems);
             (
@@ -205,16 +186,11 @@ pub(crate) async fn rollback(
 ) -> Answer {
     let id: StackId = named(&stack, "this stack")?;
     let to = Version(named(&version, "this version")?);
-    let newest = face.control.stack(&id).await?.overview.version;
     let key = Some(form.key.as_str()).filter(|key| !key.is_empty());
-    let (status, failed) = if newest.0 == form.from {
-        match face.control.rollback(&viewer.actor(), &id, to, form.reason.trim(), key).await {
-            Ok(row) => return see(&format!("/stacks/{id}/versions/{}", row.number), "rolled-back"),
-            Err(error) => of_the_form(error)?,
-        }
-    } else {
-        let said = format!("version {newest} was published meanwhile; this is the difference now");
-        (StatusCode::CONFLICT, said)
+    let (newest, reason) = (Some(Version(form.from)), form.reason.trim());
+    let (status, failed) = match face.control.rollback(&viewer.actor(), &id, to, newest, reason, key).await {
+        Ok(row) => return see(&format!("/stacks/{id}/versions/{}", row.number), "rolled-back"),
+        Err(error) => of_the_form(error)?,
     };
     let shown = rollback_view(&face, &viewer, &id, to).await?;
     Ok(page(status, &Rollback { failed: Some(failed), reason: form.reason, ..shown }))

@@ -109,10 +109,10 @@ pub(super) async fn publish(
     actor: Actor,
     Path(stack): Path<String>,
     headers: http::HeaderMap,
-    Read(Reason { reason }): Read<Reason>,
+    Read(asked): Read<Publish>,
 ) -> Result<(StatusCode, Json<VersionRow>), Error> {
     let (revision, key) = (revision(&headers)?, idempotency_key(&headers));
-    let row = control.publish(&actor, &named(&stack)?, revision, &reason, key.as_deref()).await?;
+    let row = control.publish(&actor, &named(&stack)?, revision, &asked, key.as_deref()).await?;
     Ok((StatusCode::CREATED, Json(row)))
 }
 
@@ -124,6 +124,6 @@ pub(super) async fn rollback(
     Read(Reason { reason }): Read<Reason>,
 ) -> Result<(StatusCode, Json<VersionRow>), Error> {
     let key = idempotency_key(&headers);
-    let row = control.rollback(&actor, &named(&stack)?, Version(version), &reason, key.as_deref()).await?;
+    let row = control.rollback(&actor, &named(&stack)?, Version(version), None, &reason, key.as_deref()).await?;
     Ok((StatusCode::CREATED, Json(row)))
 }

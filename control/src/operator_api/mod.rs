@@ -12,7 +12,7 @@
 //! | PUT /stacks/S/draft, `If-Match` | text, `application/toml` or `application/json` | `Draft`, `ETag` |
 //! | GET /stacks/S/diff?from=V&to=V | a number or `draft` | `Diff` |
 //! | GET /stacks/S/preview | | `Preview`: the draft as it would be published now, branches asked for |
-//! | POST /stacks/S/versions, `If-Match`, `Idempotency-Key` | `Reason` | 201 `VersionRow` |
+//! | POST /stacks/S/versions, `If-Match`, `Idempotency-Key` | `Publish` | 201 `VersionRow`; 409 with `moved` |
 //! | GET /stacks/S/versions?before=V&limit=N | | `[VersionRow]` |
 //! | GET /stacks/S/versions/V | | `VersionDetail` |
 //! | POST /stacks/S/versions/V/rollback, `Idempotency-Key` | `Reason` | 201 `VersionRow` |

@@ -63,7 +63,7 @@ const ATTACKS: [Attack; 7] = [
 ];
 
 /// With every field there is, each written out: one that is added does not compile until it stands here.
-fn report_in_full(host: &mut Host) -> Report {
+pub(crate) fn report_in_full(host: &mut Host) -> Report {
     let commit = "ab".repeat(20);
     let text = || "text".to_owned();
     let problem = |outcome, exit| Problem {
@@ -231,13 +231,13 @@ fn attacked(report: &Report, attack: &Attack) -> (Value, Vec<String>, Vec<String
     (value, open, shut)
 }
 
-struct Scene {
-    stack: String,
+pub(crate) struct Scene {
+    pub(crate) stack: String,
     /// The one that reports.
-    host: String,
+    pub(crate) host: String,
     /// All of the stack's.
-    hosts: Vec<String>,
-    open: Vec<String>,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) open: Vec<String>,
 }
 
 async fn scene(server: &Server, attack: &Attack) -> Scene {
@@ -313,7 +313,7 @@ async fn ask_to_join(
 }
 
 /// Every address of a GET, with what it names filled in.
-fn addresses(scene: &Scene) -> Vec<String> {
+pub(crate) fn addresses(scene: &Scene) -> Vec<String> {
     let token = "tok_abcdefabcdefabcdef";
     let known = [
         ("{stack}", scene.stack.as_str()),

@@ -8,6 +8,7 @@ mod foreign;
 mod hostile;
 mod html;
 mod life;
+mod numbers;
 mod pages;
 mod server;
 mod streams;

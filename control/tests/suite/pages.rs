@@ -25,6 +25,12 @@ fn commit(dir: &Path, text: &str) -> String {
     git(dir, &["rev-parse", "HEAD"])
 }
 
+/// What the form to publish brings back of the page it is on.
+fn saw(shown: &str) -> String {
+    let (_, rest) = shown.split_once("name=\"saw\" value=\"").unwrap();
+    rest.split('"').next().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn a_branch_that_moved_is_said_before_publishing() {
     let (dir, repo) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -52,10 +58,6 @@ async fn a_branch_that_moved_is_said_before_publishing() {
     let preview: serde_json::Value = owner.get(&format!("/api/v1/stacks/{stack}/preview")).await.json().await.unwrap();
     assert_eq!(preview["follows"][0]["now"]["commit"], second.as_str());
     assert_eq!(preview["follows"][0]["published"], first.as_str());
-    let saw = |shown: &str| {
-        let (_, rest) = shown.split_once("name=\"saw\" value=\"").unwrap();
-        rest.split('"').next().unwrap().to_owned()
-    };
     let (at, before) = (format!("/stacks/{stack}/publish"), saw(&shown));
     let third = commit(repo.path(), "third");
     let form = |saw: &str, key: &'static str| {
@@ -74,15 +76,113 @@ async fn a_branch_that_moved_is_said_before_publishing() {
     let refused = publish(&before, "k1").await;
     assert_eq!(refused.status(), StatusCode::CONFLICT, "it is another commit than the one that was shown");
     let shown = refused.text().await.unwrap();
-    assert!(shown.contains(&third[..7]) && shown.contains("a branch moved since you looked"), "{shown}");
+    let said = format!("moved since you looked: api from {} to {}", &second[..7], &third[..7]);
+    assert!(shown.contains(&said), "{said}: {shown}");
     assert!(shown.contains("value=\"it moved\""), "what was typed stands there still");
-    assert_eq!(publish(&saw(&shown), "k2").await.status(), StatusCode::SEE_OTHER);
+    let published = publish(&saw(&shown), "k2").await;
+    assert_eq!(published.headers()["location"].to_str().unwrap(), format!("/stacks/{stack}/versions/2?did=published"));
     assert!(page().await.contains("Publishing now would change nothing"));
+    commit(repo.path(), "fourth");
+    let again = publish(&saw(&shown), "k2").await;
+    assert_eq!(again.headers()["location"], published.headers()["location"], "it was published, whatever moved since");
+    assert_eq!(publish("api=no-commit", "k3").await.status(), StatusCode::BAD_REQUEST);
 
     drop(repo);
     let shown = page().await;
     assert!(shown.contains("is not known") && shown.contains("data-testid=\"diff-unknown\""), "{shown}");
     assert!(!shown.contains("No difference") && !shown.contains("change nothing"), "nobody knows");
+}
+
+/// A `git` that pushes to the repository right after it was asked for a branch, as often as there are files `push-*`.
+fn pushing_git(dir: &Path, repo: &Path) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh\nPATH='{path}'\ngit \"$@\"\ncode=$?\ncase \"$*\" in *ls-remote*)\nfor push in '{dir}'/push-*; do\n\
+         [ -e \"$push\" ] || break\nrm \"$push\"\n\
+         git -C '{repo}' -c user.name=t -c user.email=t@example.com commit --quiet --allow-empty -m \"$push\" >&2\nbreak\n\
+         done;; esac\nexit $code\n",
+        dir = dir.display(),
+        repo = repo.display()
+    );
+    let program = dir.join("git");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{path}", dir.display())
+}
+
+#[tokio::test]
+async fn what_is_published_is_what_was_seen_whoever_pushes_in_between() {
+    let [dir, repo, bin] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    git(repo.path(), &["init", "--quiet"]);
+    let first = commit(repo.path(), "first");
+    let path = pushing_git(bin.path(), repo.path());
+    let server = Server::start_with(dir.path(), &[("PATH", &path)]).unwrap();
+    let stack = server.stack("shop");
+    let document = format!(
+        "schema = 1\n[stack]\nname = \"shop\"\n[[service]]\nname = \"api\"\nrepo = \"file://{}\"\nref = \"main\"\nrun = \"./run\"\n",
+        repo.path().display()
+    );
+    assert_eq!(server.try_cli(&["stack", "draft", "shop", "-"], &document).0, 0);
+    let owner = Visitor::set_up(&server).await;
+    let shown = owner.get(&format!("/stacks/{stack}/draft")).await.text().await.unwrap();
+    let saw = saw(&shown);
+    std::fs::write(bin.path().join("push-1"), "").unwrap();
+    let form = [("revision", "1"), ("reason", "first"), ("key", "k1"), ("saw", saw.as_str())];
+    let published = owner.post(&format!("/stacks/{stack}/publish"), &form).await;
+    assert_eq!(published.status(), StatusCode::SEE_OTHER);
+    assert!(!bin.path().join("push-1").exists(), "somebody pushed while it was published");
+    let version: serde_json::Value =
+        owner.get(&format!("/api/v1/stacks/{stack}/versions/1")).await.json().await.unwrap();
+    assert_eq!(version["services"][0]["commit"], first.as_str(), "and that is not what was seen");
+
+    // Programs have the same.
+    let at = format!("/api/v1/stacks/{stack}/versions");
+    let ask = async |expect: serde_json::Value| {
+        let body = serde_json::json!({"reason": "second", "expect": expect}).to_string();
+        let request = owner.ask(Method::POST, &at).header("sec-fetch-site", "same-origin").header("if-match", "\"1\"");
+        let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        (answer.status(), answer.json::<serde_json::Value>().await.unwrap())
+    };
+    let second = git(repo.path(), &["rev-parse", "HEAD"]);
+    let (status, problem) = ask(serde_json::json!({"api": first, "gone": first})).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(
+        problem["moved"],
+        serde_json::json!([
+            {"service": "api", "saw": first, "found": second},
+            {"service": "gone", "saw": first, "found": null},
+        ])
+    );
+    let (status, row) = ask(serde_json::json!({"api": second})).await;
+    assert_eq!((status, &row["number"]), (StatusCode::CREATED, &serde_json::json!(2)));
+    assert_eq!(ask(serde_json::json!({})).await.0, StatusCode::CREATED, "who expects nothing takes what there is");
+}
+
+#[tokio::test]
+async fn the_last_number_there_is_is_no_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let stack = server.stack("shop");
+    let owner = Visitor::set_up(&server).await;
+    let (at, last) = (format!("/stacks/{stack}"), u64::MAX.to_string());
+    let text = document(&[("api", '1', "")]);
+    let form = [("revision", last.as_str()), ("format", "toml"), ("text", text.as_str())];
+    assert_eq!(owner.post(&format!("{at}/draft"), &form).await.status(), StatusCode::CONFLICT);
+    let request = owner.ask(Method::PUT, &format!("/api/v1{at}/draft")).header("if-match", format!("\"{last}\""));
+    let request = request.header("sec-fetch-site", "same-origin").header("content-type", "application/toml");
+    assert_eq!(request.body(text.clone()).send().await.unwrap().status(), StatusCode::PRECONDITION_FAILED);
+    server.publish("shop", &text);
+    for (act, form) in [
+        ("publish", &[("revision", last.as_str()), ("reason", "r")][..]),
+        ("versions/1/rollback", &[("from", &last), ("reason", "r")]),
+    ] {
+        assert_eq!(owner.post(&format!("{at}/{act}"), form).await.status(), StatusCode::CONFLICT, "{act}");
+    }
+    for path in [format!("versions/{last}"), format!("versions/{last}/rollback")] {
+        assert_eq!(owner.get(&format!("{at}/{path}")).await.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(owner.get(&format!("{at}/versions?before={last}")).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

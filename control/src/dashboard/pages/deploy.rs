@@ -2,6 +2,7 @@
 
 use super::super::status::{self, Status, Tone};
 use super::super::text::{self, Moment};
+use crate::core::AHEAD_BELIEVED_MAX;
 use crate::model::{Doing, HostRow, Presence, Rollout, Standing, VersionRow};
 use agentd_protocol::api::Verdict;
 
@@ -46,6 +47,7 @@ pub(crate) struct DoingView {
 enum Stage {
     Failed,
     Refused,
+    Ahead,
     Silent,
     Working,
     Waiting,
@@ -53,15 +55,18 @@ enum Stage {
     Done,
 }
 
-fn stage(row: &HostRow) -> Stage {
+/// What a host said of the versions before says nothing of one that it has not fetched yet.
+fn stage(row: &HostRow, last: &VersionRow) -> Stage {
     match (&row.rollout, row.presence) {
         (Rollout::Applied, _) => Stage::Done,
         (_, Presence::Silent { .. } | Presence::NeverReported) => Stage::Silent,
         (Rollout::Refused { .. }, _) => Stage::Refused,
         (Rollout::Held, _) => Stage::Held,
+        (Rollout::Ahead, _) => Stage::Ahead,
+        (Rollout::Behind, _) if row.seen < last.number => Stage::Waiting,
         (Rollout::Behind, _) if row.verdict == Some(Verdict::Degraded) => Stage::Failed,
         (Rollout::Behind, _) if !row.doing.is_empty() || row.verdict == Some(Verdict::Applying) => Stage::Working,
-        (Rollout::Behind | Rollout::NothingPublished | Rollout::Ahead, _) => Stage::Waiting,
+        (Rollout::Behind | Rollout::NothingPublished, _) => Stage::Waiting,
     }
 }
 
@@ -70,6 +75,7 @@ impl Stage {
         match self {
             Self::Failed => Status::new(Tone::Bad, "failed"),
             Self::Refused => Status::new(Tone::Bad, "refused"),
+            Self::Ahead => Status::new(Tone::Warning, "ahead of server"),
             Self::Silent => Status::new(Tone::Silent, "silent"),
             Self::Working => Status::new(Tone::Moving, "at work"),
             Self::Waiting => Status::new(Tone::Moving, "waiting"),
@@ -84,7 +90,7 @@ impl Deploy {
     pub(crate) fn of(last: Option<&VersionRow>, hosts: &[HostRow], now_ms: u64) -> Option<Self> {
         let last = last?;
         let active = hosts.iter().filter(|row| row.standing == Standing::Active);
-        let mut staged: Vec<(Stage, &HostRow)> = active.map(|row| (stage(row), row)).collect();
+        let mut staged: Vec<(Stage, &HostRow)> = active.map(|row| (stage(row, last), row)).collect();
         if staged.is_empty() {
             return None;
         }
@@ -124,6 +130,7 @@ fn said(last: &VersionRow, staged: &[(Stage, &HostRow)]) -> String {
     for (stage, word) in [
         (Stage::Failed, "failed on"),
         (Stage::Refused, "refused by"),
+        (Stage::Ahead, "behind the version of"),
         (Stage::Working, "at work on"),
         (Stage::Waiting, "not begun on"),
         (Stage::Held, "on hold on"),
@@ -146,6 +153,14 @@ fn took_ms(row: &HostRow, last: &VersionRow) -> Option<u64> {
     since.checked_sub(last.created_unix_ms)
 }
 
+fn ahead(row: &HostRow, last: &VersionRow) -> String {
+    let seen = row.seen;
+    if seen.0.saturating_sub(last.number.0) > AHEAD_BELIEVED_MAX {
+        return format!("says that it has seen version {seen}, which nobody believes: let it join anew");
+    }
+    format!("ahead of this server: version {seen}; publish to go above it")
+}
+
 impl Line {
     fn of(stage: Stage, row: &HostRow, last: &VersionRow, now_ms: u64) -> Self {
         let doing = |doing: &Doing| DoingView {
@@ -155,6 +170,7 @@ impl Line {
         };
         let why = match (&row.rollout, stage) {
             (Rollout::Refused { refusal }, _) => refusal.reasons.first().map(|reason| text::sentence(reason)),
+            (_, Stage::Ahead) => Some(ahead(row, last)),
             (_, Stage::Failed) => row.problem.as_deref().map(text::sentence),
             (_, Stage::Waiting) if row.seen < last.number => Some("has not fetched it yet".to_owned()),
             (_, Stage::Waiting) => Some("has fetched it, and begins".to_owned()),
@@ -243,6 +259,41 @@ mod tests {
         assert_eq!(deploy.lines[3].why.as_deref(), Some("has not fetched it yet"));
         assert_eq!(deploy.lines[4].took.as_deref(), Some("12 s"));
         assert!(deploy.is_news() && deploy.is_moving);
+    }
+
+    #[test]
+    fn a_host_that_is_ahead_waits_for_nothing() {
+        let ahead = |seen| {
+            move |row: &mut HostRow| {
+                row.rollout = Rollout::Ahead;
+                row.seen = Version(seen);
+            }
+        };
+        let hosts = [host("a-done", |_| {}), host("b-ahead", ahead(61)), host("c-lies", ahead(u64::MAX))];
+        let deploy = Deploy::of(Some(&version()), &hosts, NOW_MS).unwrap();
+        assert_eq!(deploy.said, "Version 58: done on 1 of 3 hosts, behind the version of 2");
+        assert!(!deploy.is_moving, "nothing will happen by itself");
+        let line = &deploy.lines[0];
+        assert_eq!((line.host_name.as_str(), line.status.word), ("b-ahead", "ahead of server"));
+        assert_eq!(line.why.as_deref(), Some("ahead of this server: version 61; publish to go above it"));
+        assert!(deploy.lines[1].why.as_deref().unwrap().ends_with("which nobody believes: let it join anew"));
+    }
+
+    #[test]
+    fn a_version_that_was_not_fetched_has_not_failed() {
+        let degraded = |seen| {
+            host("a", move |row| {
+                row.rollout = Rollout::Behind;
+                row.verdict = Some(Verdict::Degraded);
+                row.problem = Some("api: not ready".into());
+                row.seen = Version(seen);
+            })
+        };
+        let before = Deploy::of(Some(&version()), &[degraded(57)], NOW_MS).unwrap();
+        assert_eq!(before.said, "Version 58: done on 0 of 1 host, not begun on 1");
+        assert_eq!(before.lines[0].why.as_deref(), Some("has not fetched it yet"));
+        let after = Deploy::of(Some(&version()), &[degraded(58)], NOW_MS).unwrap();
+        assert_eq!(after.said, "Version 58: done on 0 of 1 host, failed on 1");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The document as it is edited: its text, its problems by line, and what publishing it would change.
 
-use agentd_protocol::digest::Digest;
+use std::collections::BTreeMap;
+
+use agentd_protocol::ids::{Commit, ServiceName};
 use askama::Template;
 
 use super::super::frame::{Frame, Headline, Live, Section};
@@ -27,7 +29,7 @@ pub(crate) struct Page {
     pub(crate) follows: Vec<FollowsLine>,
     /// Where a branch points could not be found out: nothing is said of what publishing changes there.
     pub(crate) unknown: bool,
-    /// What the branches shown point at; empty where that is not known of all.
+    /// What the branches shown point at, as far as that is known.
     pub(crate) saw: String,
     pub(crate) can_publish: bool,
     pub(crate) reason: String,
@@ -126,14 +128,22 @@ impl Page {
     }
 }
 
-/// Of what branches and tags point at: another one means that one of them moved. Empty where one is not known.
-pub(crate) fn saw(preview: &Preview) -> String {
-    let mut all = String::new();
-    for follows in &preview.follows {
-        let PointsAt::Commit { commit } = &follows.now else { return String::new() };
-        all.push_str(&format!("{} {commit}\n", follows.service));
-    }
-    Digest::of(all.as_bytes()).to_string()
+/// What branches and tags were seen at, as the form brings it back: `api=COMMIT web=COMMIT`.
+fn saw(preview: &Preview) -> String {
+    let known = preview.follows.iter().filter_map(|follows| match &follows.now {
+        PointsAt::Commit { commit } => Some(format!("{}={commit}", follows.service)),
+        PointsAt::Unknown { .. } => None,
+    });
+    known.collect::<Vec<_>>().join(" ")
+}
+
+/// `None`: no form of ours.
+pub(crate) fn seen(saw: &str) -> Option<BTreeMap<ServiceName, Commit>> {
+    let pair = |pair: &str| {
+        let (service, commit) = pair.split_once('=')?;
+        Some((service.parse().ok()?, commit.parse().ok()?))
+    };
+    saw.split_ascii_whitespace().map(pair).collect()
 }
 
 fn headline(problems: usize, seen: (Option<bool>, bool), stack: &StackOverview, draft: &Draft) -> Headline {
