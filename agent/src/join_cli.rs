@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 use crate::config::{self, Home};
 use crate::store::{self, Store};
 use crate::sync::control::{
-    Applicant, Identity, IdentityError, JoinError, Progress, Reach, drop_pending, forget, join, pending_key,
+    Applicant, ClientError, Identity, IdentityError, JoinError, Progress, Reach, check_authorities, drop_pending,
+    forget, join, pending_key,
 };
 
 /// Of `--ca-file`, bytes.
@@ -42,6 +43,12 @@ pub enum Error {
         path: PathBuf,
         #[source]
         source: io::Error,
+    },
+    #[error("{path} (--ca-file) names no authority to trust")]
+    Authorities {
+        path: PathBuf,
+        #[source]
+        source: ClientError,
     },
     #[error("{path} holds a secret and may be read by others; `chmod 600 {path}`")]
     Open { path: PathBuf },
@@ -76,7 +83,7 @@ impl Error {
         match self {
             Self::Config(_) | Self::Store(_) | Self::Identity(_) => Exit::Home,
             Self::Join(error) => of_join(error),
-            Self::BadJoin(_) | Self::Label(_) => Exit::Usage,
+            Self::BadJoin(_) | Self::Label(_) | Self::Authorities { .. } => Exit::Usage,
             Self::Joined { .. } | Self::HasStack { .. } | Self::HasFile { .. } => Exit::HasStack,
             Self::NothingToLeave => Exit::NotFound,
             Self::Runs => Exit::Locked,
@@ -172,7 +179,7 @@ pub fn run_join(args: &JoinArgs) -> Result<(), Error> {
     if labels.len() > LABELS_MAX {
         return Err(Error::Label(format!("{} labels", labels.len())));
     }
-    let authorities = args.ca_file.as_deref().map(|path| bounded(path, CA_BYTES_MAX)).transpose()?;
+    let authorities = args.ca_file.as_deref().map(authorities).transpose()?;
     let joining = JoinString::read(&join_string(args)?)?;
     let reach = Reach {
         url: joining.url.clone(),
@@ -314,6 +321,13 @@ fn typed() -> Result<Zeroizing<String>, Error> {
     Ok(text)
 }
 
+/// Before the token is used: what is broken here is to cost nothing.
+fn authorities(path: &Path) -> Result<Zeroizing<String>, Error> {
+    let text = bounded(path, CA_BYTES_MAX)?;
+    check_authorities(&text).map_err(|source| Error::Authorities { path: path.to_owned(), source })?;
+    Ok(text)
+}
+
 fn bounded(path: &Path, bytes_max: u64) -> Result<Zeroizing<String>, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let mut text = Zeroizing::new(String::new());
@@ -367,6 +381,25 @@ fn ask(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_authorities_that_is_none_is_refused_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (text, says) in
+            [("garbage", "holds no certificate"), ("", "holds no certificate"), (broken, "cannot be read")]
+        {
+            std::fs::write(&path, text).unwrap();
+            let error = authorities(&path).unwrap_err();
+            let told = agentd_sys::causes::chain(&error).to_string();
+            assert!(told.contains("ca.pem") && told.contains(says), "{told}");
+            assert_eq!(error.exit(), Exit::Usage);
+        }
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(matches!(authorities(&path), Err(Error::Read { .. })));
+        assert!(matches!(authorities(&dir.path().join("none")), Err(Error::Read { .. })));
+    }
 
     #[test]
     fn labels_are_pairs_of_plain_words() {

@@ -1,5 +1,6 @@
 //! What the host believes of its control server, and the era in which its versions count.
 
+use agentd_protocol::control::BOOT_MAX;
 use agentd_protocol::control::report::{OutboxReport, Refusal};
 use agentd_protocol::control::trust::TrustRecord;
 use agentd_protocol::digest::Digest;
@@ -75,8 +76,9 @@ impl Store {
                     (joining.trust, None)
                 }
             };
-            let boot: i64 =
-                transaction.query_row("UPDATE control SET boot = boot + 1 RETURNING boot", [], |row| row.get(0))?;
+            // Whatever stands there, the manager starts: a server's answer can have put it there.
+            let sql = "UPDATE control SET boot = min(max(boot, 0), ?1) + 1 RETURNING boot";
+            let boot: i64 = transaction.query_row(sql, [signed(BOOT_MAX - 1)], |row| row.get(0))?;
             Ok(ControlState { trust, boot: u64::try_from(boot)?, refusal, is_new })
         })
         .await
@@ -99,9 +101,10 @@ impl Store {
         self.write("leave the stack file", next_era).await
     }
 
+    /// Higher than it was, or back to what can be.
     pub async fn set_boot(&self, boot: u64) -> Result<(), Error> {
         self.write("count the starts", move |transaction| {
-            some_row(transaction.execute("UPDATE control SET boot = max(boot, ?1)", [signed(boot)])?)
+            some_row(transaction.execute("UPDATE control SET boot = ?1", [signed(boot.min(BOOT_MAX))])?)
         })
         .await
     }

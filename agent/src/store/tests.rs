@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentd_protocol::api::{DeployPhase, What};
+use agentd_protocol::control::BOOT_MAX;
 use agentd_protocol::ids::{InstanceId, ReleaseNumber, Version};
 use agentd_protocol::stack::{Revision, Stack};
 use proptest::prelude::*;
@@ -367,6 +368,30 @@ fn trust() -> agentd_protocol::control::trust::TrustRecord {
         "floor": null, "time_floor": "1970-01-01T00:00:00Z", "fresh_until": "1970-01-01T00:00:00Z",
     }))
     .unwrap()
+}
+
+/// A server's answer was once believed to the end of the numbers; whatever stands there, the manager starts.
+#[tokio::test]
+async fn a_count_of_starts_that_cannot_be_stops_nobody() {
+    let (dir, store) = open_store();
+    let begin = async || store.begin_control(Joining { id: "one".into(), trust: trust() }).await.unwrap().boot;
+    assert_eq!((begin().await, begin().await), (1, 2));
+    let file = rusqlite::Connection::open(dir.path().join("agentd.db")).unwrap();
+    for (found, boots) in [
+        (i64::MAX, [BOOT_MAX; 2]),
+        (i64::MAX - 1, [BOOT_MAX; 2]),
+        (i64::MIN, [1, 2]),
+        (-1, [1, 2]),
+        (0, [1, 2]),
+        (i64::try_from(BOOT_MAX).unwrap() - 2, [BOOT_MAX - 1, BOOT_MAX]),
+    ] {
+        file.execute("UPDATE control SET boot = ?1", [found]).unwrap();
+        assert_eq!([begin().await, begin().await], boots, "{found}");
+    }
+    for (set, boot) in [(u64::MAX, BOOT_MAX), (40, 41)] {
+        store.set_boot(set).await.unwrap();
+        assert_eq!(begin().await, boot);
+    }
 }
 
 #[tokio::test]

@@ -72,12 +72,16 @@ async fn enroll(State(calls): State<Calls>, request: Request<Body>) -> Result<Re
     let proof = claimed.proof();
     let body = claimed.body(ENROLL_BYTES_MAX).await?;
     let wish: Enroll = serde_json::from_slice(&body).map_err(|_| Error::BadRequest("not an enrolment".to_owned()))?;
-    proof.check(&host, &wish.key)?;
+    let key = wish.key;
+    proof.check(&host, &key)?;
     let welcome = match (token, wish.receipt.clone()) {
         (Some(token), _) => calls.control.enroll(&token, wish).await?,
         (None, Some(receipt)) => calls.control.readopt(&receipt, wish).await?,
         (None, None) => return Err(Error::Signature(BadSignature::Header)),
     };
+    if let Welcome::Pending(_) = &welcome {
+        calls.enrolments.give_back(source, &key, clock::now_unix_ms());
+    }
     let mut response = match welcome {
         Welcome::New(enrolled) => (StatusCode::CREATED, Json(enrolled)).into_response(),
         Welcome::Again(enrolled) => Json(enrolled).into_response(),

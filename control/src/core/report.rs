@@ -6,7 +6,8 @@ use std::time::Duration;
 use agentd_protocol::control::ids::{HostId, StackId};
 use agentd_protocol::control::report::{EventRecord, HeadHint, Report, Reported};
 use agentd_protocol::control::{
-    EVENT_DATA_BYTES_MAX, EVENT_TEXT_BYTES_MAX, EVENTS_BYTES_MAX, EVENTS_PER_REPORT_MAX, HOLD_SECS_MAX,
+    BOOT_PLAUSIBLE_MAX, EVENT_DATA_BYTES_MAX, EVENT_TEXT_BYTES_MAX, EVENTS_BYTES_MAX, EVENTS_PER_REPORT_MAX,
+    HOLD_SECS_MAX,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -224,8 +225,20 @@ fn hold_time(wait: Duration, most: Duration) -> Duration {
     hold.mul_f64(1.0 - part)
 }
 
+/// The highest start that is taken of that host now. It grows by one a millisecond: whoever has a copied key and counts up
+/// to it leaves room for the host itself, at once.
+fn boot_max(host: &HostNow, now: u64) -> u64 {
+    BOOT_PLAUSIBLE_MAX.saturating_add(now.saturating_sub(host.stored.enrolled_at))
+}
+
 fn turn(host: &mut HostNow, report: &Report, now: u64) -> Result<Live, Error> {
-    let (turn, boot) = match &host.live {
+    let boot_max = boot_max(host, now);
+    // One beyond it, of a clock that was wrong, is no measure.
+    let known = host.live.as_ref().filter(|live| live.boot <= boot_max);
+    if report.boot > boot_max {
+        return Err(Error::StateRegressed { boot: known.map_or(0, |live| live.boot) });
+    }
+    let (turn, boot) = match known {
         None => (Some(Turn::Next), 0),
         Some(live) if (report.boot, report.seq) > (live.boot, live.seq) => (Some(Turn::Next), live.boot),
         Some(live) if (report.boot, report.seq, &report.rid) == (live.boot, live.seq, &live.rid) => {
@@ -241,7 +254,7 @@ fn turn(host: &mut HostNow, report: &Report, now: u64) -> Result<Live, Error> {
         host.regressions.drain(..old);
         return Err(if is_conflict { Error::IdentityConflict } else { Error::StateRegressed { boot } });
     };
-    let last_seen = match (&host.live, turn) {
+    let last_seen = match (known, turn) {
         // Somebody who repeats a request he overheard does not make the host look alive.
         (Some(live), Turn::Again) => live.last_seen,
         (None, _) | (_, Turn::Next) => now,

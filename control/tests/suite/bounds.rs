@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::server::{CAP, Host, Server, cli, document, slug};
+use crate::server::{CAP, Host, Server, cli, document, problem, slug};
 use crate::visitor::Visitor;
+use agentd_protocol::control::{BOOT_MAX, BOOT_PLAUSIBLE_MAX};
 use reqwest::StatusCode;
 use rusqlite::{Connection, OpenFlags};
 
@@ -36,6 +37,48 @@ async fn a_host_that_floods_is_slowed_and_others_are_heard() {
         assert!(Instant::now() < end, "it is heard again");
         tokio::time::sleep(Duration::from_millis(300)).await; // poll: the bucket fills
     }
+}
+
+/// Somebody with a copied key counts as far as he is let, again and again; the host itself is heard at its next try.
+#[tokio::test]
+async fn numbers_that_a_thief_pushed_up_do_not_shut_the_host_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.stack("shop");
+    let mut host = Host::join(&server, &server.join("shop"), "web-1").await;
+    host.report(Vec::new()).await;
+    let mut report = host.next_report(Vec::new());
+    let mut pushed = 0;
+    for boot in [u64::MAX, 1 << 63, (1 << 63) - 1, BOOT_MAX, 1 << 33, BOOT_PLAUSIBLE_MAX, BOOT_PLAUSIBLE_MAX + 1] {
+        for seq in [(1 << 63) - 1, u64::MAX] {
+            (report.boot, report.seq, report.rid) = (boot, seq, format!("{boot}-{seq}"));
+            let (status, body) = host.send_report(&report, &[]).await;
+            match status {
+                StatusCode::OK => {
+                    assert!(boot <= BOOT_PLAUSIBLE_MAX + 1, "{boot}");
+                    pushed = boot;
+                }
+                StatusCode::BAD_REQUEST => assert_eq!(slug(&body), "bad-request"),
+                // Beyond what can be: told what is known, and not counted as a host that went back in time.
+                _ => assert_eq!(
+                    (slug(&body).as_str(), &problem(&body)["boot"]),
+                    ("state-regressed", &pushed.max(1).into())
+                ),
+            }
+        }
+    }
+    assert_eq!(pushed, BOOT_PLAUSIBLE_MAX + 1);
+    let own = host.next_report(Vec::new());
+    let (status, body) = host.send_report(&own, &[]).await;
+    assert_eq!((status, slug(&body).as_str()), (StatusCode::CONFLICT, "state-regressed"));
+    (host.boot, host.seq) = (problem(&body)["boot"].as_u64().unwrap() + 1, 0);
+    host.report(Vec::new()).await;
+    // So it is after a restart of the server.
+    until_noted(dir.path(), 1).await;
+    assert!(server.stop());
+    let server = Server::start(dir.path());
+    host.url = server.url.clone();
+    host.report(Vec::new()).await;
 }
 
 #[tokio::test]

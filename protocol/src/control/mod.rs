@@ -54,5 +54,10 @@ pub const CLOCK_WINDOW_SECS: u64 = 300;
 pub const HOLD_SECS_MAX: u64 = 300;
 /// What changes the behaviour of agents gets the next number: 1, the protocol as first released.
 pub const CAPABILITY: u32 = 1;
+/// Starts that a host can have counted by itself: one a second for 136 years.
+pub const BOOT_PLAUSIBLE_MAX: u64 = 1 << 32;
+/// The last start there is: the plausible ones, and one for every millisecond of 8,900 years (what a server takes grows by
+/// that, so that there is always one above what somebody with a copied key has counted up to).
+pub const BOOT_MAX: u64 = 1 << 48;
 /// What a version may require of a host.
 pub const FEATURES: [&str; 1] = ["git"];

@@ -54,7 +54,7 @@ impl Stream {
 
     /// How many of the acknowledged the server has lost, by the number it expects.
     pub(super) fn lost(&self, expected: u64) -> u64 {
-        (self.acknowledged + 1).saturating_sub(expected)
+        (self.acknowledged + 1).saturating_sub(expected.max(1))
     }
 }
 
@@ -95,6 +95,7 @@ mod tests {
         stream.acknowledged(&[4, 5]);
         assert_eq!(numbers(&mut stream, &[9, 10]), [3, 4]);
         assert_eq!((stream.id == id, stream.lost(1), stream.lost(3)), (true, 2, 0));
+        assert_eq!((stream.lost(0), stream.lost(u64::MAX)), (2, 0));
     }
 
     #[test]

@@ -25,8 +25,10 @@ const RETRY_SECS_MIN: u64 = 1;
 const RETRY_SECS_MAX: u64 = 60;
 /// The answer carries the chain of roots.
 pub(super) const ENROLLED_BYTES_MAX: usize = ANSWER_BYTES_MAX + 16 * ROOT_BYTES_MAX;
-/// In a row, of a server that says "later".
-const LATER_MAX: u32 = 5;
+/// In a row, of a server that says "later": three minutes at least, in which a hundred hosts behind one address get through.
+const LATER_MAX: u32 = 8;
+/// First pause after one; doubles.
+const LATER_BASE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
@@ -104,6 +106,7 @@ pub async fn join(
                 return Ok(Identity::new(joining, reach, key, *enrolled));
             }
             Heard::Wait { code, after } => {
+                later = 0;
                 if shown.as_ref() != Some(&code) {
                     show(Progress::Code(code.clone()));
                     shown = Some(code.clone());
@@ -111,7 +114,7 @@ pub async fn join(
                 if began.elapsed() >= APPROVAL_LIMIT {
                     return Err(JoinError::NotApproved { code });
                 }
-                tokio::time::sleep(after).await;
+                tokio::time::sleep(apart(after, fastrand::f64())).await;
             }
             Heard::Clock(server) => {
                 let host = Time::from_unix_secs(i64::try_from(unix_secs()).unwrap_or(i64::MAX));
@@ -120,16 +123,28 @@ pub async fn join(
                 }
                 offset_s = server.unix_secs().saturating_sub(host.unix_secs());
             }
-            Heard::Later { cause, after } => {
+            Heard::Later { cause, asked } => {
                 later += 1;
                 if later > LATER_MAX {
                     return Err(JoinError::Refused(cause));
                 }
+                let after = later_after(later, asked, fastrand::f64());
                 show(Progress::Later { cause, after });
                 tokio::time::sleep(after).await;
             }
         }
     }
+}
+
+/// Never sooner than the server asks for, up to [`RETRY_SECS_MAX`] and half as much again.
+fn later_after(times: u32, asked: Option<Duration>, random: f64) -> Duration {
+    let back_off = LATER_BASE.saturating_mul(1 << (times.clamp(1, 16) - 1));
+    apart(asked.unwrap_or_default().max(back_off).min(Duration::from_secs(RETRY_SECS_MAX)), random)
+}
+
+/// Hosts that were answered at once come back apart. `random`: from 0 to 1.
+fn apart(after: Duration, random: f64) -> Duration {
+    after.mul_f64(1.0 + random / 2.0)
 }
 
 /// What a host says of itself that wants to be taken in, or back.
@@ -180,14 +195,14 @@ pub(super) fn shown_code(code: &str) -> String {
 }
 
 #[derive(Debug)]
-enum Heard {
+pub(super) enum Heard {
     Yes(Box<Enrolled>),
     Wait { code: String, after: Duration },
     Clock(Time),
-    Later { cause: String, after: Duration },
+    Later { cause: String, asked: Option<Duration> },
 }
 
-fn read(answer: &Answer, joining: &JoinString, url: &str) -> Result<Heard, JoinError> {
+pub(super) fn read(answer: &Answer, joining: &JoinString, url: &str) -> Result<Heard, JoinError> {
     let unreadable = || JoinError::Unreadable(url.to_owned());
     match answer.status {
         200 | 201 => {
@@ -210,11 +225,49 @@ fn read(answer: &Answer, joining: &JoinString, url: &str) -> Result<Heard, JoinE
         Some(Slug::TokenInvalid) => Err(JoinError::Unknown),
         Some(Slug::ClockSkew) => time().map(Heard::Clock).ok_or(JoinError::Refused(cause)),
         _ => match answer.status {
-            429 | 500.. => {
-                let after = answer.retry_after.unwrap_or(Duration::from_secs(2));
-                Ok(Heard::Later { cause, after: after.min(Duration::from_secs(RETRY_SECS_MAX)) })
-            }
+            429 | 500.. => Ok(Heard::Later { cause, asked: answer.retry_after }),
             _ => Err(JoinError::Refused(cause)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_is_never_shorter_than_asked_for_and_never_without_end() {
+        let secs = Duration::from_secs;
+        assert_eq!(later_after(1, None, 0.0), secs(1));
+        assert_eq!(later_after(1, Some(secs(7)), 0.0), secs(7));
+        assert_eq!(later_after(4, Some(secs(2)), 0.5), secs(10));
+        for times in [0, LATER_MAX, u32::MAX] {
+            assert!(later_after(times, Some(Duration::MAX), 1.0) <= secs(RETRY_SECS_MAX * 3 / 2));
+        }
+    }
+
+    /// At a server that takes 30 at once and then one every two seconds, which says so: everybody is heard before he gives up.
+    #[test]
+    fn a_hundred_hosts_behind_one_address_all_get_in() {
+        const BURST: f64 = 30.0;
+        const REFILL_MS: f64 = 2_000.0;
+        for seed in 0..50 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            // (when it asks, how often it was told "later")
+            let mut asks: std::collections::BTreeSet<(u64, usize, u32)> = (0..100).map(|host| (0, host, 0)).collect();
+            let (mut left, mut last_ms) = (BURST, 0);
+            while let Some((at_ms, host, times)) = asks.pop_first() {
+                left = (left + Duration::from_millis(at_ms - last_ms).as_secs_f64() * 1_000.0 / REFILL_MS).min(BURST);
+                last_ms = at_ms;
+                if left >= 1.0 {
+                    left -= 1.0;
+                    continue;
+                }
+                assert!(times < LATER_MAX, "seed {seed}: host {host} gave up after {at_ms} ms");
+                let after = later_after(times + 1, Some(Duration::from_secs(2)), random.f64());
+                asks.insert((at_ms + u64::try_from(after.as_millis()).unwrap(), host, times + 1));
+            }
+            assert!(last_ms < 280_000, "{last_ms}");
+        }
     }
 }

@@ -28,6 +28,8 @@ mod task;
 mod tests;
 #[cfg(test)]
 mod tests_of_faults;
+#[cfg(test)]
+mod tests_of_numbers;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -38,7 +40,7 @@ use futures_util::future::BoxFuture;
 
 use super::Judge;
 
-pub use client::{ClientError, NoAnswer, Reach};
+pub use client::{ClientError, NoAnswer, Reach, check_authorities};
 pub use identity::{IDENTITY_FILE, Identity, IdentityError, drop_pending, forget, pending_key};
 pub use join::{APPROVAL_LIMIT, Applicant, JoinError, Progress, join};
 pub use probe::{Probe, probe};

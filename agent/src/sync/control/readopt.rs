@@ -21,8 +21,12 @@ const FIRST: Duration = Duration::from_secs(30);
 const FIRST_SPREAD: Duration = Duration::from_secs(30);
 /// Between two wishes that were heard: what a person has seen once need not be said often.
 const BETWEEN: Duration = Duration::from_secs(6 * 3_600);
-/// After one that nobody has heard.
-const UNHEARD: Duration = Duration::from_secs(15 * 60);
+/// After one that nobody has heard, or longer where the server asks for it; and as much again over which a fleet comes
+/// apart: a thousand hosts are a dozen wishes a second.
+const UNHEARD: Duration = Duration::from_secs(60);
+const UNHEARD_SPREAD: Duration = Duration::from_secs(60);
+/// Whatever the server asks for.
+const UNHEARD_MAX: Duration = Duration::from_secs(3_600);
 /// Once more with the server's clock.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// Between reports while a person is about to say yes, whatever the server wishes, seconds.
@@ -54,11 +58,21 @@ pub(super) enum Readoption {
 /// What came of a wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Heard {
-    Pending { code: String, retry_s: u64 },
+    Pending {
+        code: String,
+        retry_s: u64,
+    },
     Known,
-    Skewed { server: Time },
-    Denied { cause: String },
-    Nothing,
+    Skewed {
+        server: Time,
+    },
+    Denied {
+        cause: String,
+    },
+    /// `after`: what the server asks for.
+    Nothing {
+        after: Option<Duration>,
+    },
 }
 
 impl Readoption {
@@ -70,7 +84,8 @@ impl Readoption {
         }
     }
 
-    pub(super) fn heard(self, heard: Heard, now: Instant) -> Self {
+    /// `random`: from 0 to 1.
+    pub(super) fn heard(self, heard: Heard, now: Instant, random: f64) -> Self {
         let again = now + BETWEEN;
         match heard {
             Heard::Pending { code, retry_s } => {
@@ -84,16 +99,17 @@ impl Readoption {
             }
             Heard::Skewed { server } => Self::Denied { cause: format!("its clock says {server}"), again },
             Heard::Denied { cause } => Self::Denied { cause, again },
-            Heard::Nothing => match self {
-                Self::Pending { code, report, .. } => Self::Pending { code, report, again: now + UNHEARD },
-                Self::NotNeeded | Self::Due { .. } | Self::Denied { .. } => {
-                    Self::Due { at: now + UNHEARD, skewed: false }
+            Heard::Nothing { after } => {
+                let at = now + after.unwrap_or_default().clamp(UNHEARD, UNHEARD_MAX) + UNHEARD_SPREAD.mul_f64(random);
+                match self {
+                    Self::Pending { code, report, .. } => Self::Pending { code, report, again: at },
+                    Self::NotNeeded | Self::Due { .. } | Self::Denied { .. } => Self::Due { at, skewed: false },
                 }
-            },
+            }
         }
     }
 
-    fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         match self {
             Self::NotNeeded => None,
             Self::Due { at, .. } => Some(*at),
@@ -142,9 +158,9 @@ impl Asker {
         (self.state, self.asking) = (Readoption::NotNeeded, None);
     }
 
-    pub(super) fn hear(&mut self, heard: Heard, now: Instant) {
+    pub(super) fn hear(&mut self, heard: Heard, now: Instant, random: f64) {
         let state = std::mem::replace(&mut self.state, Readoption::NotNeeded);
-        self.state = state.heard(heard, now);
+        self.state = state.heard(heard, now, random);
     }
 
     /// Waits until it is time, then for the answer; for ever where nothing is to be asked. Dropped and called again, it goes
@@ -181,7 +197,7 @@ fn ask(client: Client, identity: Arc<Identity>, offset_s: i64) -> BoxFuture<'sta
 
 /// What a server says here is believed for a line in status, and for nothing else: roots are those of the first joining.
 fn read(answer: &Result<Answer, NoAnswer>, identity: &Identity) -> Heard {
-    let Ok(answer) = answer else { return Heard::Nothing };
+    let Ok(answer) = answer else { return Heard::Nothing { after: None } };
     let denied = |cause: &str| Heard::Denied { cause: cause.to_owned() };
     match answer.status {
         200 | 201 => match serde_json::from_slice::<Enrolled>(&answer.body) {
@@ -193,7 +209,7 @@ fn read(answer: &Result<Answer, NoAnswer>, identity: &Identity) -> Heard {
             Ok(pending) => Heard::Pending { code: shown_code(&pending.code), retry_s: pending.retry_s },
             Err(_) => denied("its answer cannot be read"),
         },
-        429 | 500.. => Heard::Nothing,
+        429 | 500.. => Heard::Nothing { after: answer.retry_after },
         status => {
             let problem = answer.problem();
             let time = || serde_json::from_value(problem.as_ref()?.extra.get("time")?.clone()).ok();
@@ -225,9 +241,55 @@ mod tests {
         }
         let due = Readoption::NotNeeded.forgotten(now, 0.5);
         for heard in [pending(5), Heard::Denied { cause: "no".into() }, Heard::Known] {
-            assert_eq!(due.clone().heard(heard, now).next(), Some(now + BETWEEN));
+            assert_eq!(due.clone().heard(heard, now, 0.5).next(), Some(now + BETWEEN));
         }
-        assert_eq!(due.clone().heard(Heard::Nothing, now).next(), Some(now + UNHEARD));
+        let secs = Duration::from_secs;
+        for (asked, random, waits) in [
+            (None, 0.0, secs(60)),
+            (None, 1.0, secs(120)),
+            (Some(secs(2)), 0.5, secs(90)),
+            (Some(secs(600)), 0.5, secs(630)),
+            (Some(Duration::MAX), 1.0, secs(3_660)),
+        ] {
+            let next = due.clone().heard(Heard::Nothing { after: asked }, now, random).next();
+            assert_eq!(next, Some(now + waits), "{asked:?} {random}");
+        }
+    }
+
+    /// All of a fleet, behind one address, at a server that takes 300 at once and then five a second.
+    #[tokio::test]
+    async fn a_thousand_hosts_are_heard_within_minutes_after_the_server_is_back() {
+        const BURST: f64 = 300.0;
+        const PER_SEC: f64 = 5.0;
+        let (start, mut random) = (Instant::now(), fastrand::Rng::with_seed(7));
+        let back = start + Duration::from_secs(3_600);
+        let mut fleet: Vec<Readoption> =
+            (0..1_000).map(|_| Readoption::NotNeeded.forgotten(start, random.f64())).collect();
+        let (mut left, mut now, mut heard, mut asked) = (BURST, start, 0, 0);
+        while heard < fleet.len() {
+            let (host, at) = fleet
+                .iter()
+                .enumerate()
+                .filter(|(_, state)| matches!(state, Readoption::Due { .. }))
+                .map(|(host, state)| (host, state.next().unwrap()))
+                .min_by_key(|(_, at)| *at)
+                .unwrap();
+            left = (left + (at - now).as_secs_f64() * PER_SEC).min(BURST);
+            now = at;
+            let answer = if now < back {
+                Heard::Nothing { after: None }
+            } else if left < 1.0 {
+                Heard::Nothing { after: Some(Duration::from_secs(1)) }
+            } else {
+                (left, heard) = (left - 1.0, heard + 1);
+                pending(5)
+            };
+            asked += usize::from(now >= back);
+            fleet[host] = fleet[host].clone().heard(answer, now, random.f64());
+        }
+        let took = now - back;
+        assert!(took < Duration::from_secs(5 * 60), "{took:?}");
+        assert!(asked < 3_000, "{asked}");
     }
 
     #[tokio::test]
@@ -235,10 +297,13 @@ mod tests {
         let now = Instant::now();
         let due = Readoption::NotNeeded.forgotten(now, 0.5);
         for (retry_s, secs) in [(0, 10), (20, 20), (u64::MAX, 60)] {
-            let waits = due.clone().heard(pending(retry_s), now);
+            let waits = due.clone().heard(pending(retry_s), now, 0.5);
             assert_eq!(waits.report_within(), Some(Duration::from_secs(secs)));
             let told = Some(api::Readoption::Pending { code: "WXQR-4821".into() });
-            assert_eq!((waits.told(), waits.heard(Heard::Nothing, now).told()), (told.clone(), told));
+            assert_eq!(
+                (waits.told(), waits.heard(Heard::Nothing { after: None }, now, 0.5).told()),
+                (told.clone(), told)
+            );
         }
         assert_eq!(due.report_within(), None);
     }
@@ -247,9 +312,9 @@ mod tests {
     async fn a_clock_that_is_wrong_is_tried_once_with_the_servers() {
         let (now, server) = (Instant::now(), Time::from_unix_secs(1_788_264_000));
         let due = Readoption::NotNeeded.forgotten(now, 0.5);
-        let again = due.heard(Heard::Skewed { server }, now);
+        let again = due.heard(Heard::Skewed { server }, now, 0.5);
         assert_eq!(again.next(), Some(now + AT_ONCE));
-        let denied = again.heard(Heard::Skewed { server }, now);
+        let denied = again.heard(Heard::Skewed { server }, now, 0.5);
         assert!(matches!(&denied, Readoption::Denied { cause, .. } if cause.contains("2026")), "{denied:?}");
     }
 }

@@ -6,7 +6,7 @@ use agentd_protocol::control::enroll::Pace;
 use agentd_protocol::control::problem::{Problem, Slug};
 use agentd_protocol::control::report::Reported;
 use agentd_protocol::control::time::Time;
-use agentd_protocol::control::{CLOCK_WINDOW_SECS, HOLD_SECS_MAX};
+use agentd_protocol::control::{BOOT_MAX, BOOT_PLAUSIBLE_MAX, CLOCK_WINDOW_SECS, HOLD_SECS_MAX};
 
 use super::client::{Answer, NoAnswer};
 
@@ -78,9 +78,11 @@ pub(super) fn outcome(answer: &Result<Answer, NoAnswer>) -> Outcome {
     let cause = cause(answer.status, problem.as_ref());
     match problem.as_ref().and_then(Problem::slug) {
         Some(Slug::ClockSkew) => time().map_or_else(|| Outcome::Refused { cause }, |server| Outcome::Skewed { server }),
-        Some(Slug::StateRegressed) => {
-            number("boot").map_or(Outcome::Refused { cause }, |boot| Outcome::Regressed { boot })
-        }
+        // Nobody has signed it: one at the end of the numbers would be the last that this host ever counts.
+        Some(Slug::StateRegressed) => match number("boot") {
+            Some(boot) if boot < BOOT_MAX => Outcome::Regressed { boot },
+            Some(_) | None => Outcome::Refused { cause: format!("{cause} (and names no start that can be)") },
+        },
         Some(Slug::OutboxGap) => {
             number("expected").map_or(Outcome::Refused { cause }, |expected| Outcome::Gap { expected })
         }
@@ -233,6 +235,13 @@ fn refused(state: State, limits: Limits) -> (State, Next) {
     let most = if times <= REFUSED_SOON_TIMES { REFUSED_SOON } else { REFUSED_LATE };
     let after = most.mul_f64(0.8 + limits.random / 5.0);
     (State { course: Course::Refused { times }, cures: 0, ..state }, Next::Report { after })
+}
+
+/// The start to go on as, where a server knows of the start `known`: above it. Below the host's own only where that cannot be
+/// its own count, but is what another answer made of it.
+pub(super) fn boot_after(own: u64, known: u64) -> u64 {
+    let least = if own > BOOT_PLAUSIBLE_MAX { known } else { known.max(own) };
+    least.saturating_add(1).min(BOOT_MAX)
 }
 
 /// Seconds to add to the host's clock when signing; none while they agree well enough.

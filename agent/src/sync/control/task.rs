@@ -437,7 +437,7 @@ impl Control {
                 Ok(())
             }
             Cure::Boot(boot) => {
-                self.boot = self.boot.max(boot).saturating_add(1);
+                self.boot = step::boot_after(self.boot, boot);
                 (self.seq, self.stream) = (0, Stream::new());
                 self.told.forget();
                 self.store.set_boot(self.boot).await
@@ -490,9 +490,9 @@ impl Control {
                 self.offset_s = step::offset_s(*server, host);
             }
             Heard::Known => self.due = now,
-            Heard::Pending { .. } | Heard::Denied { .. } | Heard::Nothing => {}
+            Heard::Pending { .. } | Heard::Denied { .. } | Heard::Nothing { .. } => {}
         }
-        self.readoption.hear(heard, now);
+        self.readoption.hear(heard, now, fastrand::f64());
         if let Some(within) = self.readoption.state.report_within() {
             self.due = self.due.min(now + within);
         }
