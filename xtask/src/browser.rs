@@ -35,9 +35,13 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<()> {
             .argument(DIR)
             .run(root)?;
     }
-    Line::new("cargo build --workspace --example dashboard --bin controld --locked --target-dir target").run(root)?;
-    let programs = "target/debug/examples/dashboard target/debug/controld";
-    let walk = Line::new(&format!("node {DIR}/dashboard.mjs {programs} {DIR}/walk"));
+    Line::new("cargo build --workspace --example dashboard --bin controld --locked").run(root)?;
+    let own = std::env::current_exe().context("find our own program")?;
+    let programs_dir = own.parent().context("our program lies in a target folder")?;
+    let walk = Line::new(&format!("node {DIR}/dashboard.mjs"))
+        .argument(programs_dir.join("examples/dashboard").display().to_string())
+        .argument(programs_dir.join("controld").display().to_string())
+        .argument(format!("{DIR}/walk"));
     if keeps_screenshots { walk.argument(SCREENSHOTS_DIR).run(root) } else { walk.run(root) }
 }
 
