@@ -2,6 +2,7 @@
 
 pub mod agent_api;
 pub mod auth;
+mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;

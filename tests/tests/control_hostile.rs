@@ -27,19 +27,25 @@ fn in_force(world: &World) -> (Option<Version>, Option<Version>) {
     (control.newest, control.applied)
 }
 
-#[test]
-fn whatever_a_store_hands_out_only_what_was_signed_is_applied() {
+/// A host that serves the first of two stacks, as a store handed it out that is still honest.
+fn joined() -> (World, FakeControl, [Stack; 2]) {
     let mut world = World::new();
     let repo = world.web_repo("api", "v1");
     let first = repo.git(&["rev-parse", "HEAD"]).trim().to_owned();
     let second = repo.commit(&[("web.py", &agentd_tests::web("v2"))]);
-    let (one, two) = (stack(&world, &repo.url(), &first), stack(&world, &repo.url(), &second));
+    let stacks = [&first, &second].map(|commit| stack(&world, &repo.url(), commit));
     let fake = FakeControl::start();
-    fake.publish(&one);
+    fake.publish(&stacks[0]);
     let joined = world.join(&fake.join_string());
     assert_eq!(joined.code, 0, "{joined:?}");
     world.start_joined(&[]);
     world.serves("/", "v1");
+    (world, fake, stacks)
+}
+
+#[test]
+fn whatever_a_store_hands_out_only_what_was_signed_is_applied() {
+    let (mut world, fake, [one, two]) = joined();
     world.until("version 1 is applied", |world| in_force(world) == (Some(Version(1)), Some(Version(1))));
 
     let mut shown = "v1";
@@ -80,18 +86,10 @@ fn whatever_a_store_hands_out_only_what_was_signed_is_applied() {
 /// Every byte comes, and none in time: the look is given up, and the next one finds the version.
 #[test]
 fn a_store_that_drips_is_given_up() {
-    let mut world = World::new();
-    let repo = world.web_repo("api", "v1");
-    let first = repo.git(&["rev-parse", "HEAD"]).trim().to_owned();
-    let second = repo.commit(&[("web.py", &agentd_tests::web("v2"))]);
-    let fake = FakeControl::start();
-    fake.publish(&stack(&world, &repo.url(), &first));
-    assert_eq!(world.join(&fake.join_string()).code, 0);
-    world.start_joined(&[]);
-    world.serves("/", "v1");
+    let (mut world, fake, [_, second]) = joined();
     let before = asked(&fake, "head.json");
     fake.fault("head.json", Fault::Drip, 1);
-    fake.publish(&stack(&world, &repo.url(), &second));
+    fake.publish(&second);
     world.until("the host looks", |_| asked(&fake, "head.json") > before);
     assert_eq!(world.get("/").json()["version"], "v1");
     world.serves("/", "v2");
@@ -102,15 +100,7 @@ fn a_store_that_drips_is_given_up() {
 #[test]
 fn a_server_whose_clock_is_years_off_changes_nothing_and_hears_everything() {
     const YEARS_S: i64 = 2 * 365 * 24 * 3_600;
-    let mut world = World::new();
-    let repo = world.web_repo("api", "v1");
-    let first = repo.git(&["rev-parse", "HEAD"]).trim().to_owned();
-    let second = repo.commit(&[("web.py", &agentd_tests::web("v2"))]);
-    let fake = FakeControl::start();
-    fake.publish(&stack(&world, &repo.url(), &first));
-    assert_eq!(world.join(&fake.join_string()).code, 0);
-    world.start_joined(&[]);
-    world.serves("/", "v1");
+    let (mut world, fake, [first, second]) = joined();
     for (ahead_s, refused, shown) in [
         (YEARS_S, "which is in the future here", "behind the server's"),
         (-YEARS_S, "nobody has said since", "ahead of"),
@@ -120,7 +110,7 @@ fn a_server_whose_clock_is_years_off_changes_nothing_and_hears_everything() {
             (inner.clock_ahead_s, inner.issued_ahead_s) = (ahead_s, ahead_s);
         };
         set(ahead_s);
-        fake.publish(&stack(&world, &repo.url(), &second));
+        fake.publish(&second);
         world.until(refused, |world| {
             let control = world.status().control.expect("the host has joined");
             control.refused.is_some_and(|told| told.reasons[0].contains(refused))
@@ -132,7 +122,7 @@ fn a_server_whose_clock_is_years_off_changes_nothing_and_hears_everything() {
         let told = world.ctl(&["status"]).stdout;
         assert!(told.contains(refused) && told.contains(shown) && told.contains("control: connected"), "{told}");
         set(0);
-        let version = fake.publish(&stack(&world, &repo.url(), &first));
+        let version = fake.publish(&first);
         world.until("taken again", |world| in_force(world) == (Some(version), Some(version)));
     }
     world.down();

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use super::accounts::{Accounts, ApiTokenMade, ApiTokenRow, EntryLink, NewApiToken, User};
+use crate::body::Read;
 use crate::core::Actor;
-use crate::operator_api::Read;
 use crate::routes::{Entry, Table};
 
 #[derive(Debug, Clone)]

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Request, StatusCode, header};
 use serde::Deserialize;
 
-use super::bodies::{Query, Read, idempotency_key, named, read, revision};
+use super::bodies::{Query, idempotency_key, named, revision};
+use crate::body::{Read, read};
 use crate::core::{Actor, Control, Error};
 use crate::model::*;
 

@@ -5,7 +5,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 
-use super::bodies::{Approve, HostEdit, Query, Read, named};
+use super::bodies::{Approve, HostEdit, Query, named};
+use crate::body::Read;
 use crate::core::{Actor, Control, Error};
 use crate::model::{HostDetail, HostRow, Reason};
 

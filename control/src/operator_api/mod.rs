@@ -38,6 +38,5 @@ mod hosts;
 mod routes;
 mod stacks;
 
-pub(crate) use bodies::Read;
 pub use bodies::{Approve, BackupTo, HostEdit};
 pub use routes::{entries, router};

@@ -5,8 +5,9 @@ use axum::extract::State;
 use axum::{Json, middleware};
 use http::{HeaderValue, StatusCode, header};
 
-use super::bodies::{BackupTo, Query, Read};
+use super::bodies::{BackupTo, Query};
 use super::{drafts, events, hosts, stacks};
+use crate::body::Read;
 use crate::core::{Actor, Control, Error};
 use crate::model::{AuditPage, BackupMade};
 use crate::routes::{Entry, Table};

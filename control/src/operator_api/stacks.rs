@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use http::{HeaderMap, StatusCode};
 
-use super::bodies::{Read, idempotency_key, named};
+use super::bodies::{idempotency_key, named};
+use crate::body::Read;
 use crate::core::{Actor, Control, Error};
 use crate::model::*;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::server::{Host, Server, document, slug};
+use crate::server::{Host, Server, damage_journal, settled, slug};
 use crate::visitor::Visitor;
 use agentd_control::clock::now_unix_ms;
 use agentd_protocol::control::report::Report;
@@ -15,12 +15,7 @@ use rusqlite::Connection;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_held_does_not_outlive_its_host() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
-    server.stack("shop");
-    let mut host = Host::join(&server, &server.join("shop"), "web-1").await;
-    server.publish("shop", &document(&[("api", '1', "")]));
-    host.update().await;
-    host.report(Vec::new()).await;
+    let (server, mut host) = settled(dir.path()).await;
     let report = host.next_report(Vec::new());
     let held = host.send_report(&report, &[("prefer", "wait=50")]);
     let revoke = async {
@@ -29,16 +24,6 @@ async fn a_report_that_is_held_does_not_outlive_its_host() {
     };
     let ((status, body), ()) = tokio::join!(held, revoke);
     assert_eq!((status, slug(&body).as_str()), (StatusCode::FORBIDDEN, "host-revoked"));
-}
-
-fn damage(dir: &Path) {
-    let path = dir.join("journal.db");
-    let connection = Connection::open(&path).unwrap();
-    connection.pragma_update_and_check(None, "wal_checkpoint", "truncate", |_| Ok(())).unwrap();
-    drop(connection);
-    let mut file = std::fs::read(&path).unwrap();
-    file[16..100].fill(0xff);
-    std::fs::write(&path, &file).unwrap();
 }
 
 #[tokio::test]
@@ -51,7 +36,7 @@ async fn a_damaged_journal_is_told_though_the_start_that_found_it_was_killed() {
         let event = host.event("run.started", "x");
         host.report(vec![event]).await;
         assert!(server.stop());
-        damage(dir.path());
+        damage_journal(dir.path());
         let at = format!("{stage}:put the journal aside");
         assert!(Server::start_with(dir.path(), &[("CONTROLD_TEST_ABORT_AT", &at)]).is_none(), "{stage}");
         for told in [true, false] {

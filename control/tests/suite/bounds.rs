@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::server::{CAP, Host, Server, cli, document, problem, slug};
+use crate::server::{CAP, Host, Server, cli, damage_journal, document, problem, settle, slug};
 use crate::visitor::Visitor;
 use agentd_protocol::control::{BOOT_MAX, BOOT_PLAUSIBLE_MAX};
 use reqwest::StatusCode;
@@ -148,12 +148,6 @@ async fn a_report_without_news_is_noted_with_others_and_not_by_itself() {
     assert!(grown < 60 * PAGE, "not a page for each");
 }
 
-/// Into the file itself: while a log lies beside it, its pages stand for the file's.
-fn settle(path: &Path) {
-    let connection = Connection::open(path).unwrap();
-    connection.pragma_update_and_check(None, "wal_checkpoint", "truncate", |_| Ok(())).unwrap();
-}
-
 #[tokio::test]
 async fn a_damaged_journal_stops_nobody_and_is_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -165,11 +159,7 @@ async fn a_damaged_journal_stops_nobody_and_is_told() {
     host.report(events).await;
     let newest = server.cli(&["events"])["newest"].as_u64().unwrap();
     assert!(server.stop());
-    let path = dir.path().join("journal.db");
-    settle(&path);
-    let mut file = std::fs::read(&path).unwrap();
-    file[16..100].fill(0xff);
-    std::fs::write(&path, &file).unwrap();
+    let file = damage_journal(dir.path());
 
     let server = Server::start(dir.path());
     host.url.clone_from(&server.url);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::server::{Host, Server, Signed, cli, document, enroll, problem, send, slug};
+use crate::server::{Host, Server, Signed, cli, document, enroll, problem, send, settled, slug};
 use agentd_protocol::control::join::JoinString;
 use agentd_protocol::control::key::SecretKey;
 use agentd_protocol::control::request::{HOST_LABEL, Signer};
@@ -194,12 +194,7 @@ async fn a_killed_server_has_what_it_acknowledged() {
 #[tokio::test]
 async fn a_full_disk_is_told_and_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
-    server.stack("shop");
-    let mut host = Host::join(&server, &server.join("shop"), "web-1").await;
-    server.publish("shop", &document(&[("api", '1', "")]));
-    host.update().await;
-    host.report(Vec::new()).await;
+    let (server, mut host) = settled(dir.path()).await;
     assert!(server.stop());
     let server = Server::start_with(dir.path(), &[("CONTROLD_TEST_PAGES_MAX", "1")]).unwrap();
     host.url.clone_from(&server.url);

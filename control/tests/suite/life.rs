@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::server::{Host, Server, document, problem, slug};
+use crate::server::{Host, Server, document, problem, settled, slug};
 use agentd_protocol::control::trust::Decision;
 use agentd_protocol::published::join_salted;
 use reqwest::StatusCode;
@@ -62,12 +62,7 @@ async fn a_hold_keeps_hosts_where_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_report_is_answered_by_news_and_by_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
-    server.stack("shop");
-    let mut host = Host::join(&server, &server.join("shop"), "web-1").await;
-    server.publish("shop", &document(&[("api", '1', "")]));
-    host.update().await;
-    host.report(Vec::new()).await;
+    let (server, mut host) = settled(dir.path()).await;
     let report = host.next_report(Vec::new());
     let begun = Instant::now();
     let held = host.send_report(&report, &[("prefer", "wait=50")]);

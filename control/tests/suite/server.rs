@@ -269,6 +269,33 @@ pub(crate) fn slug(body: &[u8]) -> String {
     problem(body)["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap().to_owned()
 }
 
+/// A server with a stack, whose one host has the first version and has said so.
+pub(crate) async fn settled(home: &Path) -> (Server, Host) {
+    let server = Server::start(home);
+    server.stack("shop");
+    let mut host = Host::join(&server, &server.join("shop"), "web-1").await;
+    server.publish("shop", &document(&[("api", '1', "")]));
+    host.update().await;
+    host.report(Vec::new()).await;
+    (server, host)
+}
+
+/// Everything into the file itself: while a log lies beside it, its pages stand for the file's.
+pub(crate) fn settle(path: &Path) {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.pragma_update_and_check(None, "wal_checkpoint", "truncate", |_| Ok(())).unwrap();
+}
+
+/// Spoils the journal of a server that has ended; the file as it is then.
+pub(crate) fn damage_journal(home: &Path) -> Vec<u8> {
+    let path = home.join("journal.db");
+    settle(&path);
+    let mut file = std::fs::read(&path).unwrap();
+    file[16..100].fill(0xff);
+    std::fs::write(&path, &file).unwrap();
+    file
+}
+
 impl Host {
     pub(crate) async fn join(server: &Server, text: &str, machine: &str) -> Self {
         let join = JoinString::read(text).unwrap();
