@@ -32,7 +32,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("the key file {path} is missing, and the database beside it was sealed with it: put it back from its copy")]
+    #[error("the key file {path} is missing, and the database or backup was sealed with it: put it back from its copy")]
     Missing { path: PathBuf },
     #[error("the key file {path} is not one: it holds `controld-key-1` and 32 bytes in base64")]
     Malformed { path: PathBuf },
